@@ -1,0 +1,117 @@
+"""The runtime's fused operators, as functions on tensors that exist only while a graph is traced.
+
+``torch.onnx.ops.symbolic*`` records a node and returns a value of the declared shape, without computing it. What the
+operators compute is proved against the PyTorch model after export, never assumed.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seqserve_export.model.layers import RMSNorm
+
+Norm = nn.LayerNorm | RMSNorm
+Attribute = int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]
+
+
+def grouped_query_attention(
+    query: Tensor, key: Tensor | None, value: Tensor | None, past_key: Tensor, past_value: Tensor,
+    last: Tensor, extent: Tensor, *, heads: int, scale: float, update: bool, bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """GroupQueryAttention with one query per row, over a buffer of which row b holds ``last[b] + 1`` valid positions.
+
+    Args:
+        query: [rows, 1, heads * head_size], or queries, keys and values side by side when ``key`` is None.
+        key, value: [rows, new, heads * head_size]; ``new`` 0 attends to the buffer alone (cross-attention).
+        past_key, past_value: [rows, heads, capacity, head_size].
+        last: int32 [rows], index of the last valid position.
+        extent: int32 scalar, at least 2 and at least ``max(last) + 1``; only sizes scratch memory.
+        update: whether the grown buffers are outputs (they alias the inputs when bound so).
+        bias: [rows, heads, 1, extent] added to the scores.
+
+    Returns:
+        The attended values [rows, 1, heads * head_size] and the two buffers.
+    """
+    rows, width = query.shape[0], heads * past_key.shape[3]
+    shapes: list[Sequence[int | torch.SymInt]] = [(rows, 1, width)]
+    if update:
+        shapes += [tuple(past_key.shape), tuple(past_value.shape)]
+    # causal=0 is the same mathematics for one query, and takes the kernel that works on all rows at once: the causal
+    # one walks rows of different lengths one after the other.
+    attributes: dict[str, Attribute] = {"num_heads": heads, "kv_num_heads": heads, "scale": scale, "causal": 0}
+    inputs = [query, key, value, past_key, past_value, last, extent]
+    if bias is not None:
+        inputs += [None, None, None, bias]
+    results = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention", inputs, attributes,
+        dtypes=[query.dtype] * len(shapes), shapes=shapes, version=1,
+    )
+    return (results[0], results[1], results[2]) if update else (results[0], past_key, past_value)
+
+
+def multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, *, heads: int, scale: float, bias: Tensor | None = None
+) -> Tensor:
+    """MultiHeadAttention over padded sequences [batch, length, heads * head_size] with int32 ``lengths`` [batch]."""
+    return torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention", (query, key, value, None, lengths, bias),
+        {"num_heads": heads, "scale": scale},
+        dtype=query.dtype, shape=tuple(query.shape), version=1,
+    )
+
+
+def skip_norm(norm: Norm, states: Tensor, residual: Tensor, *, keep_sum: bool) -> tuple[Tensor, Tensor]:
+    """``norm(states + residual)`` and, with ``keep_sum``, the sum itself (what a pre-norm layer goes on from)."""
+    shape = tuple(states.shape)
+    name, weights, epsilon = "SkipSimplifiedLayerNormalization", [norm.weight], 0.0
+    if isinstance(norm, nn.LayerNorm):
+        name, weights, epsilon = "SkipLayerNormalization", [norm.weight, norm.bias], norm.eps
+    else:
+        epsilon = norm.epsilon
+    if not keep_sum:
+        normed = torch.onnx.ops.symbolic(
+            f"com.microsoft::{name}", (states, residual, *weights), {"epsilon": epsilon},
+            dtype=states.dtype, shape=shape, version=1,
+        )
+        return normed, normed
+    # The operator's outputs are (normed, mean, deviation, sum); the two in the middle are optional and lose their
+    # names after tracing (``trace._drop_unused_outputs``), so that the runtime does not compute them.
+    normed, _, _, total = torch.onnx.ops.symbolic_multi_out(
+        f"com.microsoft::{name}", (states, residual, *weights), {"epsilon": epsilon},
+        dtypes=[states.dtype] * 4, shapes=[shape, (*shape[:-1], 1), (*shape[:-1], 1), shape], version=1,
+    )
+    return normed, total
+
+
+def rms_norm(norm: RMSNorm, states: Tensor) -> Tensor:
+    """SimplifiedLayerNormalization: the RMS norm without a residual."""
+    return torch.onnx.ops.symbolic(
+        "SimplifiedLayerNormalization", (states, norm.weight), {"axis": -1, "epsilon": norm.epsilon, "stash_type": 1},
+        dtype=states.dtype, shape=tuple(states.shape), version=1,
+    )
+
+
+def top_candidates(scores: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """TopK over the last axis with a count given at run time: values and indices, best first, ties to the lower index.
+
+    Args:
+        scores: [rows, vocabulary].
+        count: int64 [1].
+    """
+    shape = (scores.shape[0], 2)  # the real second size is ``count``; the traced value is renamed afterwards
+    values, indices = torch.onnx.ops.symbolic_multi_out(
+        "TopK", (scores, count), {"axis": -1, "largest": 1, "sorted": 1},
+        dtypes=[scores.dtype, torch.int64], shapes=[shape, shape], version=11,
+    )
+    return values, indices
+
+
+def count_up(end: Tensor, traced_size: int | torch.SymInt) -> Tensor:
+    """Range: int32 [end], 0 .. end-1, for an int32 scalar known at run time only.
+
+    The attention operator wants a bias that is just as long as the extent it is given. ``traced_size`` stands in for
+    that length while tracing; the graph does not keep it.
+    """
+    zero, one = torch.tensor(0, dtype=torch.int32), torch.tensor(1, dtype=torch.int32)
+    return torch.onnx.ops.symbolic("Range", (zero, end, one), {}, dtype=torch.int32, shape=(traced_size,), version=11)

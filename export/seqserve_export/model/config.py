@@ -1,0 +1,128 @@
+"""What a Transformer is made of, as one frozen value. A checkpoint family is a choice of these fields."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+Norm = Literal["layer", "rms"]
+NormPosition = Literal["pre", "post"]
+Positions = Literal["sinusoidal", "learned", "relative"]
+SinusoidOrder = Literal["interleaved", "concatenated"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "activation": ("relu", "gelu", "gelu_tanh", "silu"),
+    "norm": ("layer", "rms"),
+    "norm_position": ("pre", "post"),
+    "positions": ("sinusoidal", "learned", "relative"),
+    "sinusoid_order": ("interleaved", "concatenated"),
+}
+
+
+class ConfigError(ValueError):
+    """A model description that contradicts itself; the message names the field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes and choices of one encoder-decoder. Lengths count tokens, special tokens included.
+
+    ``head_size`` is free of ``width / heads`` (T5-3B has 128-wide heads in 1024 / 32). ``positions`` "sinusoidal"
+    computes the table of "Attention Is All You Need", section 3.5, with sine and cosine interleaved (the paper, d2l)
+    or concatenated (Marian, CTranslate2); "learned" takes it from the checkpoint; "relative" adds T5's bucketed bias
+    to self-attention instead. ``position_offset`` is the table row of the first token.
+    """
+
+    source_vocab_size: int
+    target_vocab_size: int
+    width: int
+    heads: int
+    head_size: int
+    ffn_width: int
+    encoder_layers: int
+    decoder_layers: int
+    max_source_length: int
+    max_target_length: int
+
+    pad_id: int
+    eos_id: int
+    decoder_start_id: int
+
+    norm: Norm = "layer"
+    norm_position: NormPosition = "post"
+    norm_epsilon: float = 1e-5
+    final_norm: bool = False
+    embedding_norm: bool = False
+    embedding_scale: float = 1.0
+
+    positions: Positions = "sinusoidal"
+    sinusoid_order: SinusoidOrder = "interleaved"
+    position_offset: int = 0
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+
+    attention_bias: bool = True
+    attention_scale: float | None = None
+    activation: Activation = "relu"
+    gated_ffn: bool = False
+    ffn_bias: bool = True
+
+    shared_embeddings: bool = False
+    tied_output: bool = False
+    output_bias: bool = False
+    output_scale: float = 1.0
+
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every field on its own and against the others.
+
+        Raises:
+            ConfigError: naming the field, its value and what is allowed.
+        """
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        for name in ("source_vocab_size", "target_vocab_size", "width", "heads", "head_size", "ffn_width",
+                     "encoder_layers", "decoder_layers", "max_source_length", "max_target_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+        for name in ("pad_id", "eos_id", "decoder_start_id"):
+            if not 0 <= getattr(self, name) < self.target_vocab_size:
+                raise ConfigError(
+                    f"{name}: {getattr(self, name)} is outside the vocabulary of {self.target_vocab_size}"
+                )
+        if self.shared_embeddings and self.source_vocab_size != self.target_vocab_size:
+            raise ConfigError(
+                f"shared_embeddings: source_vocab_size {self.source_vocab_size} and "
+                f"target_vocab_size {self.target_vocab_size} differ"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout: {self.dropout} is outside [0, 1)")
+
+    @property
+    def score_scale(self) -> float:
+        """What queries are multiplied by before the softmax: 1 / sqrt(head_size) unless the family fixes another."""
+        return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @classmethod
+    def from_json(cls, path: Path) -> "TransformerConfig":
+        """Read ``config.json``; an unknown or missing key is an error, never ignored."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
+        """Build from plain values, naming every unknown and every missing key."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(fields)):
+            raise ConfigError(f"unknown keys: {', '.join(unknown)}")
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        if missing := sorted(required - set(values)):
+            raise ConfigError(f"missing keys: {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in field order."""
+        return dataclasses.asdict(self)

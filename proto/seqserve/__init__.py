@@ -1,0 +1,1 @@
+"""What crosses a boundary: the wire protocol (``seqserve.v1``) and the bundle format (``seqserve.bundle``)."""

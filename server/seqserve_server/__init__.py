@@ -1,0 +1,1 @@
+"""Request to tokens: admission, scheduling, decoding and the gRPC service around them."""

@@ -1,0 +1,109 @@
+"""May this request enter? Source ids and options in, a :class:`Request` or a refusal out. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seqserve.bundle import ModelDescription
+from seqserve_server.capacity import Capacity
+from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
+from seqserve_server.scheduler import SchedulerLimits
+
+RETRY_AFTER_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Decoding options as a caller sent them; None takes the bundle's default."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Options with defaults filled in, all within the model's limits."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+
+
+def resolve_options(options: Options, model: ModelDescription) -> Resolved:
+    """Fill in defaults and check every option against the model and the others.
+
+    Raises:
+        InvalidRequest: naming the option, its value and its limit.
+    """
+    limit = model.max_target_length
+    longest, least = options.max_new_tokens, options.min_new_tokens
+    if longest is not None and not 1 <= longest <= limit:
+        raise InvalidRequest("options.max_new_tokens", f"{longest} is outside 1..{limit}")
+    if least is not None and not 0 <= least <= limit:
+        raise InvalidRequest("options.min_new_tokens", f"{least} is outside 0..{limit}")
+    # A default never contradicts what the caller asked for explicitly; two explicit values may.
+    if longest is None:
+        longest = max(model.default_max_new_tokens, least or 0)
+    if least is None:
+        least = min(model.default_min_new_tokens, longest)
+    if least > longest:
+        raise InvalidRequest("options.min_new_tokens", f"{least} is over options.max_new_tokens {longest}")
+    return Resolved(longest, least)
+
+
+def complete_source(content: Sequence[int], model: ModelDescription, field: str) -> tuple[int, ...]:
+    """Put the family's special tokens around content ids and check the result.
+
+    Raises:
+        InvalidRequest: no content, or an id outside the vocabulary.
+        InputTooLong: over the model's source limit.
+    """
+    if not content:
+        raise InvalidRequest(field, "empty: there is nothing to encode")
+    count = len(model.source_prefix) + len(content) + len(model.source_suffix)
+    if count > model.max_source_length:
+        raise InputTooLong(field, count, model.max_source_length)
+    for place, token_id in enumerate(content):
+        if not 0 <= token_id < model.source_vocab_size:
+            raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is outside 0..{model.source_vocab_size - 1}")
+    return (*model.source_prefix, *content, *model.source_suffix)
+
+
+def check_memory(source_length: int, options: Resolved, limits: SchedulerLimits) -> None:
+    """A request that could never fit the state buffers alone is refused at the door, not queued for ever.
+
+    Raises:
+        InvalidRequest: naming max_new_tokens and the byte budget.
+    """
+    need = Capacity(1, options.max_new_tokens, source_length)
+    if not limits.fits(need):
+        raise InvalidRequest(
+            "options.max_new_tokens",
+            f"{options.max_new_tokens} with a source of {source_length} tokens needs "
+            f"{limits.cost.bytes_of(need.rounded())} bytes of state, over the budget of {limits.cache_bytes}",
+        )
+
+
+class Gate:
+    """Counts requests between the door and their terminal event, and refuses those over the bound at once."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._inside = 0
+
+    @property
+    def inside(self) -> int:
+        """Requests that entered and have not ended."""
+        return self._inside
+
+    def enter(self, count: int) -> None:
+        """Let ``count`` requests in together, or none.
+
+        Raises:
+            QueueFull: there is no place for all of them.
+        """
+        if self._inside + count > self._places:
+            raise QueueFull(count, self._places - self._inside, self._places, RETRY_AFTER_SECONDS)
+        self._inside += count
+
+    def leave(self, count: int = 1) -> None:
+        """Requests reached their terminal event."""
+        self._inside -= count

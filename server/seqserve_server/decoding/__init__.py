@@ -1,0 +1,1 @@
+"""Choosing tokens: pure functions from candidates to choices."""

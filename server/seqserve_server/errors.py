@@ -1,0 +1,80 @@
+"""Everything that can go wrong, split by who must act. Status codes appear only in ``service_errors``.
+
+ServerError
+├── InvalidRequest      the caller changes the request
+│   └── InputTooLong
+├── UnknownModel        the caller changes the name
+├── QueueFull           the caller waits and tries again
+├── Draining            the caller goes elsewhere
+├── EngineFailure       we look at the log; the request was not at fault as far as we know
+└── StartupError        the operator changes the configuration
+"""
+
+
+class ServerError(Exception):
+    """Base of all errors raised on purpose. ``reason`` is stable and machine-readable."""
+
+    reason = "INTERNAL"
+
+
+class InvalidRequest(ServerError):
+    """A request that can never succeed. ``field`` is its path in the message, such as ``inputs[3].token_ids``."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class InputTooLong(InvalidRequest):
+    """A source over the model's limit; never truncated."""
+
+    reason = "INPUT_TOO_LONG"
+
+    def __init__(self, field: str, count: int, limit: int) -> None:
+        super().__init__(field, f"{count} tokens, special tokens included, are over the limit of {limit}")
+        self.count = count
+        self.limit = limit
+
+
+class UnknownModel(ServerError):
+    """A model name that is not served."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, name: str, served: list[str]) -> None:
+        super().__init__(f"model {name!r} is not served here; served: {', '.join(served)}")
+        self.name = name
+
+
+class QueueFull(ServerError):
+    """No place for more waiting requests. ``retry_after`` is a suggestion in seconds."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, wanted: int, places: int, limit: int, retry_after: float) -> None:
+        super().__init__(f"{wanted} requests do not fit: {places} of {limit} places are free")
+        self.retry_after = retry_after
+
+
+class Draining(ServerError):
+    """The server is shutting down."""
+
+    reason = "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down")
+
+
+class EngineFailure(ServerError):
+    """The engine could not compute this request."""
+
+    reason = "ENGINE_FAILURE"
+
+
+class StartupError(ServerError):
+    """The server cannot start as configured; the message is one line for the operator."""
+
+    reason = "STARTUP"

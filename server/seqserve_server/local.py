@@ -1,0 +1,162 @@
+"""Decode in this process, without a server: the same engine, scheduler and loop, driven by the caller's thread."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqserve.bundle import ModelDescription
+from seqserve_server.admission import Options, check_memory, complete_source, resolve_options
+from seqserve_server.capacity import Capacity
+from seqserve_server.encoder_batch import pack
+from seqserve_server.engine import Release, Source, StepInput
+from seqserve_server.errors import EngineFailure, InvalidRequest
+from seqserve_server.loop import Loop
+from seqserve_server.request import Event, Failed, Finished, Request, Times
+from seqserve_server.served_model import EngineLimits, ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One decoded source. ``token_ids`` exclude the end token, ``log_probs`` include its."""
+
+    token_ids: list[int]
+    log_probs: list[float]
+    score: float
+    finish_reason: str
+    times: Times
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """One decoded text."""
+
+    text: str
+    tokens: list[str]
+    token_ids: list[int]
+    score: float
+    finish_reason: str
+
+
+class LocalModel:
+    """A bundle in this process. Not for several threads."""
+
+    def __init__(self, served: ServedModel) -> None:
+        self.served = served
+        self._ended: dict[int, Event] = {}
+        self._next_id = 0
+        self._loop = Loop(served.engine, served.scheduler(), served.description.eos_id, self._collect)
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, threads: int = 0, cache_bytes: int | None = None, max_rows: int | None = None,
+        encode_tokens: int | None = None, verify: bool = True,
+    ) -> "LocalModel":
+        """Open a bundle; raises ``BundleError`` with one line where it cannot be used."""
+        given = {"cache_bytes": cache_bytes, "max_rows": max_rows, "encode_tokens": encode_tokens}
+        limits = EngineLimits(threads=threads, **{name: value for name, value in given.items() if value is not None})
+        return cls(ServedModel.open(directory, limits, verify=verify))
+
+    def __enter__(self) -> "LocalModel":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def description(self) -> ModelDescription:
+        """The bundle's ``model.json``."""
+        return self.served.description
+
+    @property
+    def version(self) -> str:
+        """Start of the manifest's SHA-256."""
+        return self.served.version
+
+    def generate(
+        self, sources: Sequence[Sequence[int]], *, max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+    ) -> list[Generated]:
+        """Decode complete id sequences (special tokens included) through the continuous batch.
+
+        Args:
+            arrivals: The loop step at which each source is submitted, ascending or not; by default all at the first.
+
+        Raises:
+            EngineFailure: the engine could not compute one of them.
+        """
+        options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
+        for source in sources:
+            check_memory(len(source), options, self.served.limits)
+        first = self._next_id
+        self._next_id += len(sources)
+        requests = [
+            Request(first + place, tuple(source), options.max_new_tokens, options.min_new_tokens)
+            for place, source in enumerate(sources)
+        ]
+        order = sorted(range(len(requests)), key=lambda place: 0 if arrivals is None else arrivals[place])
+        step, submitted, busy = 0, 0, True
+        while busy or submitted < len(order):
+            while submitted < len(order) and (arrivals is None or arrivals[order[submitted]] <= step):
+                self._loop.submit([requests[order[submitted]]])
+                submitted += 1
+            busy = self._loop.step()
+            step += 1
+        return [self._take(request.id) for request in requests]
+
+    def generate_texts(
+        self, texts: Sequence[str], *, max_new_tokens: int | None = None, min_new_tokens: int | None = None
+    ) -> list[GeneratedText]:
+        """Decode texts; needs a bundle with a tokenizer."""
+        tokenizer = self.served.tokenizer
+        if tokenizer is None:
+            raise InvalidRequest("texts", "this bundle has no tokenizer; give token ids")
+        sources = [
+            complete_source(tokenizer.encode(text), self.description, f"texts[{place}]")
+            for place, text in enumerate(texts)
+        ]
+        results = self.generate(sources, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
+        return [
+            GeneratedText(
+                tokenizer.decode(result.token_ids), tokenizer.tokens(result.token_ids), result.token_ids,
+                result.score, result.finish_reason,
+            )
+            for result in results
+        ]
+
+    def encoder_states(self, source_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Encoder output [length, width] of one complete source, from the exported graph."""
+        states = self.served.engine.run_encoder(pack([source_ids]), ["states"])["states"]
+        return np.asarray(states, dtype=np.float32)
+
+    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [len(target_ids), vocabulary] of incremental steps fed the start token, then the target's tokens.
+
+        Row i is what the model thinks of position i; ``target_ids[i]`` is fed to the step after.
+        """
+        engine, length = self.served.engine, len(target_ids)
+        engine.reserve(Capacity(1, length, len(source_ids)))
+        engine.encode([Source(0, source_ids)])
+        fed = [self.description.decoder_start_id, *target_ids[:-1]]
+        logits = [
+            engine.step_with_logits(StepInput([token], [position], 1))[0] for position, token in enumerate(fed)
+        ]
+        engine.release([Release(0, length, len(source_ids))])
+        return np.stack(logits)
+
+    def _collect(self, events: list[Event]) -> None:
+        for event in events:
+            self._ended[event.request_id] = event
+
+    def _take(self, request_id: int) -> Generated:
+        event = self._ended.pop(request_id)
+        if isinstance(event, Failed):
+            raise EngineFailure(event.message)
+        if not isinstance(event, Finished):
+            raise AssertionError(f"request {request_id} ended without a terminal event")
+        return Generated(event.token_ids, event.log_probs, event.score, event.reason.value, event.times)

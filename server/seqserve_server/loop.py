@@ -1,0 +1,151 @@
+"""The loop: the one owner of scheduler and engine. Everybody else sends messages."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from seqserve_server.decoding import greedy
+from seqserve_server.engine import Engine, Source, StepInput
+from seqserve_server.request import Event, Request
+from seqserve_server.scheduler import Plan, Scheduler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StepFacts:
+    """What one iteration did, for whoever watches.
+
+    Attributes:
+        rows: Rows in the decoder step, 0 if there was none.
+        joined: Rows among them that were encoded in this iteration.
+        encode_seconds: One entry per encoder batch.
+        step_seconds: Time in the decoder step.
+        gap_seconds: From the end of the step before, which rows that were already running waited for their token.
+        source_tokens: Tokens encoded.
+    """
+
+    rows: int = 0
+    joined: int = 0
+    encode_seconds: list[float] = field(default_factory=list)
+    step_seconds: float = 0.0
+    gap_seconds: float = 0.0
+    source_tokens: int = 0
+    waiting: int = 0
+    running: int = 0
+    cache_bytes: int = 0
+
+
+Publish = Callable[[list[Event]], None]
+Observe = Callable[[StepFacts, list[Event]], None]
+
+
+class Loop:
+    """Runs ``step`` for as long as there is work. ``submit`` and ``cancel`` may be called from any thread."""
+
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, end_id: int, publish: Publish,
+        observe: Observe | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._scheduler, self._end_id = engine, scheduler, end_id
+        self._publish, self._observe, self._clock = publish, observe, clock
+        self._inbox: deque[Request | int] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._last_step = 0.0
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand over requests that admission let in."""
+        self._inbox.extend(requests)
+        self._wake.set()
+
+    def cancel(self, request_ids: Sequence[int]) -> None:
+        """End requests early; ended ones are ignored."""
+        self._inbox.extend(request_ids)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Make ``run`` return after the step it is in."""
+        self._stopping = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """Body of the engine thread. Whatever ends it, every open request gets its terminal event."""
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                if not self.step() and not self._inbox:
+                    self._wake.wait()
+        finally:
+            self._take_inbox()
+            self._publish(self._scheduler.fail_all("the engine has stopped"))
+
+    def step(self) -> bool:
+        """One iteration: plan, encode who arrives, decode one token for all, publish. Returns whether work is left."""
+        events = self._take_inbox()
+        plan = self._scheduler.plan(self._clock())
+        events += plan.ended
+        facts = StepFacts()
+        self._engine.release(plan.release)
+        self._engine.move(plan.moves)
+        failed = self._encode(plan, facts)
+        if failed:
+            events += failed
+        elif plan.tokens:
+            events += self._decode(plan, facts)
+        if events:
+            self._publish(events)
+        if self._observe is not None and (facts.rows or events):
+            facts.waiting, facts.running = self._scheduler.waiting, self._scheduler.running
+            self._observe(facts, events)
+        return not self._scheduler.idle
+
+    def _encode(self, plan: Plan, facts: StepFacts) -> list[Event]:
+        """Encode arrivals. Returns failures; the step is then planned anew without those rows."""
+        failed: list[Event] = []
+        if plan.tokens:
+            self._engine.reserve(plan.need)
+        for batch in plan.encode:
+            begun = self._clock()
+            try:
+                self._engine.encode(batch)
+            except Exception as error:
+                failed += self._fail(batch, error)
+                continue
+            now = self._clock()
+            self._scheduler.encoded(batch, now)
+            facts.encode_seconds.append(now - begun)
+            facts.joined += len(batch)
+            facts.source_tokens += sum(len(source.token_ids) for source in batch)
+        return failed
+
+    def _decode(self, plan: Plan, facts: StepFacts) -> list[Event]:
+        begun = self._clock()
+        try:
+            candidates = self._engine.step(StepInput(plan.tokens, plan.positions, greedy.CANDIDATES))
+        except Exception:
+            logger.exception("a decoder step over %d rows failed", len(plan.tokens))
+            return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
+        choice = greedy.choose(candidates, plan.end_banned, self._end_id)
+        now = self._clock()
+        facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
+        self._last_step = now
+        return self._scheduler.apply(choice, now)
+
+    def _fail(self, batch: Sequence[Source], error: Exception) -> list[Event]:
+        logger.error("an encoder batch of %d failed", len(batch), exc_info=error)
+        ids = [self._scheduler.request_in(source.slot) for source in batch]
+        return self._scheduler.fail([request_id for request_id in ids if request_id is not None], "the encoder failed")
+
+    def _take_inbox(self) -> list[Event]:
+        events: list[Event] = []
+        while self._inbox:
+            message = self._inbox.popleft()
+            if isinstance(message, Request):
+                self._scheduler.submit(message)
+            else:
+                events += self._scheduler.cancel(message, self._clock())
+        return events

@@ -1,0 +1,223 @@
+"""The engine on ONNX Runtime: two sessions, state buffers bound as input and output at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, BundleError, ModelDescription
+from seqserve_server.capacity import Capacity
+from seqserve_server.encoder_batch import EncoderBatch, pack
+from seqserve_server.engine import Candidates, Move, Release, Source, StepInput
+from seqserve_server.state_buffers import Array, StateBuffers
+
+ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
+STEP_INPUTS = ("tokens", "positions", "source_lengths", "target_extent", "source_extent", "candidates")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A binding of the step graph for a fixed number of rows and candidates, and where its results appear."""
+
+    binding: ort.IOBinding
+    log_probs: NDArray[np.float32]
+    token_ids: NDArray[np.int64]
+
+
+class OrtEngine:
+    """Implements :class:`seqserve_server.engine.Engine` on the CPU.
+
+    Every step reads and writes the same memory: the host writes tokens and positions into fixed arrays, the session
+    appends to the state buffers in place, and the best candidates appear in fixed arrays. Nothing else moves.
+    """
+
+    def __init__(self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int) -> None:
+        self.model = model
+        self.buffers = StateBuffers(model.states, cache_bytes)
+        self._encoder = _open(directory / ENCODER_FILE, threads)
+        self._decoder = _open(directory / DECODER_FILE, threads)
+        check_contract(self._encoder, self._decoder, model)
+        self._encoded_states = [
+            state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
+        ]
+        self._tokens = np.zeros(max_rows, dtype=np.int64)
+        self._positions = np.zeros(max_rows, dtype=np.int32)
+        self._source_lengths = np.ones(max_rows, dtype=np.int32)
+        self._target_extent = np.array(0, dtype=np.int32)
+        self._source_extent = np.array(0, dtype=np.int32)
+        self._scratch: dict[str, Array] = {}
+        self._bound: dict[tuple[int, int, int], Bound] = {}
+        self._bound_generation = -1
+
+    def reserve(self, need: Capacity) -> None:
+        """Make the state buffers hold ``need``."""
+        self.buffers.reserve(need)
+
+    def release(self, releases: Sequence[Release]) -> None:
+        """Zero slots."""
+        self.buffers.release(releases)
+        for entry in releases:
+            self._source_lengths[entry.slot] = 1
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Carry rows to empty slots."""
+        self.buffers.move(moves)
+        for entry in moves:
+            self._source_lengths[entry.destination] = self._source_lengths[entry.source]
+            self._source_lengths[entry.source] = 1
+
+    def encode(self, sources: Sequence[Source]) -> None:
+        """Run the encoder once and scatter its results into the sources' slots."""
+        batch = pack([source.token_ids for source in sources])
+        results = self.run_encoder(batch, [state.name for state in self._encoded_states])
+        for state in self._encoded_states:
+            values, axis = results[state.name], state.length_axis
+            for index, source in enumerate(sources):
+                if axis is None:
+                    part = values[:, index]
+                else:
+                    span = slice(batch.starts[index], batch.starts[index + 1])
+                    part = values[(slice(None),) * (1 + axis) + (span,)]
+                self.buffers.write_source(state.name, source.slot, part)
+        for source in sources:
+            self._source_lengths[source.slot] = len(source.token_ids)
+
+    def run_encoder(self, batch: EncoderBatch, outputs: Sequence[str]) -> dict[str, Array]:
+        """Run the encoder graph; results named in ``outputs`` lie in memory that the next call reuses."""
+        binding = self._encoder.io_binding()
+        for name in ENCODER_INPUTS:
+            binding.bind_ortvalue_input(name, _value(np.ascontiguousarray(getattr(batch, name))))
+        results: dict[str, Array] = {}
+        for name in outputs:
+            if name in self.buffers.states:
+                results[name] = self._output_array(name, batch)
+                binding.bind_ortvalue_output(name, _value(results[name]))
+            else:
+                binding.bind_output(name, "cpu")
+        self._encoder.run_with_iobinding(binding)
+        for name, value in zip(outputs, binding.get_outputs(), strict=True):
+            results.setdefault(name, value.numpy())
+        return results
+
+    def step(self, step: StepInput) -> Candidates:
+        """One decoder step over slots 0 .. n-1."""
+        bound = self._prepare(step)
+        self._decoder.run_with_iobinding(bound.binding)
+        self.buffers.advance()
+        return Candidates(bound.log_probs, bound.token_ids)
+
+    def step_with_logits(self, step: StepInput) -> NDArray[np.float32]:
+        """One step that also brings the logits [rows, vocabulary] to the host: for proofs, not for serving."""
+        bound = self._prepare(step)
+        bound.binding.bind_output("logits", "cpu")
+        self._decoder.run_with_iobinding(bound.binding)
+        self.buffers.advance()
+        logits = bound.binding.get_outputs()[-1].numpy()
+        self._bound.clear()
+        return np.asarray(logits, dtype=np.float32)
+
+    def _prepare(self, step: StepInput) -> Bound:
+        rows = len(step.tokens)
+        self._tokens[:rows] = step.tokens
+        self._positions[:rows] = step.positions
+        longest, capacity = max(step.positions) + 1, self.buffers.capacity
+        if longest > capacity.target or rows > capacity.rows:
+            raise IndexError(f"a step over {rows} rows at position {longest} does not fit {capacity}")
+        # At least 2: with 1 the attention operator takes the step for a first prompt.
+        self._target_extent[...] = max(longest, 2)
+        self._source_extent[...] = max(int(self._source_lengths[:rows].max()), 2)
+        if self._bound_generation != self.buffers.generation:
+            self._bound.clear()
+            self._bound_generation = self.buffers.generation
+        key = (rows, step.candidates, self.buffers.phase)
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = self._bind(rows, step.candidates)
+        return bound
+
+    def _bind(self, rows: int, candidates: int) -> Bound:
+        """Bind the step graph to prefixes of all arrays. State outputs are the very memory of their inputs."""
+        binding = self._decoder.io_binding()
+        controls = (
+            self._tokens[:rows], self._positions[:rows], self._source_lengths[:rows],
+            self._target_extent, self._source_extent, np.array([candidates], dtype=np.int64),
+        )
+        for name, array in zip(STEP_INPUTS, controls, strict=True):
+            binding.bind_ortvalue_input(name, _value(array))
+        log_probs = np.zeros((rows, candidates), dtype=np.float32)
+        token_ids = np.zeros((rows, candidates), dtype=np.int64)
+        binding.bind_ortvalue_output("log_probs", _value(log_probs))
+        binding.bind_ortvalue_output("token_ids", _value(token_ids))
+        for state in self.model.states:
+            source, target = self.buffers.current(state.name), self.buffers.following(state.name)
+            for index in range(state.count):
+                binding.bind_ortvalue_input(f"{state.name}.{index}", _value(source[index, :rows]))
+                if state.update != "constant":
+                    binding.bind_ortvalue_output(f"{state.name}.{index}.next", _value(target[index, :rows]))
+        return Bound(binding, log_probs, token_ids)
+
+    def _output_array(self, name: str, batch: EncoderBatch) -> Array:
+        """A view of reused scratch memory, shaped for one encoder result."""
+        state = self.buffers.states[name]
+        tokens = len(batch.tokens)
+        if state.length_axis is None:
+            shape: tuple[int, ...] = (state.count, len(batch.lengths), *(int(size) for size in state.shape))
+        else:
+            shape = (state.count, *(size if isinstance(size, int) else tokens for size in state.shape))
+        size = int(np.prod(shape))
+        scratch = self._scratch.get(name)
+        if scratch is None or scratch.size < size:
+            scratch = self._scratch[name] = np.empty(size, dtype=state.dtype)
+        return scratch[:size].reshape(shape)
+
+
+def _value(array: Array) -> ort.OrtValue:
+    if not array.flags.c_contiguous:
+        raise ValueError("only contiguous arrays are shared; others would be copied silently")
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _open(path: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # a plan is kept per distinct shape otherwise, and shapes vary without end
+    options.log_severity_level = 3
+    # Both sessions have a pool, and only one runs at a time: the other's workers must not spin on its cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime raises classes of its own C++ module, without a common base
+        raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None
+
+
+def check_contract(encoder: ort.InferenceSession, decoder: ort.InferenceSession, model: ModelDescription) -> None:
+    """Both graphs have just the inputs and outputs that ``model.json`` and this engine speak of.
+
+    Raises:
+        BundleError: naming the graph and what is missing or in excess.
+    """
+    states = [(state, f"{state.name}.{index}") for state in model.states for index in range(state.count)]
+    wanted = {
+        ENCODER_FILE: (encoder, set(ENCODER_INPUTS), set[str]()),
+        DECODER_FILE: (
+            decoder,
+            {*STEP_INPUTS, *(name for _, name in states)},
+            {"log_probs", "token_ids", *(f"{name}.next" for state, name in states if state.update != "constant")},
+        ),
+    }
+    for file, (session, inputs, outputs) in wanted.items():
+        actual = {entry.name for entry in session.get_inputs()}
+        if actual != inputs:
+            raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}")
+        if missing := outputs - {entry.name for entry in session.get_outputs()}:
+            raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")
+    shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
+    for state, name in states:
+        for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):
+            if isinstance(declared, int) and declared != actual_size:
+                raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")

@@ -1,0 +1,84 @@
+"""A request, and the events that end it or tell of its progress. Times are seconds of one monotonic clock."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class FinishReason(Enum):
+    """Why a request ended without failing."""
+
+    EOS = "eos"
+    LENGTH = "length"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One source to decode.
+
+    Attributes:
+        source: Complete source ids, special tokens included; checked against vocabulary and limits.
+        max_new_tokens: Most generated tokens, the end token included.
+        min_new_tokens: The end token is not chosen while fewer tokens than this were generated.
+        deadline: When the caller stops waiting, or None.
+        stream: Whether tokens are published as they come.
+    """
+
+    id: int
+    source: tuple[int, ...]
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    arrival: float = 0.0
+    deadline: float | None = None
+    stream: bool = False
+
+
+@dataclass(slots=True)
+class Times:
+    """When a request reached each stage; None while it has not."""
+
+    arrival: float
+    admitted: float | None = None
+    encoded: float | None = None
+    first_token: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokensChosen:
+    """New tokens of a streaming request; the end token is never among them."""
+
+    request_id: int
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Terminal. ``token_ids`` exclude the end token, ``log_probs`` include its."""
+
+    request_id: int
+    reason: FinishReason
+    token_ids: list[int]
+    log_probs: list[float]
+    times: Times = field(compare=False)
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability over all generated tokens, the end token included; 0 for none.
+
+        That is the sum divided by ``length ** length_penalty`` at the default penalty of 1.
+        """
+        return sum(self.log_probs) / len(self.log_probs) if self.log_probs else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: the engine could not compute the request."""
+
+    request_id: int
+    message: str
+
+
+Event = TokensChosen | Finished | Failed
+"""Every request gets exactly one Finished or Failed, and nothing after it."""

@@ -1,0 +1,69 @@
+"""A bundle, checked and opened: description, tokenizer, engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqserve.bundle import BundleError, ModelDescription, read_model
+from seqserve.manifest import check_manifest
+from seqserve_server.ort_engine import OrtEngine
+from seqserve_server.scheduler import Scheduler, SchedulerLimits
+from seqserve_server.tokenizer import Tokenizer
+
+DEFAULT_CACHE_BYTES = 2 * 2**30
+DEFAULT_MAX_ROWS = 64
+DEFAULT_ENCODE_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Sizes of one model's engine; ``threads`` 0 means one per core."""
+
+    threads: int = 0
+    max_rows: int = DEFAULT_MAX_ROWS
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    encode_tokens: int = DEFAULT_ENCODE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What serving a bundle takes. ``version`` is the start of the manifest's SHA-256."""
+
+    description: ModelDescription
+    version: str
+    tokenizer: Tokenizer | None
+    engine: OrtEngine
+    limits: SchedulerLimits
+
+    @classmethod
+    def open(cls, directory: Path, limits: EngineLimits, *, verify: bool = True) -> "ServedModel":
+        """Check the manifest (unless an export is still proving the bundle), read everything, open the sessions.
+
+        Raises:
+            BundleError: one line that names the file and what is wrong.
+        """
+        version = check_manifest(directory) if verify else "unverified"
+        description = read_model(directory)
+        refuse_precision(description, directory)
+        tokenizer = Tokenizer.open(directory)
+        engine = OrtEngine(
+            directory, description,
+            threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,
+        )
+        cost = engine.buffers.cost
+        return cls(
+            description, version, tokenizer, engine,
+            SchedulerLimits(limits.max_rows, limits.encode_tokens, limits.cache_bytes, cost),
+        )
+
+    def scheduler(self) -> Scheduler:
+        """A scheduler for this model's slots. There must be one only."""
+        return Scheduler(self.limits, self.description.decoder_start_id, self.description.eos_id)
+
+
+def refuse_precision(description: ModelDescription, directory: Path) -> None:
+    """Precision and device go together: half precision has no kernels worth the name on the CPU."""
+    if description.precision == "fp16":
+        raise BundleError(
+            f"{directory}: an fp16 bundle runs on CUDA; for the CPU make one with "
+            "`seqserve export SOURCE OUT --precision fp32`"
+        )
