@@ -68,6 +68,10 @@ class Candidates:
 class Engine(Protocol):
     """Holds the state of rows in slots and advances all of them by one token at a time. Used by one thread only."""
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes allocated for the state of rows."""
+
     def reserve(self, need: Capacity) -> None:
         """Make the buffers hold ``need``; contents and results do not change."""
 

@@ -5,7 +5,9 @@ ServerError
 │   └── InputTooLong
 ├── UnknownModel        the caller changes the name
 ├── QueueFull           the caller waits and tries again
+├── Loading             the caller waits and tries again
 ├── Draining            the caller goes elsewhere
+├── DeadlinePassed      the caller allows more time
 ├── EngineFailure       we look at the log; the request was not at fault as far as we know
 └── StartupError        the operator changes the configuration
 """
@@ -59,6 +61,15 @@ class QueueFull(ServerError):
         self.retry_after = retry_after
 
 
+class Loading(ServerError):
+    """The model is not loaded and warm yet."""
+
+    reason = "MODEL_LOADING"
+
+    def __init__(self) -> None:
+        super().__init__("the model is still loading")
+
+
 class Draining(ServerError):
     """The server is shutting down."""
 
@@ -66,6 +77,15 @@ class Draining(ServerError):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down")
+
+
+class DeadlinePassed(ServerError):
+    """The caller's deadline passed while its request waited or ran."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("the deadline passed before the last token")
 
 
 class EngineFailure(ServerError):

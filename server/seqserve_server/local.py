@@ -15,6 +15,7 @@ from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Release, Source, StepInput
 from seqserve_server.errors import EngineFailure, InvalidRequest
 from seqserve_server.loop import Loop
+from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.request import Event, Failed, Finished, Request, Times
 from seqserve_server.served_model import EngineLimits, ServedModel
 
@@ -45,7 +46,9 @@ class LocalModel:
     """A bundle in this process. Not for several threads."""
 
     def __init__(self, served: ServedModel) -> None:
-        self.served = served
+        if not isinstance(served.engine, OrtEngine):
+            raise TypeError(f"decoding in-process needs the runtime's engine, not {type(served.engine).__name__}")
+        self.served, self._engine = served, served.engine
         self._ended: dict[int, Event] = {}
         self._next_id = 0
         self._loop = Loop(served.engine, served.scheduler(), served.description.eos_id, self._collect)
@@ -131,7 +134,7 @@ class LocalModel:
 
     def encoder_states(self, source_ids: Sequence[int]) -> NDArray[np.float32]:
         """Encoder output [length, width] of one complete source, from the exported graph."""
-        states = self.served.engine.run_encoder(pack([source_ids]), ["states"])["states"]
+        states = self._engine.run_encoder(pack([source_ids]), ["states"])["states"]
         return np.asarray(states, dtype=np.float32)
 
     def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -139,7 +142,7 @@ class LocalModel:
 
         Row i is what the model thinks of position i; ``target_ids[i]`` is fed to the step after.
         """
-        engine, length = self.served.engine, len(target_ids)
+        engine, length = self._engine, len(target_ids)
         engine.reserve(Capacity(1, length, len(source_ids)))
         engine.encode([Source(0, source_ids)])
         fed = [self.description.decoder_start_id, *target_ids[:-1]]

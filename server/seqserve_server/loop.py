@@ -36,7 +36,6 @@ class StepFacts:
     source_tokens: int = 0
     waiting: int = 0
     running: int = 0
-    cache_bytes: int = 0
 
 
 Publish = Callable[[list[Event]], None]
@@ -112,7 +111,7 @@ class Loop:
             begun = self._clock()
             try:
                 self._engine.encode(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, its requests must be told
                 failed += self._fail(batch, error)
                 continue
             now = self._clock()

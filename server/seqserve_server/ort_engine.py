@@ -34,7 +34,9 @@ class OrtEngine:
     appends to the state buffers in place, and the best candidates appear in fixed arrays. Nothing else moves.
     """
 
-    def __init__(self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int) -> None:
+    def __init__(
+        self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int
+    ) -> None:
         self.model = model
         self.buffers = StateBuffers(model.states, cache_bytes)
         self._encoder = _open(directory / ENCODER_FILE, threads)
@@ -51,6 +53,11 @@ class OrtEngine:
         self._scratch: dict[str, Array] = {}
         self._bound: dict[tuple[int, int, int], Bound] = {}
         self._bound_generation = -1
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state buffers."""
+        return self.buffers.bytes_used
 
     def reserve(self, need: Capacity) -> None:
         """Make the state buffers hold ``need``."""
@@ -141,7 +148,7 @@ class OrtEngine:
     def _bind(self, rows: int, candidates: int) -> Bound:
         """Bind the step graph to prefixes of all arrays. State outputs are the very memory of their inputs."""
         binding = self._decoder.io_binding()
-        controls = (
+        controls: tuple[Array, ...] = (
             self._tokens[:rows], self._positions[:rows], self._source_lengths[:rows],
             self._target_extent, self._source_extent, np.array([candidates], dtype=np.int64),
         )
@@ -191,7 +198,7 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime raises classes of its own C++ module, without a common base
+    except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common base
         raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from seqserve.bundle import BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
+from seqserve_server.engine import Engine
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.scheduler import Scheduler, SchedulerLimits
 from seqserve_server.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ class ServedModel:
     description: ModelDescription
     version: str
     tokenizer: Tokenizer | None
-    engine: OrtEngine
+    engine: Engine
     limits: SchedulerLimits
 
     @classmethod

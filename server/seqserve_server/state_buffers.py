@@ -60,7 +60,7 @@ class StateBuffers:
             return
         wanted = grown(self.capacity, need, self.cost, self._budget)
         if self.cost.bytes_of(wanted) > self._budget:
-            raise MemoryError(f"state buffers of {self.cost.bytes_of(wanted)} bytes exceed the budget of {self._budget}")
+            raise MemoryError(f"{self.cost.bytes_of(wanted)} bytes of state exceed the budget of {self._budget}")
         shared = Capacity(*(min(a, b) for a, b in zip(_sizes(self.capacity), _sizes(wanted), strict=True)))
         for name, state in self.states.items():
             old = self.current(name)
@@ -98,7 +98,7 @@ class StateBuffers:
 
     def _allocate(self, state: StateTensor, capacity: Capacity) -> list[Array]:
         length = {"source": capacity.source, "target": capacity.target, "fixed": 0}[state.length]
-        shape = tuple(length if size == LENGTH_AXIS else size for size in state.shape)
+        shape = tuple(size if isinstance(size, int) else length for size in state.shape)
         count = 2 if state.update == "replace" else 1
         # Zeros, never empty memory: a stale NaN under a zero attention weight would still be a NaN.
         return [np.zeros((state.count, capacity.rows, *shape), dtype=state.dtype) for _ in range(count)]

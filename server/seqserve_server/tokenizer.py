@@ -8,7 +8,8 @@ from tokenizers import Tokenizer as HubTokenizer
 from seqserve.bundle import TOKENIZER_FILE, BundleError
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-MAX_PENDING = 8  # an id that is not text at all must not hold a stream back for ever: no character has more bytes than 4
+# An id that is not text at all must not hold a stream back for ever; no character has more than 4 bytes.
+MAX_PENDING = 8
 
 
 class Tokenizer:
@@ -25,7 +26,7 @@ class Tokenizer:
             return None
         try:
             return cls(HubTokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises bare Exception
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
             raise BundleError(f"{TOKENIZER_FILE}: cannot be read: {error}") from None
 
     def encode(self, text: str) -> list[int]:
@@ -61,6 +62,7 @@ class IncrementalDetokenizer:
         self._ids: list[int] = []
         self._context = 0
         self._emitted = 0
+        self._sent = 0
 
     def push(self, ids: Sequence[int]) -> str:
         """Add ids; return the new text, empty while the last character is incomplete."""
@@ -70,16 +72,12 @@ class IncrementalDetokenizer:
         pending = len(self._ids) - self._emitted
         if text.endswith(UNFINISHED) and pending <= MAX_PENDING:
             return ""
-        if not text.startswith(known):
-            return ""
-        return self._advance(text[len(known) :])
+        new = text[len(known) :]
+        # One emitted token stays as context: enough to know that the next piece does not stand at the start.
+        self._context, self._emitted = max(len(self._ids) - 1, 0), len(self._ids)
+        self._sent += len(new)
+        return new
 
-    def finish(self, whole: str, sent: str) -> str:
-        """What is still owed of the unary text ``whole`` after ``sent``."""
-        return whole[len(sent) :] if whole.startswith(sent) else ""
-
-    def _advance(self, text: str) -> str:
-        # One emitted token is kept as context; more would only be decoded again.
-        self._context = max(self._emitted - 1, self._context) if self._emitted else 0
-        self._context, self._emitted = max(len(self._ids) - 2, 0), len(self._ids)
-        return text
+    def finish(self, whole: str) -> str:
+        """What is still owed of the unary text, at the end: the characters that were held back."""
+        return whole[self._sent :]

@@ -1,0 +1,123 @@
+"""Settings of ``seqserve serve``: frozen, from flags, then environment, then defaults; unknown names are refused."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqserve_server.errors import StartupError
+from seqserve_server.served_model import DEFAULT_CACHE_BYTES, DEFAULT_ENCODE_TOKENS, DEFAULT_MAX_ROWS
+
+ENVIRONMENT_PREFIX = "SEQSERVE_"
+CHOICES = {"device": ("auto", "cpu", "cuda"), "log_level": ("debug", "info", "warning", "error")}
+
+
+def _setting(default: Any, text: str, low: int | None = None, high: int | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """One server. Every field but ``bundles`` is a flag (``--max-rows``) and a variable (``SEQSERVE_MAX_ROWS``)."""
+
+    bundles: tuple[Path, ...]
+    host: str = _setting("127.0.0.1", "address to listen on; containers pass 0.0.0.0")
+    port: int = _setting(50051, "gRPC port; 0 picks a free one", 0, 65535)
+    metrics_port: int = _setting(9090, "HTTP port of /metrics; 0 picks a free one", 0, 65535)
+    device: str = _setting("auto", "auto, cpu or cuda")
+    threads: int = _setting(0, "threads of the engine; 0 means one per core", 0, 1024)
+    max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once", 1, 4096)
+    cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches", 1 << 16, None)
+    encode_tokens: int = _setting(
+        DEFAULT_ENCODE_TOKENS, "most source tokens encoded between two decoder steps", 1, 1 << 20
+    )
+    max_waiting: int = _setting(2048, "most requests that wait; more are refused at once", 1, 1 << 20)
+    max_inputs: int = _setting(1024, "most inputs in one call", 1, 1 << 20)
+    max_text_bytes: int = _setting(65536, "most UTF-8 bytes of one input text", 1, 1 << 24)
+    max_message_bytes: int = _setting(4 * 2**20, "most bytes of one gRPC message", 1 << 10, 1 << 30)
+    max_streams: int = _setting(4096, "most concurrent calls of one connection", 1, 1 << 20)
+    drain_seconds: int = _setting(30, "on SIGTERM, seconds that running calls have to finish", 0, 3600)
+    reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
+    log_level: str = _setting("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            StartupError: naming the flag, its value and what is allowed.
+        """
+        for entry in dataclasses.fields(self):
+            value, low, high = getattr(self, entry.name), entry.metadata.get("low"), entry.metadata.get("high")
+            if (low is not None and value < low) or (high is not None and value > high):
+                bounds = f"{low}..{high}" if high is not None else f"at least {low}"
+                raise StartupError(f"--{entry.name.replace('_', '-')}: {value} is not in {bounds}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise StartupError(
+                    f"--{name.replace('_', '-')}: {getattr(self, name)!r} is not one of {', '.join(allowed)}"
+                )
+        if not self.bundles:
+            raise StartupError("no bundle was given")
+
+    def describe(self) -> str:
+        """One line with every resolved value."""
+        return " ".join(f"{entry.name}={_plain(getattr(self, entry.name))}" for entry in dataclasses.fields(self))
+
+
+def _plain(value: object) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def settings() -> list[dataclasses.Field[Any]]:
+    """The fields that are flags, in order."""
+    return [entry for entry in dataclasses.fields(ServerConfig) if entry.name != "bundles"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the bundles and one flag per setting; ``--help`` shows each with its variable and default."""
+    parser.add_argument(
+        "bundles", nargs="+", type=Path, metavar="BUNDLE", help="directory written by `seqserve export`"
+    )
+    for entry in settings():
+        name, variable = entry.name.replace("_", "-"), ENVIRONMENT_PREFIX + entry.name.upper()
+        parser.add_argument(
+            f"--{name}", dest=entry.name, default=None, metavar=name.rsplit("-", 1)[-1].upper(),
+            help=f"{entry.metadata['help']} [{variable}] (default: {_plain(entry.default)})",
+        )
+
+
+def resolve(flags: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> ServerConfig:
+    """Flags win over environment, environment over defaults.
+
+    Raises:
+        StartupError: a value of the wrong kind, or a ``SEQSERVE_`` variable that is no setting.
+    """
+    environment = os.environ if environment is None else environment
+    known = {ENVIRONMENT_PREFIX + entry.name.upper(): entry for entry in settings()}
+    if unknown := sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known):
+        raise StartupError(f"{unknown[0]}: no such setting; `seqserve serve --help` lists them")
+    values: dict[str, Any] = {"bundles": tuple(Path(bundle) for bundle in flags["bundles"])}
+    for variable, entry in known.items():
+        given = flags.get(entry.name)
+        origin = f"--{entry.name.replace('_', '-')}"
+        if given is None and variable in environment:
+            given, origin = environment[variable], variable
+        if given is not None:
+            values[entry.name] = _parse(str(given), entry.default, origin)
+    return ServerConfig(**values)
+
+
+def _parse(text: str, default: object, origin: str) -> object:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise StartupError(f"{origin}: {text!r} is neither true nor false")
+        return text.lower() == "true"
+    if isinstance(default, int):
+        try:
+            return int(text)
+        except ValueError:
+            raise StartupError(f"{origin}: {text!r} is not a whole number") from None
+    return text

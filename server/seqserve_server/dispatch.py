@@ -1,0 +1,141 @@
+"""Between the event loop and the engine thread: requests out, events back to whoever waits for them."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+
+from seqserve_server.admission import Gate
+from seqserve_server.errors import DeadlinePassed, Draining, EngineFailure
+from seqserve_server.loop import Loop
+from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
+
+
+@dataclass(slots=True)
+class Batch:
+    """A unary caller: waits until all of its requests ended."""
+
+    done: asyncio.Future[None]
+    ended: dict[int, Finished | Failed]
+    count: int
+
+
+@dataclass(slots=True)
+class Stream:
+    """A streaming caller. Tokens pile up here while it is slow: at most ``max_new_tokens`` numbers."""
+
+    ready: asyncio.Event
+    token_ids: list[int]
+    ended: Finished | Failed | None = None
+
+
+class Dispatcher:
+    """Owns request ids and the callers that wait. All methods but ``publish`` belong to the event loop's thread."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._ids = itertools.count(1)
+        self._callers: dict[int, Batch | Stream] = {}
+        self._event_loop = asyncio.get_running_loop()
+        self._loop: Loop | None = None
+        self._draining = False
+
+    @property
+    def open_requests(self) -> int:
+        """Requests whose terminal event has not come yet."""
+        return self._gate.inside
+
+    def attach(self, loop: Loop) -> None:
+        """The loop that requests go to; it is made after this object because it publishes to it."""
+        self._loop = loop
+
+    def drain(self) -> None:
+        """Let nobody else in."""
+        self._draining = True
+
+    def publish(self, events: list[Event]) -> None:
+        """Called by the engine thread, once per step: one hop for all events."""
+        try:
+            self._event_loop.call_soon_threadsafe(self._deliver, events)
+        except RuntimeError:  # the event loop is closed: nobody is left to tell
+            return
+
+    async def generate(self, requests: Sequence[Request]) -> list[Finished]:
+        """Run requests together; their ids are given here. Cancelling the caller cancels them all.
+
+        Raises:
+            QueueFull, Draining: none of them was let in.
+            EngineFailure, DeadlinePassed: one of them did not end well.
+        """
+        entered = self._enter(requests)
+        batch = Batch(self._event_loop.create_future(), {}, len(entered))
+        for request in entered:
+            self._callers[request.id] = batch
+        try:
+            self._submit(entered)
+            await batch.done
+        finally:
+            self._abandon([request.id for request in entered if request.id not in batch.ended])
+        return [_completed(batch.ended[request.id]) for request in entered]
+
+    async def stream(self, request: Request) -> AsyncGenerator[list[int] | Finished, None]:
+        """Run one request; yields new token ids as they come, then the end. Closing the iterator cancels it."""
+        entered = self._enter([replace(request, stream=True)])[0]
+        stream = Stream(asyncio.Event(), [])
+        self._callers[entered.id] = stream
+        try:
+            self._submit([entered])
+            while stream.ended is None:
+                await stream.ready.wait()
+                stream.ready.clear()
+                token_ids, stream.token_ids = stream.token_ids, []
+                if token_ids:
+                    yield token_ids
+            yield _completed(stream.ended)
+        finally:
+            if stream.ended is None:
+                self._abandon([entered.id])
+
+    def _enter(self, requests: Sequence[Request]) -> list[Request]:
+        if self._draining:
+            raise Draining
+        self._gate.enter(len(requests))
+        now = time.monotonic()
+        return [replace(request, id=next(self._ids), arrival=now) for request in requests]
+
+    def _submit(self, requests: Sequence[Request]) -> None:
+        if self._loop is None:
+            raise AssertionError("attach was not called")
+        self._loop.submit(requests)
+
+    def _abandon(self, request_ids: Sequence[int]) -> None:
+        """Nobody waits any more. The place at the gate is given back when the terminal event comes, not before."""
+        if request_ids and self._loop is not None:
+            self._loop.cancel(request_ids)
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            caller = self._callers.get(event.request_id)
+            if isinstance(event, TokensChosen):
+                if isinstance(caller, Stream):
+                    caller.token_ids += event.token_ids
+                    caller.ready.set()
+                continue
+            self._gate.leave()
+            self._callers.pop(event.request_id, None)
+            if isinstance(caller, Stream):
+                caller.ended = event
+                caller.ready.set()
+            elif isinstance(caller, Batch):
+                caller.ended[event.request_id] = event
+                if len(caller.ended) == caller.count and not caller.done.done():
+                    caller.done.set_result(None)
+
+
+def _completed(event: Finished | Failed) -> Finished:
+    if isinstance(event, Failed):
+        raise EngineFailure(event.message)
+    if event.reason is FinishReason.DEADLINE:
+        raise DeadlinePassed
+    return event

@@ -1,0 +1,130 @@
+"""Names, labels and buckets of every metric, and the observer that the loop reports to."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from seqserve_server.histogram import Histogram
+from seqserve_server.loop import StepFacts
+from seqserve_server.request import Event, Failed, Finished, TokensChosen
+
+# Supersets of the usual boundaries, so that they stay comparable, but starting where small models live.
+SHORT = (
+    0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)
+LONG = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24,
+    20.48, 40.96, 81.92,
+)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "seqserve_request_queue_seconds": ("From arrival until the encoder took the request.", LONG),
+    "seqserve_encode_seconds": ("One encoder batch.", LONG),
+    "seqserve_time_to_first_token_seconds": ("From arrival to the first token.", LONG),
+    "seqserve_inter_token_seconds": ("Between two tokens of one request.", SHORT),
+    "seqserve_decode_step_seconds": ("One decoder step over all running rows.", SHORT),
+    "seqserve_request_duration_seconds": ("From arrival to the last token, end to end in the server.", LONG),
+    "seqserve_batch_rows": ("Rows per decoder step.", ROWS),
+}
+FINISH_REASONS = ("eos", "length", "deadline", "cancelled", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLabels:
+    """Label values of one model; they come from its bundle, never from a client."""
+
+    name: str
+    version: str
+    family: str
+    precision: str
+
+
+class ModelMetrics(Collector):
+    """Everything measured about one model. ``observe`` belongs to the engine thread, ``collect`` to any."""
+
+    def __init__(self, labels: ModelLabels, cache_bytes: Callable[[], int], cache_budget: int) -> None:
+        self._labels, self._cache_bytes, self._cache_budget = labels, cache_bytes, cache_budget
+        self._histograms = {name: Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
+        self._finished = dict.fromkeys(FINISH_REASONS, 0)
+        self._input_tokens = self._output_tokens = 0
+        self._waiting = self._running = 0
+
+    def observe(self, facts: StepFacts, events: list[Event]) -> None:
+        """Take in one iteration of the loop."""
+        self._waiting, self._running = facts.waiting, facts.running
+        self._input_tokens += facts.source_tokens
+        self._output_tokens += facts.rows
+        histograms = self._histograms
+        for seconds in facts.encode_seconds:
+            histograms["seqserve_encode_seconds"].observe(seconds)
+        if facts.rows:
+            histograms["seqserve_decode_step_seconds"].observe(facts.step_seconds)
+            histograms["seqserve_batch_rows"].observe(facts.rows)
+            if facts.rows > facts.joined:
+                histograms["seqserve_inter_token_seconds"].observe(facts.gap_seconds, facts.rows - facts.joined)
+        for event in events:
+            if isinstance(event, Finished):
+                self._observe_finished(event)
+            elif isinstance(event, Failed):
+                self._finished["failed"] += 1
+            elif not isinstance(event, TokensChosen):
+                raise AssertionError(f"an event of an unknown kind: {event!r}")
+
+    def _observe_finished(self, event: Finished) -> None:
+        self._finished[event.reason.value] += 1
+        times, histograms = event.times, self._histograms
+        if times.admitted is not None:
+            histograms["seqserve_request_queue_seconds"].observe(times.admitted - times.arrival)
+        if times.first_token is not None:
+            histograms["seqserve_time_to_first_token_seconds"].observe(times.first_token - times.arrival)
+        if times.ended is not None:
+            histograms["seqserve_request_duration_seconds"].observe(times.ended - times.arrival)
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape gets."""
+        label = ("model_name",)
+        values = (self._labels.name,)
+        for name, (text, _) in HISTOGRAMS.items():
+            buckets, total = self._histograms[name].snapshot()
+            histogram = HistogramMetricFamily(name, text, labels=label)
+            histogram.add_metric(values, buckets, sum_value=total)
+            yield histogram
+        allocated = self._cache_bytes()
+        gauges: Iterable[tuple[str, str, float]] = (
+            ("seqserve_requests_waiting", "Requests that wait for a slot.", self._waiting),
+            ("seqserve_requests_running", "Requests that hold a slot.", self._running),
+            ("seqserve_cache_bytes", "Bytes of attention caches allocated.", allocated),
+            ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes.",
+             allocated / self._cache_budget),
+        )
+        for name, text, value in gauges:
+            gauge = GaugeMetricFamily(name, text, labels=label)
+            gauge.add_metric(values, value)
+            yield gauge
+        for name, text, count in (
+            ("seqserve_input_tokens", "Source tokens encoded.", self._input_tokens),
+            ("seqserve_output_tokens", "Tokens generated, end tokens included.", self._output_tokens),
+        ):
+            counter = CounterMetricFamily(name, text, labels=label)
+            counter.add_metric(values, count)
+            yield counter
+        finished = CounterMetricFamily("seqserve_requests", "Requests ended.", labels=("model_name", "finish_reason"))
+        for reason, count in self._finished.items():
+            finished.add_metric((self._labels.name, reason), count)
+        yield finished
+        info = GaugeMetricFamily(
+            "seqserve_model_info", "Always 1.", labels=("model_name", "model_version", "family", "precision")
+        )
+        info.add_metric(
+            (self._labels.name, self._labels.version, self._labels.family, self._labels.precision), 1
+        )
+        yield info
+
+
+def make_registry() -> CollectorRegistry:
+    """A registry of this server's own, so that two servers in one process do not meet."""
+    return CollectorRegistry(auto_describe=False)

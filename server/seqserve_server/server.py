@@ -1,0 +1,226 @@
+"""The composition root: builds every part, joins them, and takes them down in order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, start_http_server
+
+from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
+from seqserve_server.admission import Gate
+from seqserve_server.config import ServerConfig
+from seqserve_server.dispatch import Dispatcher
+from seqserve_server.errors import StartupError
+from seqserve_server.interceptor import MetricsInterceptor
+from seqserve_server.loop import Loop
+from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
+from seqserve_server.request import Request
+from seqserve_server.served_model import EngineLimits, ServedModel
+from seqserve_server.service import Seq2SeqService
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"].full_name
+HEALTH_NAMES = ("", SERVICE_NAME)  # readiness; "liveness" stays SERVING for as long as the process can answer
+LIVENESS = "liveness"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(slots=True)
+class RunningServer:
+    """A server that is up. ``failed`` is set when its engine thread ended by itself."""
+
+    host: str
+    port: int
+    metrics_port: int
+    dispatcher: Dispatcher
+    model: ServedModel
+    failed: asyncio.Event
+
+    @property
+    def ready_line(self) -> str:
+        """What ``serve`` prints once it can answer."""
+        name = self.model.description.name
+        return f"ready grpc={self.host}:{self.port} metrics={self.host}:{self.metrics_port} models={name}"
+
+
+def open_model(config: ServerConfig) -> ServedModel:
+    """Check the configuration against this machine and open the bundle."""
+    refuse_two_runtimes()
+    if config.device == "cuda":
+        raise StartupError("--device: fp32 bundles run on the CPU; export with --precision fp16 for CUDA")
+    if len(config.bundles) > 1:
+        raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
+    limits = EngineLimits(config.threads, config.max_rows, config.cache_bytes, config.encode_tokens)
+    return ServedModel.open(config.bundles[0], limits)
+
+
+def refuse_two_runtimes() -> None:
+    """Both runtime packages install the same module; whichever came last would win, silently."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(distribution(name).metadata["Name"])
+    if len(found) > 1:
+        raise StartupError("onnxruntime and onnxruntime-gpu are both installed; uninstall both, then install one")
+
+
+def warm_up(model: ServedModel) -> None:
+    """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
+    source = (model.description.eos_id,) * 4
+    loop = Loop(model.engine, model.scheduler(), model.description.eos_id, lambda _: None)
+    loop.submit([Request(0, source, max_new_tokens=2)])
+    while loop.step():
+        pass
+
+
+@contextlib.asynccontextmanager
+async def running_server(
+    config: ServerConfig, load: Callable[[ServerConfig], ServedModel] = open_model
+) -> AsyncIterator[RunningServer]:
+    """Start everything; leaving the block drains and stops it.
+
+    The port answers from the start, so that probes see NOT_SERVING while the model loads, instead of nothing.
+    """
+    registry = make_registry()
+    dispatcher = Dispatcher(Gate(config.max_waiting + config.max_rows))
+    service = Seq2SeqService(
+        dispatcher, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
+    )
+    servicer = health.aio.HealthServicer()
+    server, port = await _start_grpc(config, service, servicer, registry)
+    failed = asyncio.Event()
+    try:
+        with _metrics_server(config, registry) as metrics_port:
+            model = await asyncio.to_thread(_load_warm, load, config)
+            with _engine_thread(_make_loop(model, dispatcher, registry, config), failed) as loop:
+                dispatcher.attach(loop)
+                service.serve(model)
+                await _set_health(servicer, SERVING)
+                try:
+                    yield RunningServer(config.host, port, metrics_port, dispatcher, model, failed)
+                finally:
+                    # New calls are refused and connections told to go away at once: a client that stays on a draining
+                    # connection would only collect refusals. Running calls have the grace to finish.
+                    await _set_health(servicer, NOT_SERVING)
+                    await server.stop(0 if failed.is_set() else config.drain_seconds)
+    finally:
+        await server.stop(0)
+
+
+def _load_warm(load: Callable[[ServerConfig], ServedModel], config: ServerConfig) -> ServedModel:
+    model = load(config)
+    warm_up(model)
+    return model
+
+
+def _make_loop(
+    model: ServedModel, dispatcher: Dispatcher, registry: CollectorRegistry, config: ServerConfig
+) -> Loop:
+    description, engine = model.description, model.engine
+    labels = ModelLabels(description.name, model.version, description.family, description.precision)
+    metrics = ModelMetrics(labels, lambda: engine.state_bytes, config.cache_bytes)
+    registry.register(metrics)
+    return Loop(engine, model.scheduler(), description.eos_id, dispatcher.publish, metrics.observe)
+
+
+async def _start_grpc(
+    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, registry: CollectorRegistry
+) -> tuple[grpc.aio.Server, int]:
+    server = grpc.aio.server(interceptors=[MetricsInterceptor(registry)], options=[
+        ("grpc.so_reuseport", 0),  # else a second server on the port starts silently and takes half the calls
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", config.max_streams),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ])
+    await _set_health(servicer, NOT_SERVING)
+    await servicer.set(LIVENESS, SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    seq2seq_pb2_grpc.add_Seq2SeqServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    if config.reflection:
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(f"{config.host}:{config.port}")
+    except RuntimeError:
+        raise StartupError(f"--port: cannot listen on {config.host}:{config.port}: in use or not allowed") from None
+    await server.start()
+    return server, port
+
+
+async def _set_health(servicer: health.aio.HealthServicer, status: Any) -> None:
+    for name in HEALTH_NAMES:
+        await servicer.set(name, status)
+
+
+@contextlib.contextmanager
+def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> Iterator[int]:
+    try:
+        http, thread = start_http_server(config.metrics_port, addr=config.host, registry=registry)
+    except OSError as error:
+        raise StartupError(
+            f"--metrics-port: cannot listen on {config.host}:{config.metrics_port}: {error.strerror}"
+        ) from None
+    try:
+        yield http.server_port
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _engine_thread(loop: Loop, failed: asyncio.Event) -> Iterator[Loop]:
+    event_loop = asyncio.get_running_loop()
+    stopping = False
+
+    def body() -> None:
+        try:
+            loop.run()
+        except Exception:
+            logger.exception("the engine thread ended")
+        finally:
+            if not stopping:
+                event_loop.call_soon_threadsafe(failed.set)
+
+    # A daemon: an engine that hangs must not keep a process alive that wants to exit.
+    thread = threading.Thread(target=body, name="engine", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        stopping = True
+        loop.stop()
+        thread.join(timeout=10)
+
+
+async def serve(config: ServerConfig, announce: Callable[[str], None]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code."""
+    stop = asyncio.Event()
+    event_loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        event_loop.add_signal_handler(number, stop.set)
+    async with running_server(config) as server:
+        announce(server.ready_line)
+        waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(server.failed.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if server.failed.is_set():
+            logger.error("the engine has died; exiting so that the supervisor starts a new process")
+            return 1
+        logger.info("draining %d requests", server.dispatcher.open_requests)
+    return 0

@@ -1,0 +1,132 @@
+"""The gRPC service: message to requests, events to messages. Everything else happens elsewhere."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import grpc
+from grpc_status import rpc_status
+
+from seqserve.v1 import seq2seq_pb2 as pb
+from seqserve.v1 import seq2seq_pb2_grpc
+from seqserve_server.dispatch import Dispatcher
+from seqserve_server.errors import InvalidRequest, Loading, ServerError, UnknownModel
+from seqserve_server.messages import read_requests, write_model_info, write_result
+from seqserve_server.request import Finished
+from seqserve_server.served_model import ServedModel
+from seqserve_server.service_errors import internal_status, retry_seconds, status_of
+from seqserve_server.tokenizer import IncrementalDetokenizer
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+Context = grpc.aio.ServicerContext[Any, Any]
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
+    """Handlers are coroutines, streams too: an abandoned generator's ``finally`` would run at no certain time."""
+
+    def __init__(self, dispatcher: Dispatcher, *, max_inputs: int, max_text_bytes: int, max_waiting: int) -> None:
+        self._dispatcher = dispatcher
+        self._served: ServedModel | None = None
+        self._max_inputs, self._max_text_bytes, self._max_waiting = max_inputs, max_text_bytes, max_waiting
+
+    def serve(self, model: ServedModel) -> None:
+        """From here on calls are answered; before, they are told that the model is loading."""
+        self._served = model
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Unary generation for a batch of inputs."""
+        async def answer() -> pb.GenerateResponse:
+            model = self._find(request.model)
+            count = len(request.inputs)
+            if not 1 <= count <= self._max_inputs:
+                raise InvalidRequest("inputs", f"{count} inputs are outside 1..{self._max_inputs}")
+            requests = read_requests(
+                request.inputs, request.options, model, field="inputs",
+                max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
+            )
+            results = await self._dispatcher.generate(requests)
+            return pb.GenerateResponse(results=[
+                write_result(result, len(sent.source), model.tokenizer)
+                for sent, result in zip(requests, results, strict=True)
+            ])
+
+        return await _guarded(context, answer)
+
+    async def GenerateStream(self, request: pb.GenerateStreamRequest, context: Context) -> None:
+        """Streamed generation for one input. What piled up while a write was under way goes into one message."""
+        async def answer() -> None:
+            model = self._find(request.model)
+            sent = read_requests(
+                [request.input], request.options, model, field="input",
+                max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
+            )[0]
+            tokenizer = model.tokenizer
+            detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
+            # Closed here and now however this ends: a request must not run on for a caller that is gone.
+            async with aclosing(self._dispatcher.stream(sent)) as parts:
+                async for part in parts:
+                    if isinstance(part, Finished):
+                        result = write_result(part, len(sent.source), tokenizer)
+                        rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
+                        await context.write(pb.GenerateStreamResponse(text=rest, result=result))
+                    else:
+                        text = detokenizer.push(part) if detokenizer is not None else ""
+                        await context.write(pb.GenerateStreamResponse(text=text, token_ids=part))
+
+        await _guarded(context, answer)
+
+    async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
+        """What is served, with limits and defaults."""
+        async def answer() -> pb.GetModelInfoResponse:
+            info = write_model_info(self._find(""), self._max_inputs, self._max_waiting)
+            return pb.GetModelInfoResponse(models=[info], server_version=version("seqserve"))
+
+        del request  # it has no fields
+        return await _guarded(context, answer)
+
+    def _find(self, name: str) -> ServedModel:
+        if self._served is None:
+            raise Loading
+        if name and name != self._served.description.name:
+            raise UnknownModel(name[:64], [self._served.description.name])
+        return self._served
+
+
+def _deadline(context: Context) -> float | None:
+    """The caller's deadline on this machine's monotonic clock."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def request_id_of(context: Context) -> str:
+    """The caller's ``x-request-id`` where it is harmless, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+async def _guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
+    request_id = request_id_of(context)
+    context.set_trailing_metadata((("x-request-id", request_id),))
+    try:
+        return await answer()
+    except ServerError as error:
+        status = status_of(error, request_id)
+        if (delay := retry_seconds(error)) >= 0:
+            context.set_trailing_metadata(
+                (("x-request-id", request_id), ("grpc-retry-pushback-ms", str(int(delay * 1000))))
+            )
+    except Exception:
+        logger.exception("request %s failed", request_id)
+        status = internal_status(request_id)
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status returned")

@@ -1,0 +1,78 @@
+"""Errors to gRPC statuses: one table, with ``google.rpc`` details on every status."""
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from seqserve_server.errors import (
+    DeadlinePassed,
+    Draining,
+    EngineFailure,
+    InputTooLong,
+    InvalidRequest,
+    Loading,
+    QueueFull,
+    ServerError,
+    UnknownModel,
+)
+
+DOMAIN = "seqserve"
+_CODES: dict[type[ServerError], int] = {
+    InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    InputTooLong: code_pb2.INVALID_ARGUMENT,
+    UnknownModel: code_pb2.NOT_FOUND,
+    QueueFull: code_pb2.RESOURCE_EXHAUSTED,
+    Loading: code_pb2.UNAVAILABLE,
+    Draining: code_pb2.UNAVAILABLE,
+    DeadlinePassed: code_pb2.DEADLINE_EXCEEDED,
+    EngineFailure: code_pb2.INTERNAL,
+}
+_RETRY_ELSEWHERE_SECONDS = 1.0
+
+
+def status_of(error: ServerError, request_id: str) -> status_pb2.Status:
+    """Status with code, message and details. An engine's failure says no more than that it happened."""
+    metadata: dict[str, str] = {}
+    details: list[Message] = []
+    if isinstance(error, InvalidRequest):
+        details.append(error_details_pb2.BadRequest(field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        ]))
+        metadata["field"] = error.field
+        if isinstance(error, InputTooLong):
+            metadata |= {"inputTokenCount": str(error.count), "maxInputTokens": str(error.limit)}
+    elif isinstance(error, UnknownModel):
+        details.append(error_details_pb2.ResourceInfo(resource_type="model", resource_name=error.name))
+    elif isinstance(error, (QueueFull, Loading, Draining)):
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds(error))))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    details += [info, error_details_pb2.RequestInfo(request_id=request_id)]
+    return status_pb2.Status(code=_CODES[type(error)], message=str(error), details=[_pack(part) for part in details])
+
+
+def internal_status(request_id: str) -> status_pb2.Status:
+    """For an exception nobody foresaw: nothing of it reaches the client but the id to look it up by."""
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)
+    details = [info, error_details_pb2.RequestInfo(request_id=request_id)]
+    return status_pb2.Status(
+        code=code_pb2.INTERNAL, message="internal error", details=[_pack(part) for part in details]
+    )
+
+
+def retry_seconds(error: ServerError) -> float:
+    """When a retry makes sense; negative for never."""
+    if isinstance(error, QueueFull):
+        return error.retry_after
+    return _RETRY_ELSEWHERE_SECONDS if isinstance(error, (Loading, Draining)) else -1.0
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    duration = duration_pb2.Duration()
+    duration.FromMilliseconds(int(seconds * 1000))
+    return duration
+
+
+def _pack(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,46 @@
+"""``seqserve verify``: checksums, graph contract and a smoke decode of a bundle."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from seqserve.bundle import BundleError
+from seqserve.manifest import check_manifest
+from seqserve_server.errors import ServerError
+from seqserve_server.local import LocalModel
+
+SMOKE_TOKENS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One positional argument."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="directory written by `seqserve export`")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line per check. Returns 0 when all hold, else 1."""
+    try:
+        version = check_manifest(arguments.bundle)
+        _say(f"checksums     ok, version {version}")
+        with LocalModel.open(arguments.bundle, threads=1) as local:
+            description = local.description
+            states = ", ".join(f"{state.name} x{state.count}" for state in description.states)
+            _say(f"graphs        ok, {description.family} {description.precision}, states: {states}")
+            limit = min(SMOKE_TOKENS, description.max_target_length)
+            source = (*description.source_prefix, *([description.eos_id] * 3), *description.source_suffix)
+            alone = local.generate([source], max_new_tokens=limit)[0]
+            pair = local.generate([source, source], max_new_tokens=limit)
+            if not all(math.isfinite(value) for value in alone.log_probs):
+                raise BundleError("smoke decode: a log-probability is not finite")
+            if any((other.token_ids, other.log_probs) != (alone.token_ids, alone.log_probs) for other in pair):
+                raise BundleError("smoke decode: the answer changes with the batch")
+            _say(f"smoke decode  ok, {len(alone.log_probs)} tokens, the same alone and in a batch")
+    except (BundleError, ServerError) as error:
+        print(f"seqserve verify: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
