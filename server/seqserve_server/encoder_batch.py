@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seqserve_server.scheduler import ENCODE_MULTIPLE
+from seqserve_server.engine import SOURCE_MULTIPLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class EncoderBatch:
     starts: list[int]
 
 
-def pack(sources: Sequence[Sequence[int]], multiple: int = ENCODE_MULTIPLE) -> EncoderBatch:
+def pack(sources: Sequence[Sequence[int]], multiple: int = SOURCE_MULTIPLE) -> EncoderBatch:
     """Pack sources of any lengths; attention's padded length is rounded up to ``multiple``.
 
     The multiple is what keeps a source's bits the same in any batch: the attention kernel's sums over keys are grouped

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from seqserve_server.capacity import Capacity
 
+SOURCE_MULTIPLE = 16  # inside an encoder batch, attention sees sources padded to a multiple of this
+
 
 @dataclass(frozen=True, slots=True)
 class Source:

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 
 from seqserve_server.capacity import Capacity, StateCost
 from seqserve_server.decoding.choice import Choice
-from seqserve_server.engine import Move, Release, Source
+from seqserve_server.engine import SOURCE_MULTIPLE, Move, Release, Source
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen
-
-ENCODE_MULTIPLE = 16  # source lengths are padded to this inside an encoder batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +289,7 @@ def group_by_length(sources: Sequence[Source]) -> list[list[Source]]:
     groups: list[list[Source]] = []
     shortest = 0
     for source in sorted(sources, key=lambda source: len(source.token_ids)):
-        padded = -(-len(source.token_ids) // ENCODE_MULTIPLE)
+        padded = -(-len(source.token_ids) // SOURCE_MULTIPLE)
         if not groups or padded > 2 * shortest:
             groups.append([])
             shortest = padded

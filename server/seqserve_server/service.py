@@ -6,12 +6,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc_status import rpc_status
 
+from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server.dispatch import Dispatcher
@@ -24,7 +24,7 @@ from seqserve_server.tokenizer import IncrementalDetokenizer
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs, not when it runs
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -86,7 +86,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         """What is served, with limits and defaults."""
         async def answer() -> pb.GetModelInfoResponse:
             info = write_model_info(self._find(""), self._max_inputs, self._max_waiting)
-            return pb.GetModelInfoResponse(models=[info], server_version=version("seqserve"))
+            return pb.GetModelInfoResponse(models=[info], server_version=__version__)
 
         del request  # it has no fields
         return await _guarded(context, answer)
