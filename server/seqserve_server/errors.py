@@ -6,7 +6,7 @@ ServerError
 ├── UnknownModel        the caller changes the name
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
-├── Draining            the caller goes elsewhere
+├── EngineStopped       the caller goes elsewhere
 ├── DeadlinePassed      the caller allows more time
 ├── EngineFailure       we look at the log; the request was not at fault as far as we know
 └── StartupError        the operator changes the configuration
@@ -70,13 +70,13 @@ class Loading(ServerError):
         super().__init__("the model is still loading")
 
 
-class Draining(ServerError):
-    """The server is shutting down."""
+class EngineStopped(ServerError):
+    """The engine ended with requests open; the answer may be had from another replica."""
 
-    reason = "DRAINING"
+    reason = "ENGINE_STOPPED"
 
     def __init__(self) -> None:
-        super().__init__("the server is shutting down")
+        super().__init__("the engine has stopped")
 
 
 class DeadlinePassed(ServerError):

@@ -6,7 +6,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from seqserve_server.errors import (
     DeadlinePassed,
-    Draining,
+    EngineStopped,
     EngineFailure,
     InputTooLong,
     InvalidRequest,
@@ -23,7 +23,7 @@ _CODES: dict[type[ServerError], int] = {
     UnknownModel: code_pb2.NOT_FOUND,
     QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     Loading: code_pb2.UNAVAILABLE,
-    Draining: code_pb2.UNAVAILABLE,
+    EngineStopped: code_pb2.UNAVAILABLE,
     DeadlinePassed: code_pb2.DEADLINE_EXCEEDED,
     EngineFailure: code_pb2.INTERNAL,
 }
@@ -43,7 +43,7 @@ def status_of(error: ServerError, request_id: str) -> status_pb2.Status:
             metadata |= {"inputTokenCount": str(error.count), "maxInputTokens": str(error.limit)}
     elif isinstance(error, UnknownModel):
         details.append(error_details_pb2.ResourceInfo(resource_type="model", resource_name=error.name))
-    elif isinstance(error, (QueueFull, Loading, Draining)):
+    elif isinstance(error, (QueueFull, Loading, EngineStopped)):
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds(error))))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     details += [info, error_details_pb2.RequestInfo(request_id=request_id)]
@@ -63,7 +63,7 @@ def retry_seconds(error: ServerError) -> float:
     """When a retry makes sense; negative for never."""
     if isinstance(error, QueueFull):
         return error.retry_after
-    return _RETRY_ELSEWHERE_SECONDS if isinstance(error, (Loading, Draining)) else -1.0
+    return _RETRY_ELSEWHERE_SECONDS if isinstance(error, (Loading, EngineStopped)) else -1.0
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -85,6 +85,7 @@ def _export(
     model = program.model
     model.ir_version = IR_VERSION
     _drop_unused_outputs(model)
+    _drop_notes(model)
     return model
 
 
@@ -95,6 +96,17 @@ def _drop_unused_outputs(model: onnx_ir.Model) -> None:
             for value in node.outputs:
                 if not value.uses() and not value.is_graph_output():
                     value.name = ""
+
+
+def _drop_notes(model: onnx_ir.Model) -> None:
+    """Remove what the exporter notes about the tracing: source lines and paths of the machine that exported."""
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def save_graph(model: onnx_ir.Model, path: Path) -> list[Path]:
