@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from seqserve_server.admission import Gate
-from seqserve_server.errors import DeadlinePassed, Draining, EngineFailure
+from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped
 from seqserve_server.loop import Loop
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
 
@@ -39,7 +39,6 @@ class Dispatcher:
         self._callers: dict[int, Batch | Stream] = {}
         self._event_loop = asyncio.get_running_loop()
         self._loop: Loop | None = None
-        self._draining = False
 
     @property
     def open_requests(self) -> int:
@@ -49,10 +48,6 @@ class Dispatcher:
     def attach(self, loop: Loop) -> None:
         """The loop that requests go to; it is made after this object because it publishes to it."""
         self._loop = loop
-
-    def drain(self) -> None:
-        """Let nobody else in."""
-        self._draining = True
 
     def publish(self, events: list[Event]) -> None:
         """Called by the engine thread, once per step: one hop for all events."""
@@ -65,8 +60,8 @@ class Dispatcher:
         """Run requests together; their ids are given here. Cancelling the caller cancels them all.
 
         Raises:
-            QueueFull, Draining: none of them was let in.
-            EngineFailure, DeadlinePassed: one of them did not end well.
+            QueueFull: none of them was let in.
+            EngineFailure, EngineStopped, DeadlinePassed: one of them did not end well.
         """
         entered = self._enter(requests)
         batch = Batch(self._event_loop.create_future(), {}, len(entered))
@@ -98,8 +93,6 @@ class Dispatcher:
                 self._abandon([entered.id])
 
     def _enter(self, requests: Sequence[Request]) -> list[Request]:
-        if self._draining:
-            raise Draining
         self._gate.enter(len(requests))
         now = time.monotonic()
         return [replace(request, id=next(self._ids), arrival=now) for request in requests]
@@ -135,7 +128,7 @@ class Dispatcher:
 
 def _completed(event: Finished | Failed) -> Finished:
     if isinstance(event, Failed):
-        raise EngineFailure(event.message)
+        raise EngineStopped if event.engine_stopped else EngineFailure(event.message)
     if event.reason is FinishReason.DEADLINE:
         raise DeadlinePassed
     return event

@@ -74,10 +74,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Terminal: the engine could not compute the request."""
+    """Terminal: the engine could not compute the request, or (``engine_stopped``) is there no more."""
 
     request_id: int
     message: str
+    engine_stopped: bool = False
 
 
 Event = TokensChosen | Finished | Failed

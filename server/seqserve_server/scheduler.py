@@ -191,8 +191,10 @@ class Scheduler:
 
     def fail_all(self, message: str) -> list[Event]:
         """End everything, waiting requests too: the engine is gone."""
-        events = self.fail(list(self._slots), message)
-        events += [Failed(request.id, message) for request in self._waiting]
+        ids = [*self._slots, *(request.id for request in self._waiting)]
+        for request_id in list(self._slots):
+            self._leave(request_id)
+        events: list[Event] = [Failed(request_id, message, engine_stopped=True) for request_id in ids]
         self._waiting.clear()
         self._waiting_ids.clear()
         return events

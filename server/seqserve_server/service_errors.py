@@ -6,8 +6,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from seqserve_server.errors import (
     DeadlinePassed,
-    EngineStopped,
     EngineFailure,
+    EngineStopped,
     InputTooLong,
     InvalidRequest,
     Loading,
