@@ -1,0 +1,1 @@
+"""The ``seqserve`` command: one module per subcommand, imported when it is chosen."""

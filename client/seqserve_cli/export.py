@@ -1,0 +1,27 @@
+"""``seqserve export``: hands over to ``seqserve_export``, and lends it the server's runtime for the proof."""
+
+import argparse
+
+DESCRIPTION = """\
+Turn a checkpoint into a model bundle that `seqserve serve` loads: two ONNX graphs, model.json, the tokenizer, and
+parity.json, the proof that the graphs compute what the source model computes. Where the proof fails, nothing is left
+behind and the exit code is 1.
+
+examples:
+  seqserve export demo/en-de bundle/
+  seqserve export opus-mt-en-de/ bundle/ --family marian --force"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    from seqserve_export import command
+
+    command.add_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    from seqserve_export import command
+    from seqserve_server.local import LocalModel
+
+    return int(command.run(options, LocalModel.open))

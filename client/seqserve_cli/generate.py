@@ -1,0 +1,165 @@
+"""``seqserve generate``."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+
+from seqserve_cli import answers, exits, remote
+from seqserve_cli.lines import answer_in_order, blocks_of_lines, from_thread
+from seqserve_client import AsyncClient, InvalidInput
+
+DESCRIPTION = """\
+Generate one line of output for each text: the arguments, or the lines of stdin. Order is kept, each line is flushed
+as soon as it and those before it are done, and a blank line gives a blank line without being sent.
+
+examples:
+  seqserve generate "A man is riding a horse."
+  seqserve generate --stream "Two dogs play."
+  seqserve generate --target translate.example:50051 < english.txt > german.txt
+  seqserve generate --model bundle/ "No server is needed for this."
+  seqserve generate --json "Two dogs play." | jq '.hypotheses[0].score'
+  echo "5 17 203" | seqserve generate --token-ids"""
+
+# Several calls in flight keep the running batch full while answers travel; large ones would let the first line of a
+# file wait for the slowest of its batch.
+BATCH_SIZE = 16
+CALLS_IN_FLIGHT = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.set_defaults(print_help=parser.print_help)
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help='what to generate from; none, or "-", reads stdin')
+    source = parser.add_mutually_exclusive_group()
+    remote.add_target(source)
+    source.add_argument("--model", metavar="BUNDLE", help="decode this bundle in-process, with no server")
+    parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="most generated tokens, the end token included (default: the model's)",
+    )
+    parser.add_argument(
+        "--min-new-tokens",
+        type=int,
+        metavar="N",
+        help="generated tokens before the model may end (default: the model's)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--tokens", action="store_true", help="lines hold source pieces between spaces; so do the answers"
+    )
+    form.add_argument("--token-ids", action="store_true", help="lines hold source ids between spaces; so do answers")
+    parser.add_argument("--stream", action="store_true", help="print pieces as they arrive, one line after the other")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line; with --stream, one per chunk"
+    )
+    remote.add_timeout(parser, 60)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if options.model and (options.stream or options.tokens or options.token_ids or options.model_name):
+        message = "--model decodes whole texts: --stream, --tokens, --token-ids and --model-name need a server"
+        raise exits.CommandError(message, exits.USAGE)
+    from_stdin = options.texts in ([], ["-"])
+    if from_stdin and sys.stdin is None:
+        raise exits.CommandError("no text: stdin is closed", exits.USAGE)
+    if not options.texts and sys.stdin.isatty():
+        options.print_help(sys.stderr)
+        return exits.USAGE
+    asyncio.run(_generate(options, _stdin() if from_stdin else _given(options.texts)))
+    return exits.OK
+
+
+def _stdin() -> AsyncIterator[list[str]]:
+    buffered = sys.stdin.buffer
+    return from_thread(blocks_of_lines(getattr(buffered, "raw", buffered)))
+
+
+async def _given(texts: list[str]) -> AsyncIterator[list[str]]:
+    yield texts
+
+
+async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]]) -> None:
+    kind = "tokens" if options.tokens else "token_ids" if options.token_ids else "texts"
+
+    def emit(answer: answers.Answer) -> None:
+        _print(_formatted(answer, options) + "\n")
+
+    if options.model:
+        # One call at a time, large enough to fill the batch: there is nobody to share it with.
+        answer = answers.from_bundle(options)
+        with remote.errors_as_one_line("in-process"):
+            await answer_in_order(blocks, answer, emit, batch_size=64, calls_in_flight=1)
+        return
+    with remote.errors_as_one_line(options.target):
+        async with AsyncClient(options.target, timeout=options.timeout or None) as client:
+            if options.stream:
+                await _stream(client, options, blocks, kind)
+                return
+            models = (await client.info()).models
+            batch_size = min([BATCH_SIZE, *(model.limits.max_inputs for model in models if model.limits.max_inputs)])
+            answer = answers.from_server(client, options, kind)
+            await answer_in_order(blocks, answer, emit, batch_size=batch_size, calls_in_flight=CALLS_IN_FLIGHT)
+
+
+async def _stream(
+    client: AsyncClient, options: argparse.Namespace, blocks: AsyncIterator[list[str]], kind: str
+) -> None:
+    argument = "text" if kind == "texts" else kind
+    number = 0
+    async for block in blocks:
+        for line in block:
+            number += 1
+            if not line.strip():
+                _print(_formatted(answers.Answer.blank(), options) + "\n")
+                continue
+            content: dict[str, object] = {argument: answers.parsed(line, number, kind)}
+            decoding = answers.decoding_options(options)
+            try:
+                await _stream_one(client, options, content | dict(decoding))
+            except InvalidInput as error:
+                if not (error.field or "").startswith("input"):
+                    raise
+                raise exits.CommandError(f"line {number}: {error.code.name}: {error}") from error
+
+
+async def _stream_one(client: AsyncClient, options: argparse.Namespace, request: dict[str, object]) -> None:
+    began = False
+    async with client.stream(model=options.model_name, **request) as chunks:  # type: ignore[arg-type]
+        async for chunk in chunks:
+            if options.json:
+                record: dict[str, object] = {"text": chunk.text, "token_ids": chunk.token_ids}
+                if chunk.result is not None:
+                    record["result"] = answers.Answer.of_result(chunk.result).record
+                _print(json.dumps(record, ensure_ascii=False) + "\n")
+            elif options.token_ids:
+                ids = "".join(f" {token_id}" for token_id in chunk.token_ids)
+                _print(ids if began else ids.lstrip())
+                began = began or bool(ids)
+            elif options.tokens:
+                # Pieces come with the result only: the messages before it carry text and ids.
+                _print(" ".join(chunk.result.hypotheses[0].tokens) if chunk.result else "")
+            else:
+                _print(chunk.text)
+    if not options.json:
+        _print("\n")
+
+
+def _formatted(answer: answers.Answer, options: argparse.Namespace) -> str:
+    if options.json:
+        return json.dumps(answer.record, ensure_ascii=False)
+    if options.tokens:
+        return " ".join(answer.tokens)
+    if options.token_ids:
+        return " ".join(map(str, answer.token_ids))
+    return answer.text
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

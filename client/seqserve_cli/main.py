@@ -1,0 +1,130 @@
+"""Entry point: find the command, import its module alone, and turn every failure into one line and an exit code.
+
+Only the chosen command's module is imported, so ``seqserve --help`` needs nothing but the standard library, and no
+command needs another one's packages.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from seqserve_cli import exits
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One subcommand. ``extras`` name what it needs beyond the base install."""
+
+    name: str
+    summary: str
+    extras: str = ""
+
+    def load(self) -> ModuleType:
+        """The module, with ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(options) -> int``."""
+        return importlib.import_module(f"seqserve_cli.{self.name}")
+
+
+COMMANDS = (
+    Command("export", "turn a checkpoint into a model bundle, and prove that it computes the same", "export,server"),
+    Command("verify", "check a bundle: checksums, graphs, a smoke decode", "server"),
+    Command("serve", "serve bundles over gRPC", "server"),
+    Command("generate", "generate from texts: arguments or stdin lines in, one line out for each", "server"),
+    Command("info", "show the models of a server, with their limits"),
+    Command("health", "exit with 0 only when a server is serving"),
+    Command("bench", "measure a server under load"),
+)
+DESCRIPTION = """\
+Inference server for pretrained encoder-decoder Transformers: from a checkpoint to a model bundle, to a gRPC server
+with continuous batching, to a client."""
+EPILOG = """\
+from a checkpoint to a translation:
+  seqserve export demo/en-de bundle/
+  seqserve serve bundle/
+  echo "A man is riding a horse." | seqserve generate
+
+exit codes: 0 ok, 1 failure, 2 usage, 3 server unreachable
+`seqserve COMMAND --help` tells more about each command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code, except for usage errors and --help, which exit as argparse does."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    command = next((each for each in COMMANDS if each.name == chosen), None)
+    try:
+        parser, run = _parser(command)
+        options = parser.parse_args(words)
+        if run is None:
+            parser.print_help(sys.stderr)
+            return exits.USAGE
+        code = int(run(options))
+        sys.stdout.flush()
+        return code
+    except exits.CommandError as error:
+        print(f"seqserve: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does. The interpreter flushes stdout once more at exit; give that
+        # a place to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return exits.BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if command is None or not command.extras or package.startswith("seqserve"):
+            raise  # a defect of ours, not a missing package
+        print(
+            f"seqserve: {command.name} needs the package {package!r}: pip install 'seqserve[{command.extras}]'",
+            file=sys.stderr,
+        )
+        return exits.FAILURE
+
+
+def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any]:
+    """The parser, with the arguments of the chosen command only, and that command's ``run``."""
+    parser = argparse.ArgumentParser(
+        prog="seqserve",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="show the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    run = None
+    for each in COMMANDS:
+        module = each.load() if each is command else None
+        subparser = commands.add_parser(
+            each.name,
+            help=each.summary,
+            description=module.DESCRIPTION if module else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if module:
+            module.add_arguments(subparser)
+            run = module.run
+    return parser, run
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_unused: Any) -> None:
+        from seqserve import __version__
+
+        print(f"seqserve {__version__}")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What the commands that talk to a server share: the address, the timeout, and errors as one line."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from seqserve_cli import exits
+from seqserve_client import SeqserveError, Unavailable
+from seqserve_client.channel import DEFAULT_TARGET
+
+
+def add_target(parser: argparse._ActionsContainer) -> None:
+    """The ``--target`` option."""
+    parser.add_argument(
+        "--target", default=DEFAULT_TARGET, metavar="HOST:PORT", help="address of the server (default: %(default)s)"
+    )
+
+
+def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+    """The ``--timeout`` option; 0 stands for none."""
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=default,
+        metavar="S",
+        help="seconds for one call; 0 waits for ever (default: %(default)g)",
+    )
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more seconds, not {text}")
+    return value
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Argument type: an integer with a lower bound."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, not {text}")
+        return value
+
+    return integer
+
+
+@contextmanager
+def errors_as_one_line(target: str) -> Iterator[None]:
+    """Turn the client's errors into ``CommandError`` with the right exit code."""
+    try:
+        yield
+    except Unavailable as error:
+        raise exits.CommandError(f"cannot reach a server at {target}: {error}", exits.UNREACHABLE) from error
+    except SeqserveError as error:
+        raise exits.CommandError(f"{error.code.name}: {error}") from error

@@ -1,0 +1,56 @@
+"""Python client of the Seqserve server.
+
+    with Client("127.0.0.1:50051") as client:
+        print(client.generate(["A man is riding a horse."])[0].text)
+        for chunk in client.stream("Two dogs play."):
+            print(chunk.text, end="", flush=True)
+
+``AsyncClient`` has the same methods for asyncio. Every failed call raises a ``SeqserveError``; the tree is drawn in
+``seqserve_client.errors``.
+"""
+
+from seqserve_client.async_client import AsyncChunkStream, AsyncClient
+from seqserve_client.channel import UNSET
+from seqserve_client.client import ChunkStream, Client
+from seqserve_client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InputTooLong,
+    InvalidInput,
+    MessageTooLarge,
+    ModelNotFound,
+    QueueFull,
+    SeqserveError,
+    ServerError,
+    TooManyInputs,
+    Unavailable,
+)
+from seqserve_client.messages import GenerationOptions
+from seqserve_client.results import Chunk, Hypothesis, ModelInfo, ModelLimits, Result, ServerInfo, Timing
+
+__all__ = [
+    "UNSET",
+    "AsyncChunkStream",
+    "AsyncClient",
+    "Cancelled",
+    "Chunk",
+    "ChunkStream",
+    "Client",
+    "DeadlineExceeded",
+    "GenerationOptions",
+    "Hypothesis",
+    "InputTooLong",
+    "InvalidInput",
+    "MessageTooLarge",
+    "ModelInfo",
+    "ModelLimits",
+    "ModelNotFound",
+    "QueueFull",
+    "Result",
+    "SeqserveError",
+    "ServerError",
+    "ServerInfo",
+    "Timing",
+    "TooManyInputs",
+    "Unavailable",
+]

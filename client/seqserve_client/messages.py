@@ -1,0 +1,179 @@
+"""Between Python values and protobuf messages; the only file of the client that knows the messages' fields."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
+
+from google.protobuf.message import Message
+
+from seqserve.v1 import seq2seq_pb2
+from seqserve_client.errors import InvalidInput
+from seqserve_client.results import Chunk, Hypothesis, ModelInfo, ModelLimits, Result, ServerInfo, Timing
+
+
+class GenerationOptions(TypedDict, total=False):
+    """How to decode; an option left out, or None, takes the model's default.
+
+    Attributes:
+        max_new_tokens: Most generated tokens, the end token included.
+        min_new_tokens: Fewest generated tokens before the end token may be chosen.
+    """
+
+    max_new_tokens: int | None
+    min_new_tokens: int | None
+
+
+_OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
+_LIMIT_NAMES = tuple(seq2seq_pb2.ModelLimits.DESCRIPTOR.fields_by_name)
+
+
+def generate_request(
+    texts: Sequence[str] | None,
+    tokens: Sequence[Sequence[str]] | None,
+    token_ids: Sequence[Sequence[int]] | None,
+    model: str | None,
+    options: GenerationOptions,
+) -> seq2seq_pb2.GenerateRequest:
+    """The message for many inputs.
+
+    Raises:
+        TypeError: A wrong Python call: not exactly one kind of input, a bare string, an unknown option.
+        InvalidInput: A value that fits no message, such as a token id beyond 32 bits.
+    """
+    for name, value in (("texts", texts), ("tokens", tokens)):
+        if isinstance(value, str):
+            raise TypeError(f"{name} is a list with one entry per input; for one input write {name}=[{value!r}]")
+    inputs = _inputs("texts", texts, tokens, token_ids)
+    return seq2seq_pb2.GenerateRequest(model=model or "", inputs=inputs, options=_options(options))
+
+
+def stream_request(
+    text: str | None,
+    tokens: Sequence[str] | None,
+    token_ids: Sequence[int] | None,
+    model: str | None,
+    options: GenerationOptions,
+) -> seq2seq_pb2.GenerateStreamRequest:
+    """The message for one input; raises as ``generate_request`` does."""
+    texts, token_lists, id_lists = (None if value is None else [value] for value in (text, tokens, token_ids))
+    inputs = _inputs("text", texts, token_lists, id_lists)
+    return seq2seq_pb2.GenerateStreamRequest(model=model or "", input=inputs[0], options=_options(options))
+
+
+def _inputs(
+    text_name: str,
+    texts: Iterable[str | Any] | None,
+    tokens: Iterable[Sequence[str] | Any] | None,
+    token_ids: Iterable[Sequence[int] | Any] | None,
+) -> list[seq2seq_pb2.Input]:
+    given = {
+        name: value
+        for name, value in ((text_name, texts), ("tokens", tokens), ("token_ids", token_ids))
+        if value is not None
+    }
+    if len(given) != 1:
+        raise TypeError(f"give exactly one of {text_name}, tokens and token_ids, not {' and '.join(given) or 'none'}")
+    ((name, values),) = given.items()
+    convert = {"tokens": _tokens_input, "token_ids": _token_ids_input}.get(name, _text_input)
+    inputs = []
+    for index, value in enumerate(values):
+        try:
+            inputs.append(convert(value))
+        except TypeError as error:
+            raise TypeError(f"{name}, input {index}: {error}") from None
+        except ValueError as error:  # out of 32 bits, or a lone surrogate
+            path = "input" if text_name == "text" else f"inputs[{index}]"
+            field = f"{path}.{'text' if convert is _text_input else name}"
+            raise InvalidInput(f"{field}: {error}", field=field) from None
+    return inputs
+
+
+def _text_input(text: Any) -> seq2seq_pb2.Input:
+    if not isinstance(text, str):
+        raise TypeError(f"expected a string, not {type(text).__name__}")
+    return seq2seq_pb2.Input(text=text)
+
+
+def _tokens_input(tokens: Any) -> seq2seq_pb2.Input:
+    if isinstance(tokens, str | bytes):
+        raise TypeError(f"expected a list of strings, not the string {tokens!r}")
+    return seq2seq_pb2.Input(tokens=seq2seq_pb2.Tokens(tokens=tokens))
+
+
+def _token_ids_input(token_ids: Any) -> seq2seq_pb2.Input:
+    if isinstance(token_ids, int | str | bytes):
+        raise TypeError(f"expected a list of ids, not {token_ids!r}")
+    return seq2seq_pb2.Input(token_ids=seq2seq_pb2.TokenIds(ids=token_ids))
+
+
+def _options(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions:
+    message = seq2seq_pb2.GenerationOptions()
+    for name, value in options.items():
+        if name not in _OPTION_NAMES:
+            raise TypeError(f"unknown option {name!r}; known: {', '.join(_OPTION_NAMES)}")
+        if value is None:
+            continue
+        try:
+            setattr(message, name, value)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"options.{name}: {error}", field=f"options.{name}") from None
+    return message
+
+
+def results_from(response: seq2seq_pb2.GenerateResponse) -> list[Result]:
+    """One result per input, in input order."""
+    return [_result(result) for result in response.results]
+
+
+def chunk_from(response: seq2seq_pb2.GenerateStreamResponse) -> Chunk:
+    """One message of a stream."""
+    result = _result(response.result) if response.HasField("result") else None
+    return Chunk(text=response.text, token_ids=list(response.token_ids), result=result)
+
+
+def _result(message: seq2seq_pb2.GenerationResult) -> Result:
+    return Result(
+        hypotheses=[
+            Hypothesis(text=each.text, tokens=list(each.tokens), token_ids=list(each.token_ids), score=each.score)
+            for each in message.hypotheses
+        ],
+        finish_reason=_finish_reason(message.finish_reason),
+        input_token_count=message.input_token_count,
+        output_token_count=message.output_token_count,
+        timing=Timing(
+            queue=message.timing.queue_seconds,
+            encode=message.timing.encode_seconds,
+            decode=message.timing.decode_seconds,
+            total=message.timing.total_seconds,
+            first_token=message.timing.first_token_seconds,
+        ),
+    )
+
+
+def _finish_reason(number: int) -> str:
+    try:
+        return seq2seq_pb2.FinishReason.Name(number).removeprefix("FINISH_REASON_").lower()
+    except ValueError:  # a newer server knows reasons that this client does not
+        return "unknown"
+
+
+def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
+    """The models of a server."""
+    return ServerInfo(
+        models=[
+            ModelInfo(
+                name=model.name,
+                version=model.version,
+                family=model.family,
+                precision=model.precision,
+                has_tokenizer=model.has_tokenizer,
+                limits=ModelLimits(**{name: getattr(model.limits, name) for name in _LIMIT_NAMES}),
+                defaults=_set_fields(model.defaults),
+            )
+            for model in response.models
+        ],
+        server_version=response.server_version,
+    )
+
+
+def _set_fields(message: Message) -> dict[str, Any]:
+    return {field.name: value for field, value in message.ListFields()}

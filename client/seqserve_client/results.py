@@ -1,0 +1,130 @@
+"""What calls return. Frozen; lists inside are fresh copies that belong to the caller."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One generated sequence.
+
+    Attributes:
+        text: Detokenised text; empty where the model has no tokenizer.
+        tokens: Pieces, without start and end tokens; empty where the model has no tokenizer.
+        token_ids: Ids, without start and end tokens.
+        score: Sum of the token log-probabilities, end token included, divided by the number of those tokens.
+    """
+
+    text: str
+    tokens: list[str]
+    token_ids: list[int]
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds that one input spent inside the server.
+
+    Attributes:
+        queue: From arrival until the encoder took it.
+        encode: In the encoder.
+        decode: From the end of the encoder to the last token.
+        total: From arrival to the last token.
+        first_token: From arrival to the first token.
+    """
+
+    queue: float
+    encode: float
+    decode: float
+    total: float
+    first_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one input.
+
+    Attributes:
+        hypotheses: Best first; at least one.
+        finish_reason: Why the best one ended: "eos", "length", "stop", "deadline" or "cancelled".
+        input_token_count: Source tokens as the encoder saw them, special tokens included.
+        output_token_count: Generated tokens, the end token included.
+        timing: Where the time went.
+    """
+
+    hypotheses: list[Hypothesis]
+    finish_reason: str
+    input_token_count: int
+    output_token_count: int
+    timing: Timing
+
+    @property
+    def text(self) -> str:
+        """Text of the best hypothesis."""
+        return self.hypotheses[0].text
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens that became final since the chunk before.
+
+    Attributes:
+        text: Whole characters only; all chunks joined give the text of the result.
+        token_ids: The new ids.
+        result: Set on the last chunk only.
+    """
+
+    text: str
+    token_ids: list[int]
+    result: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """Bounds on one request.
+
+    Attributes:
+        max_source_tokens: Most source tokens, special tokens included.
+        max_new_tokens: Most generated tokens, the end token included.
+        max_inputs: Most inputs in one call.
+        max_waiting_requests: Most requests that wait; beyond it calls raise ``QueueFull``.
+        source_vocab_size: Ids below this are valid source ids.
+        target_vocab_size: Ids below this are valid target ids.
+    """
+
+    max_source_tokens: int
+    max_new_tokens: int
+    max_inputs: int
+    max_waiting_requests: int
+    source_vocab_size: int
+    target_vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One served model.
+
+    Attributes:
+        name: What ``model=`` takes.
+        version: Version of the bundle: the start of its manifest's SHA-256.
+        family: Checkpoint family, such as "marian".
+        precision: "fp32", "fp16" or "int8".
+        has_tokenizer: Whether text can be sent, or only tokens and ids.
+        limits: What a request may ask for.
+        defaults: What an unset option means, by option name.
+    """
+
+    name: str
+    version: str
+    family: str
+    precision: str
+    has_tokenizer: bool
+    limits: ModelLimits
+    defaults: dict[str, int | float | str | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """A server and its models."""
+
+    models: list[ModelInfo]
+    server_version: str

@@ -1,0 +1,197 @@
+"""A server without a model, for tests of the client: the answer to a text is its words in capitals.
+
+Blocking servicer methods on a thread pool, because only one event loop of a process should touch grpc.aio, and the
+asyncio client's tests need that one.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
+
+MAX_INPUTS = 8
+SOURCE_VOCAB_SIZE = 100
+TIMING = seq2seq_pb2.Timing(
+    queue_seconds=0.25, encode_seconds=0.5, decode_seconds=1.0, total_seconds=1.75, first_token_seconds=0.875
+)
+
+
+def refuse(
+    context: grpc.ServicerContext,
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    *,
+    metadata: dict[str, str] | None = None,
+    field: str | None = None,
+    retry_after: Duration | None = None,
+    request_id: str | None = None,
+) -> None:
+    """End the call as the real server does: google.rpc details around an ErrorInfo."""
+    parts: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain="seqserve", metadata=metadata or {})]
+    if field is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
+        parts.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if retry_after is not None:
+        parts.append(error_details_pb2.RetryInfo(retry_delay=retry_after))
+    if request_id is not None:
+        parts.append(error_details_pb2.RequestInfo(request_id=request_id))
+    details = []
+    for part in parts:
+        packed = AnyMessage()
+        packed.Pack(part)
+        details.append(packed)
+    status = status_pb2.Status(code=code.value[0], message=message, details=details)
+    context.abort_with_status(rpc_status.to_status(status))
+
+
+def answer(source: seq2seq_pb2.Input, options: seq2seq_pb2.GenerationOptions) -> seq2seq_pb2.GenerationResult:
+    """Words in capitals; ids are their lengths (or the source ids plus one); score is minus the number of tokens."""
+    kind = source.WhichOneof("content")
+    words = list(source.tokens.tokens) if kind == "tokens" else source.text.split()
+    ids = [each + 1 for each in source.token_ids.ids] if kind == "token_ids" else [len(word) for word in words]
+    limit = options.max_new_tokens if options.HasField("max_new_tokens") else len(ids) + 1
+    pieces = [word.upper() for word in words][:limit]
+    return seq2seq_pb2.GenerationResult(
+        hypotheses=[
+            seq2seq_pb2.Hypothesis(text=" ".join(pieces), tokens=pieces, token_ids=ids[:limit], score=-float(len(ids)))
+        ],
+        finish_reason=seq2seq_pb2.FINISH_REASON_LENGTH if limit <= len(ids) else seq2seq_pb2.FINISH_REASON_EOS,
+        input_token_count=len(ids) + 1,
+        output_token_count=min(limit, len(ids) + 1),
+        timing=TIMING,
+    )
+
+
+def check_source(source: seq2seq_pb2.Input, field: str, context: grpc.ServicerContext) -> None:
+    """Refuse blank texts, and those that begin with "long"."""
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    if source.WhichOneof("content") == "text" and not source.text.strip():
+        refuse(context, code, f"{field}: empty", "INVALID_FIELD", field=field)
+    if source.text.startswith("long"):
+        message = f"{field}: 900 tokens are over the limit of 512"
+        refuse(context, code, message, "INPUT_TOO_LONG", field=field, metadata={"limit": "512"})
+
+
+class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
+    """Answers at once unless told otherwise.
+
+    Attributes:
+        calls: Requests in the order of arrival, retries among them.
+        before: Called first in every generation, with the request and the context; may sleep, or end the call.
+        between_chunks: Called after each chunk of a stream.
+        ended: Released once for every call whose end the server has seen.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.before: Callable[[Any, grpc.ServicerContext], object] = lambda request, context: None
+        self.between_chunks: Callable[[], object] = lambda: None
+        self.ended = threading.Semaphore(0)
+
+    def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
+        self.calls.append(request)
+        context.add_callback(self.ended.release)
+        self.before(request, context)
+
+    def Generate(
+        self, request: seq2seq_pb2.GenerateRequest, context: grpc.ServicerContext
+    ) -> seq2seq_pb2.GenerateResponse:
+        self._begin(request, context)
+        if request.model not in ("", "capitals"):
+            refuse(context, grpc.StatusCode.NOT_FOUND, f"no model {request.model!r}", "MODEL_NOT_FOUND")
+        if len(request.inputs) > MAX_INPUTS:
+            message = f"inputs: {len(request.inputs)} are over the limit of {MAX_INPUTS}"
+            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, message, "INVALID_FIELD", field="inputs")
+        for index, source in enumerate(request.inputs):
+            check_source(source, f"inputs[{index}]", context)
+        return seq2seq_pb2.GenerateResponse(results=[answer(source, request.options) for source in request.inputs])
+
+    def GenerateStream(
+        self, request: seq2seq_pb2.GenerateStreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[seq2seq_pb2.GenerateStreamResponse]:
+        self._begin(request, context)
+        check_source(request.input, "input", context)
+        result = answer(request.input, request.options)
+        best = result.hypotheses[0]
+        words = [*best.tokens, *[""] * (len(best.token_ids) - len(best.tokens))]
+        for position, (word, token_id) in enumerate(zip(words, best.token_ids, strict=True)):
+            text = f" {word}" if position and word else word
+            yield seq2seq_pb2.GenerateStreamResponse(text=text, token_ids=[token_id])
+            self.between_chunks()
+        yield seq2seq_pb2.GenerateStreamResponse(result=result)
+
+    def GetModelInfo(
+        self, request: seq2seq_pb2.GetModelInfoRequest, context: grpc.ServicerContext
+    ) -> seq2seq_pb2.GetModelInfoResponse:
+        model = seq2seq_pb2.ModelInfo(
+            name="capitals",
+            version="0123456789ab",
+            family="fake",
+            precision="fp32",
+            has_tokenizer=True,
+            limits=seq2seq_pb2.ModelLimits(
+                max_source_tokens=512,
+                max_new_tokens=256,
+                max_inputs=MAX_INPUTS,
+                max_waiting_requests=2048,
+                source_vocab_size=SOURCE_VOCAB_SIZE,
+                target_vocab_size=100,
+            ),
+            defaults=seq2seq_pb2.GenerationOptions(max_new_tokens=256, min_new_tokens=0),
+        )
+        return seq2seq_pb2.GetModelInfoResponse(models=[model], server_version="1.2.3")
+
+
+class FakeHealth(health_pb2_grpc.HealthServicer):
+    """Says what it is told to, of the whole server; knows no other service. ``before`` is called first."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[], object] = lambda: None
+        self.status: Any = health_pb2.HealthCheckResponse.SERVING
+
+    def Check(
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        self.before()
+        if request.service:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(status=self.status)
+
+
+class FakeServer:
+    """The servicer behind a real port; a context manager. ``target`` is "127.0.0.1:PORT"."""
+
+    def __init__(self, *, options: Sequence[tuple[str, Any]] = (), threads: int = 16) -> None:
+        self.servicer = FakeServicer()
+        self.health = FakeHealth()
+        self._pool = ThreadPoolExecutor(threads)
+        self._server = grpc.server(self._pool, options=[("grpc.so_reuseport", 0), *options])
+        seq2seq_pb2_grpc.add_Seq2SeqServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            self.servicer, self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.stop(None).wait()
+        self._pool.shutdown(wait=True)
+
+
+def sleep(seconds: float) -> Callable[[Any, grpc.ServicerContext], None]:
+    """For ``before``: answer after a known time."""
+    return lambda request, context: time.sleep(seconds)

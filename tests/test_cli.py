@@ -1,0 +1,354 @@
+"""The command line: output, exit codes, one line per error, and nothing imported that is not needed."""
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc_health.v1 import health_pb2
+
+from fake_server import FakeServer
+from seqserve_cli import exits
+from seqserve_cli.main import COMMANDS, main
+
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as running:
+        yield running
+
+
+def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+def start(
+    *arguments: str, python: str = "from seqserve_cli.main import main; sys.exit(main())", **settings: Any
+) -> Any:
+    """The command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", f"import sys; {python}", *arguments],
+        stdin=settings.pop("stdin", subprocess.PIPE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        **settings,
+    )
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Of ``main``, also where argparse exits."""
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+def test_arguments_become_lines_in_order(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--target", server.target, "two dogs", " ", "a"]) == 0
+    assert capsys.readouterr() == ("TWO DOGS\n\nA\n", "")
+
+
+def test_stdin_goes_through_in_batches_with_blank_lines_and_order_kept(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["" if number % 7 == 3 else f"line {number}" for number in range(100)]
+    give_stdin(monkeypatch, "\n".join(lines).encode())
+    assert main(["generate", "--target", server.target]) == 0
+    assert capsys.readouterr().out == "".join(f"{line.upper()}\n" for line in lines)
+    sizes = [len(call.inputs) for call in server.servicer.calls]
+    assert sum(sizes) == sum(bool(line) for line in lines)
+    assert max(sizes) <= 8  # the server's limit, below the command's own
+    assert "" not in {source.text for call in server.servicer.calls for source in call.inputs}
+
+
+def test_a_line_is_answered_before_the_next_one_is_written(server: FakeServer) -> None:
+    process = start("generate", "--target", server.target)
+    for word in ("one", "", "two"):
+        process.stdin.write(word + "\r\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == word.upper() + "\n"
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+
+
+def test_tokens_and_ids_come_back_in_the_form_they_went(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    for extra in ([], ["--stream"]):
+        assert main(["generate", "--target", server.target, "--tokens", "▁a ▁man", *extra]) == 0
+        assert capsys.readouterr().out == "▁A ▁MAN\n"
+        assert main(["generate", "--target", server.target, "--token-ids", "5 17", "", *extra]) == 0
+        assert capsys.readouterr().out == "6 18\n\n"
+    assert main(["generate", "--target", server.target, "--token-ids", "5 17", "6 x"]) == 1
+    assert "line 2: token ids are whole numbers" in capsys.readouterr().err
+
+
+def test_json_has_one_object_per_line(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--target", server.target, "--json", "--max-new-tokens", "1", "two dogs", ""]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["text"], first["finish_reason"]) == ("TWO", "length")
+    assert first["hypotheses"] == [{"text": "TWO", "tokens": ["TWO"], "token_ids": [3], "score": -2.0}]
+    assert first["timing"]["total"] == 1.75
+    assert second == {"text": "", "hypotheses": []}
+
+
+def test_stream_prints_what_the_unary_call_prints(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--target", server.target, "--stream", "two dogs", "", "a"]) == 0
+    assert capsys.readouterr().out == "TWO DOGS\n\nA\n"
+    assert main(["generate", "--target", server.target, "--stream", "--json", "two dogs"]) == 0
+    chunks = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert [chunk["text"] for chunk in chunks] == ["TWO", " DOGS", ""]
+    assert [chunk["token_ids"] for chunk in chunks] == [[3], [4], []]
+    assert chunks[-1]["result"]["text"] == "TWO DOGS"
+
+
+def test_a_refused_line_is_named_and_the_lines_before_its_batch_are_kept(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [*["fine"] * 8, "", "fine", "long text", "fine"]
+    give_stdin(monkeypatch, "\n".join(lines).encode())
+    assert main(["generate", "--target", server.target]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "FINE\n" * 8
+    assert captured.err == ("seqserve: line 11: INVALID_ARGUMENT: inputs[1]: 900 tokens are over the limit of 512\n")
+
+
+def test_a_refused_line_is_named_while_streaming_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--target", server.target, "--stream", "fine", "long text"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "FINE\n"
+    assert captured.err == "seqserve: line 2: INVALID_ARGUMENT: input: 900 tokens are over the limit of 512\n"
+
+
+def test_input_that_is_not_utf8_is_named(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_stdin(monkeypatch, b"fine\n\xff\xfe\n")
+    assert main(["generate", "--target", server.target, "-"]) == 1
+    assert "line 2 is not UTF-8" in capsys.readouterr().err
+
+
+def test_an_endless_line_is_refused(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_stdin(monkeypatch, b"x" * 5_000_000)
+    assert main(["generate", "--target", server.target]) == 1
+    assert "line 1 is longer than" in capsys.readouterr().err
+
+
+def test_no_input_gives_no_output(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_stdin(monkeypatch, b"")
+    assert main(["generate", "--target", server.target]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "command", [["generate", "a"], ["generate", "--stream", "a"], ["info"], ["health"], ["bench", "--requests", "1"]]
+)
+def test_an_unreachable_server_is_exit_code_3_and_one_line(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command[0], "--target", NOBODY, *command[1:]]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"seqserve: cannot reach a server at {NOBODY}")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_server_that_never_answers_counts_as_unreachable_for_health(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = threading.Event()
+    server.health.before = lambda: release.wait(30)
+    assert main(["health", "--target", server.target, "--timeout", "0.2"]) == 3
+    release.set()
+    assert "no answer within 0.2 s" in capsys.readouterr().err
+
+
+def test_health_tells_by_its_exit_code(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", "--target", server.target]) == 0
+    assert capsys.readouterr().out == "SERVING\n"
+    server.health.status = health_pb2.HealthCheckResponse.NOT_SERVING
+    assert main(["health", "--target", server.target]) == 1
+    assert main(["health", "--target", server.target, "--service", "other"]) == 1
+    assert capsys.readouterr().out == "NOT_SERVING\n" * 2
+
+
+def test_info_prints_the_contracts_json(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--target", server.target, "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert {name: model[name] for name in ("name", "version", "family", "precision")} == {
+        "name": "capitals",
+        "version": "0123456789ab",
+        "family": "fake",
+        "precision": "fp32",
+    }
+    assert model["limits"]["max_inputs"] == 8
+    assert main(["info", "--target", server.target]) == 0
+    assert "max_source_tokens      512" in capsys.readouterr().out
+
+
+def test_bench_prints_a_table_and_saves_json(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    saved = tmp_path / "result.json"
+    text = tmp_path / "input.txt"
+    text.write_text("two dogs\n\na man\n")
+    arguments = ["bench", "--target", server.target, "--requests", "6", "--rate", "inf", "--warmup", "1"]
+    code = main([*arguments, "--input", str(text), "--stream", "--goodput", "e2el:60000", "--save-result", str(saved)])
+    assert code == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "6 completed, 0 failed" in captured.out
+    assert "time to first token" in captured.out
+    figures = json.loads(saved.read_text())
+    assert (figures["completed"], figures["request_rate"], figures["total_output_tokens"]) == (6, "inf", 18)
+    assert main([*arguments, "--json", "--random-ids", "7", "--concurrency", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["total_input_tokens"] == 6 * 8
+    assert len(server.servicer.calls[-1].inputs[0].token_ids.ids) == 7
+
+
+def test_bench_refuses_what_it_cannot_measure(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = ["--target", server.target]
+    assert main(["bench", *target, "--goodput", "ttft:100"]) == 2
+    assert main(["bench", *target, "--rate", "inf", "--duration", "1"]) == 2
+    assert exit_code(["bench", *target, "--goodput", "speed:100"]) == 2
+    assert exit_code(["bench", *target, "--rate", "0"]) == 2
+    assert main(["bench", *target, "--input", str(tmp_path / "missing.txt")]) == 1
+    (tmp_path / "empty.txt").write_text("\n\n")
+    assert main(["bench", *target, "--input", str(tmp_path / "empty.txt")]) == 1
+    assert main(["bench", *target, "--model-name", "other"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["generate", "--nonsense"],
+        ["generate", "--target", "host:1", "--model", "bundle", "a"],
+        ["generate", "--model", "bundle", "--stream", "a"],
+        ["generate", "--timeout", "-1", "a"],
+        ["generate", "--max-new-tokens", "many", "a"],
+    ],
+)
+def test_usage_errors_are_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(arguments) == 2
+    assert capsys.readouterr().err
+
+
+def test_no_command_and_no_text_on_a_terminal_print_help() -> None:
+    assert main([]) == 2
+    terminal, device = pty.openpty()
+    try:
+        process = start("generate", stdin=device)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        os.close(device)
+        os.close(terminal)
+    assert (process.returncode, output) == (2, "")
+    assert "examples:" in errors
+
+
+def test_help_and_version_need_no_package_but_the_standard_library() -> None:
+    code = (
+        "before = set(sys.modules); from seqserve_cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
+    )
+    for argument in ("--help", "--version"):
+        output, errors = start(argument, python=code).communicate(timeout=60)
+        assert output.splitlines()[-1] in ("['seqserve_cli']", "['seqserve', 'seqserve_cli']")
+        assert errors == ""
+        assert "seqserve" in output
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS if not command.extras] + ["generate"])
+def test_every_client_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code([name, "--help"]) == 0
+    assert f"seqserve {name}" in capsys.readouterr().out.split("examples:")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (["export", "in", "out"], "torch", "seqserve[export,server]"),
+        (["serve", "bundle"], "onnxruntime", "seqserve[server]"),
+        (["verify", "bundle"], "onnxruntime", "seqserve[server]"),
+        (["generate", "--model", "bundle", "a"], "onnxruntime", "seqserve[server]"),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_names_it(
+    arguments: list[str],
+    package: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(self: Any) -> Any:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.part")
+
+    monkeypatch.setattr("seqserve_cli.main.Command.load", load)
+    assert main(arguments) == 1
+    message = f"seqserve: {arguments[0]} needs the package {package!r}: pip install '{extra}'\n"
+    assert capsys.readouterr() == ("", message)
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [("onnxruntime", ["generate", "--model", "bundle", "a"]), ("torch", ["export", "in", "out"])],
+)
+def test_a_package_that_is_really_missing_is_named_too(package: str, arguments: list[str]) -> None:
+    code = f"sys.modules[{package!r}] = None; from seqserve_cli.main import main; sys.exit(main())"
+    process = start(*arguments, python=code)
+    output, errors = process.communicate(timeout=60)
+    assert errors.startswith(f"seqserve: {arguments[0]} needs the package {package!r}: pip install ")
+    assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
+
+
+def test_a_missing_module_of_our_own_is_not_blamed_on_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'seqserve_server.gone'", name="seqserve_server.gone")
+
+    monkeypatch.setattr("seqserve_cli.main.Command.load", load)
+    with pytest.raises(ModuleNotFoundError):
+        main(["serve", "bundle"])
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(server: FakeServer) -> None:
+    process = start("generate", "--target", server.target)
+    process.stdin.write("a\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "A\n"
+    process.stdout.close()
+    process.stdin.write("b\nc\n")
+    process.stdin.close()
+    assert process.wait(timeout=60) == exits.BROKEN_PIPE
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_an_interrupt_ends_the_command_quietly_while_it_waits_for_a_line(server: FakeServer) -> None:
+    process = start("generate", "--target", server.target)
+    process.stdin.write("a\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "A\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == exits.INTERRUPTED
+    assert process.communicate() == ("", "")

@@ -1,0 +1,301 @@
+"""The blocking and the asyncio client against a server that answers in capitals."""
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+import seqserve_client
+from fake_server import FakeServer, sleep
+from seqserve_client import (
+    AsyncClient,
+    Cancelled,
+    Chunk,
+    Client,
+    Hypothesis,
+    ModelInfo,
+    ModelLimits,
+    Result,
+    ServerInfo,
+    Timing,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: FakeServer) -> Iterator[Client]:
+    with Client(server.target, timeout=20) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(server.target, timeout=20) as connected:
+        yield connected
+
+
+TWO_DOGS = Result(
+    hypotheses=[Hypothesis(text="TWO DOGS", tokens=["TWO", "DOGS"], token_ids=[3, 4], score=-2.0)],
+    finish_reason="eos",
+    input_token_count=3,
+    output_token_count=3,
+    timing=Timing(queue=0.25, encode=0.5, decode=1.0, total=1.75, first_token=0.875),
+)
+INFO = ServerInfo(
+    models=[
+        ModelInfo(
+            name="capitals",
+            version="0123456789ab",
+            family="fake",
+            precision="fp32",
+            has_tokenizer=True,
+            limits=ModelLimits(
+                max_source_tokens=512,
+                max_new_tokens=256,
+                max_inputs=8,
+                max_waiting_requests=2048,
+                source_vocab_size=100,
+                target_vocab_size=100,
+            ),
+            defaults={"max_new_tokens": 256, "min_new_tokens": 0},
+        )
+    ],
+    server_version="1.2.3",
+)
+CHUNKS = [Chunk("TWO", [3]), Chunk(" DOGS", [4]), Chunk("", [], TWO_DOGS)]
+
+
+def test_every_exported_name_exists() -> None:
+    assert all(hasattr(seqserve_client, name) for name in seqserve_client.__all__)
+
+
+def test_generate_returns_one_result_per_text_in_order(client: Client) -> None:
+    results = client.generate(["two dogs", "a", "b c"])
+    assert results[0] == TWO_DOGS
+    assert [result.text for result in results] == ["TWO DOGS", "A", "B C"]
+
+
+def test_many_inputs_go_in_one_call(client: Client, server: FakeServer) -> None:
+    client.generate(["a"] * 8)
+    assert len(server.servicer.calls) == 1
+
+
+def test_tokens_and_ids_need_no_text(client: Client) -> None:
+    assert client.generate(tokens=[["two", "dogs"]])[0].hypotheses[0].tokens == ["TWO", "DOGS"]
+    assert client.generate(token_ids=[[5, 17], (1,)])[0].hypotheses[0].token_ids == [6, 18]
+
+
+def test_options_reach_the_server_and_unset_ones_stay_unset(client: Client, server: FakeServer) -> None:
+    (result,) = client.generate(["two dogs"], max_new_tokens=1, min_new_tokens=None)
+    assert (result.text, result.finish_reason) == ("TWO", "length")
+    options = server.servicer.calls[0].options
+    assert (options.HasField("max_new_tokens"), options.HasField("min_new_tokens")) == (True, False)
+    client.generate(["a"], min_new_tokens=0, model="capitals")
+    assert server.servicer.calls[1].options.HasField("min_new_tokens")
+
+
+def test_an_empty_list_is_answered_without_a_call(client: Client, server: FakeServer) -> None:
+    assert client.generate([]) == []
+    assert server.servicer.calls == []
+
+
+def test_chunks_join_to_the_result(client: Client) -> None:
+    assert list(client.stream("two dogs")) == CHUNKS
+    assert [chunk.token_ids for chunk in client.stream(token_ids=[1, 2])] == [[2], [3], []]
+    assert "".join(chunk.text for chunk in client.stream(tokens=["two", "dogs"], max_new_tokens=1)) == "TWO"
+
+
+def test_info_and_health(client: Client, server: FakeServer) -> None:
+    assert client.info() == INFO
+    assert client.health() is True
+    assert client.health("no.such.Service") is False
+    server.health.status = health_pb2.HealthCheckResponse.NOT_SERVING
+    assert client.health() is False
+
+
+async def test_the_asyncio_client_answers_alike(async_client: AsyncClient, server: FakeServer) -> None:
+    assert await async_client.generate(["two dogs"]) == [TWO_DOGS]
+    assert (await async_client.generate(token_ids=[[5]], max_new_tokens=1))[0].finish_reason == "length"
+    assert await async_client.generate([]) == []
+    assert [chunk async for chunk in async_client.stream("two dogs")] == CHUNKS
+    assert await async_client.info() == INFO
+    assert await async_client.health() is True
+    assert await async_client.health("no.such.Service") is False
+
+
+async def test_many_coroutines_share_one_asyncio_client(async_client: AsyncClient) -> None:
+    results = await asyncio.gather(*(async_client.generate([f"text {number}"]) for number in range(30)))
+    assert [result.text for (result,) in results] == [f"TEXT {number}" for number in range(30)]
+
+
+def test_an_asyncio_client_can_be_made_before_the_loop_runs(server: FakeServer) -> None:
+    connected = AsyncClient(server.target)
+
+    async def use() -> list[Result]:
+        async with connected:
+            return await connected.generate(["two dogs"])
+
+    assert asyncio.run(use()) == [TWO_DOGS]
+
+
+def test_threads_share_one_client(client: Client) -> None:
+    texts: dict[int, str] = {}
+
+    def work(number: int) -> None:
+        texts[number] = client.generate([f"text {number}"])[0].text
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {number: f"TEXT {number}" for number in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": "two dogs"}, r"texts=\['two dogs'\]"),
+        ({"tokens": "two"}, r"tokens=\['two'\]"),
+        ({}, "exactly one of texts, tokens and token_ids, not none"),
+        ({"texts": ["a"], "token_ids": [[1]]}, "not texts and token_ids"),
+        ({"texts": ["a", 5]}, "texts, input 1: expected a string, not int"),
+        ({"tokens": ["two", "dogs"]}, "tokens, input 0: expected a list of strings"),
+        ({"token_ids": [5, 17]}, "token_ids, input 0: expected a list of ids, not 5"),
+        ({"token_ids": [["a"]]}, "token_ids, input 0"),
+        ({"texts": ["a"], "beam_sizes": 4}, "unknown option 'beam_sizes'; known: max_new_tokens, min_new_tokens"),
+    ],
+)
+async def test_a_wrong_python_call_is_a_type_error_and_sends_nothing(
+    server: FakeServer, client: Client, async_client: AsyncClient, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        client.generate(**arguments)
+    with pytest.raises(TypeError, match=message):
+        await async_client.generate(**arguments)
+    assert server.servicer.calls == []
+
+
+def test_stream_takes_one_input_only(client: Client) -> None:
+    wrong: Any = ["two dogs"]
+    with pytest.raises(TypeError, match="expected a string, not list"):
+        client.stream(wrong)
+    with pytest.raises(TypeError, match="exactly one of text, tokens and token_ids"):
+        client.stream()
+
+
+def endless(server: FakeServer) -> None:
+    """Streams go on until their call ends: a word is due only when the test could have noticed."""
+    server.servicer.between_chunks = lambda: time.sleep(0.01)
+
+
+WORDS = " ".join(["word"] * 2000)
+
+
+def test_breaking_out_of_a_stream_cancels_the_call(client: Client, server: FakeServer) -> None:
+    endless(server)
+    for chunk in client.stream(WORDS):
+        assert chunk.text == "WORD"
+        break
+    assert server.servicer.ended.acquire(timeout=10)
+
+
+def test_closing_a_stream_cancels_the_call_and_ends_the_iteration(client: Client, server: FakeServer) -> None:
+    endless(server)
+    stream = client.stream(WORDS)
+    next(stream)
+    stream.close()
+    assert server.servicer.ended.acquire(timeout=10)
+    assert list(stream) == []
+    with client.stream(WORDS) as second:
+        next(second)
+    assert server.servicer.ended.acquire(timeout=10)
+
+
+def test_a_stream_lost_in_a_reference_cycle_is_cancelled_when_collected(client: Client, server: FakeServer) -> None:
+    endless(server)
+    stream: Any = client.stream(WORDS)
+    next(stream)
+    stream.itself = stream
+    del stream
+    gc.collect()
+    assert server.servicer.ended.acquire(timeout=10)
+
+
+def test_cancel_from_another_thread_raises_cancelled_and_is_not_retried(client: Client, server: FakeServer) -> None:
+    server.servicer.before = sleep(1)
+    stream = client.stream("two dogs")
+    threading.Timer(0.1, stream.cancel).start()
+    with pytest.raises(Cancelled) as caught:
+        next(stream)
+    assert caught.value.code is grpc.StatusCode.CANCELLED
+    assert list(stream) == []
+    assert server.servicer.ended.acquire(timeout=10)
+    assert len(server.servicer.calls) == 1
+
+
+def test_a_finished_stream_can_be_closed_and_cancelled(client: Client) -> None:
+    stream = client.stream("a")
+    assert len(list(stream)) == 2
+    stream.cancel()
+    stream.close()
+
+
+async def test_breaking_out_of_an_asynchronous_stream_cancels_the_call(
+    async_client: AsyncClient, server: FakeServer
+) -> None:
+    endless(server)
+    async for _chunk in async_client.stream(WORDS):
+        break
+    assert await asyncio.to_thread(server.servicer.ended.acquire, timeout=10)
+    async with async_client.stream(WORDS) as stream:
+        await anext(stream)
+    assert await asyncio.to_thread(server.servicer.ended.acquire, timeout=10)
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_cancel_of_an_asynchronous_stream_raises_cancelled(async_client: AsyncClient, server: FakeServer) -> None:
+    endless(server)
+    stream = async_client.stream(WORDS)
+    await anext(stream)
+    stream.cancel()
+    with pytest.raises(Cancelled):
+        async for _chunk in stream:
+            pass
+
+
+async def test_a_cancelled_task_stays_a_cancelled_task(async_client: AsyncClient, server: FakeServer) -> None:
+    server.servicer.before = sleep(0.5)
+
+    async def consume() -> list[Chunk]:
+        return [chunk async for chunk in async_client.stream("two dogs")]
+
+    for work in (consume(), async_client.generate(["two dogs"])):
+        task = asyncio.ensure_future(work)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(server.servicer.ended.acquire, timeout=10)
+
+
+async def test_a_closed_client_says_so(server: FakeServer) -> None:
+    client = Client(server.target)
+    client.close()
+    async_client = AsyncClient(server.target)
+    await async_client.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        client.generate(["a"])
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        await async_client.generate(["a"])
