@@ -1,0 +1,95 @@
+"""``seqserve export``: arguments, progress and exit codes."""
+
+import argparse
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from seqserve.bundle import PRECISIONS
+from seqserve_export.errors import ExportError
+from seqserve_export.families import FAMILIES
+from seqserve_export.families.registry import AUTO
+from seqserve_export.parity import Opener
+from seqserve_export.pipeline import ExportOptions, export_bundle
+
+FAILURE = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments; their defaults are those of ``ExportOptions``."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="directory of the checkpoint")
+    parser.add_argument("out", type=Path, metavar="OUT", help="directory of the bundle to write")
+    parser.add_argument(
+        "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), help="kind of checkpoint (default: auto)"
+    )
+    parser.add_argument(
+        "--precision", default=ExportOptions.precision, choices=PRECISIONS, help="number format (default: fp32)"
+    )
+    parser.add_argument("--name", help="name of the model in the server (default: the source directory's)")
+    parser.add_argument(
+        "--sentences", type=Path, metavar="FILE", help="prove on these lines of text instead of random token ids"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an older bundle at OUT")
+
+
+def run(args: argparse.Namespace, open_bundle: Opener) -> int:
+    """Export; the parity report goes to stdout, everything else to stderr. Returns the exit code."""
+    options = ExportOptions(
+        source=args.source, out=args.out, family=args.family, precision=args.precision, name=args.name,
+        sentences=args.sentences, force=args.force,
+    )
+    started = time.monotonic()
+    status = StatusLine(sys.stderr)
+    try:
+        with _terminable():
+            exported = export_bundle(options, open_bundle, status.show)
+    except ExportError as error:
+        status.clear()
+        sys.stderr.write(f"seqserve export: {error}\n")
+        return FAILURE
+    finally:
+        status.clear()
+    for note in exported.notes:
+        sys.stderr.write(f"note: {note}\n")
+    sys.stdout.write(exported.report.table() + "\n")
+    sys.stderr.write(f"wrote {options.out} ({exported.description.name}) in {time.monotonic() - started:.0f} s\n")
+    return 0
+
+
+class StatusLine:
+    """One line that is overwritten, on a terminal; nothing at all elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._shown = stream, stream.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._shown:
+            self._stream.write(f"\r\x1b[K{text}")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Remove the line."""
+        self.show("")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that no unfinished bundle stays behind."""
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever runs it there decides about signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

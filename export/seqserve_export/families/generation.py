@@ -1,0 +1,94 @@
+"""Generation settings of a Hugging Face directory: what the bundle takes over, and what it does not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqserve_export.errors import ExportError
+from seqserve_export.families.files import CONFIG_FILE, read_json
+
+GENERATION_FILE = "generation_config.json"
+
+# Settings that would change the greedy result, each with the value at which it does nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "encoder_repetition_penalty": (None, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0), "begin_suppress_tokens": (None, []), "sequence_bias": (None, {}),
+    "forced_bos_token_id": (None,), "num_beams": (None, 1), "do_sample": (None, False),
+    "exponential_decay_length_penalty": (None,),
+}
+RECORDED = (
+    *NEUTRAL, "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "max_length", "max_new_tokens", "min_length",
+    "min_new_tokens", "length_penalty", "early_stopping", "renormalize_logits",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Generation settings that a bundle can honour.
+
+    Attributes:
+        max_new_tokens: None where the directory does not say.
+        suppressed: Ids that are never generated.
+        settings: The directory's own values, for later options (beams) and for the record.
+        notes: What differs from ``transformers.generate``, one line each.
+    """
+
+    decoder_start_id: int
+    eos_id: int
+    pad_id: int
+    max_new_tokens: int | None
+    min_new_tokens: int
+    suppressed: frozenset[int]
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
+    """Read generation_config.json; conversions from before it existed keep the same keys in config.json.
+
+    Raises:
+        ExportError: a setting that would silently change what greedy decoding gives.
+    """
+    path = directory / GENERATION_FILE
+    values = read_json(path) if path.is_file() else config
+    where = GENERATION_FILE if path.is_file() else CONFIG_FILE
+    ids = {name: _one_id(name, values.get(name, config.get(name)), where) for name in (
+        "decoder_start_token_id", "eos_token_id", "pad_token_id",
+    )}
+    # transformers counts the decoder start in max_length and min_length, this project only generated tokens.
+    longest = values.get("max_new_tokens") or (values.get("max_length") or 0) - 1
+    shortest = values.get("min_new_tokens") or (values.get("min_length") or 0) - 1
+    notes = [
+        f"{where}: {name} {values[name]!r} is recorded but not applied: decoding is greedy"
+        for name, neutral in NEUTRAL.items() if values.get(name) not in neutral
+    ]
+    if values.get("forced_eos_token_id") is not None:
+        notes.append(
+            f"{where}: forced_eos_token_id is not applied: where transformers ends a text that reaches its limit with "
+            "a forced end token, the bundle returns the token it chose and finish reason \"length\""
+        )
+    return Generation(
+        decoder_start_id=ids["decoder_start_token_id"], eos_id=ids["eos_token_id"], pad_id=ids["pad_token_id"],
+        max_new_tokens=int(longest) if longest > 0 else None,
+        min_new_tokens=max(0, int(shortest)),
+        suppressed=_suppressed(values, ids["eos_token_id"], where),
+        settings={name: values[name] for name in RECORDED if values.get(name) is not None},
+        notes=tuple(notes),
+    )
+
+
+def _one_id(name: str, value: object, where: str) -> int:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ExportError(f"{where}: {name} {value!r} is not supported; exactly one id is")
+    return value
+
+
+def _suppressed(values: dict[str, Any], eos_id: int, where: str) -> frozenset[int]:
+    """Single tokens that generation never chooses, in any position."""
+    words = values.get("bad_words_ids") or []
+    if not all(isinstance(word, list) and len(word) == 1 and isinstance(word[0], int) for word in words):
+        raise ExportError(f"{where}: bad_words_ids {words!r} is not supported; lists of one id each are")
+    suppressed = frozenset(word[0] for word in words) - {eos_id}  # transformers drops the end token from this list
+    return suppressed | frozenset(values.get("suppress_tokens") or [])

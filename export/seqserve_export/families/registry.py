@@ -1,0 +1,54 @@
+"""Which family a directory belongs to."""
+
+from pathlib import Path
+
+from seqserve_export.errors import ExportError
+from seqserve_export.families import marian, native
+from seqserve_export.families.checkpoint import Family
+from seqserve_export.families.files import CONFIG_FILE, read_json
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("native", native.recognises, native.load),
+        Family("marian", marian.recognises, marian.load),
+    )
+}
+AUTO = "auto"
+
+
+def choose_family(directory: Path, name: str = AUTO) -> Family:
+    """The family of a checkpoint directory: the one that ``name`` says, or with "auto" the one that recognises it.
+
+    Raises:
+        ExportError: no directory, no model in it, an unknown architecture, or more than one family recognises it.
+    """
+    if name != AUTO and name not in FAMILIES:
+        raise ExportError(f"--family {name}: not one of {AUTO}, {', '.join(FAMILIES)}")
+    if not directory.is_dir():
+        raise ExportError(f"{directory}: no such checkpoint directory")
+    if name != AUTO:
+        return FAMILIES[name]
+    found = [family for family in FAMILIES.values() if family.recognises(directory)]
+    if len(found) > 1:
+        names = ", ".join(family.name for family in found)
+        raise ExportError(f"{directory}: fits several families ({names}); choose one with --family")
+    if not found:
+        raise ExportError(_unknown(directory))
+    return found[0]
+
+
+def _unknown(directory: Path) -> str:
+    """Why no family recognises the directory."""
+    supported = f"supported families: {', '.join(FAMILIES)}"
+    if (directory / CONFIG_FILE).is_file():
+        config = read_json(directory / CONFIG_FILE)
+        kind = config.get("model_type") or ", ".join(map(str, config.get("architectures") or ()))
+        if kind:
+            return f"{directory}: architecture {kind!r} is not supported; {supported}"
+        return f"{directory}/{CONFIG_FILE}: names no known architecture; {supported}"
+    below = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
+    if len(below) > 1:
+        return f"{directory}: several models below ({', '.join(below[:5])}); name one of these directories"
+    hint = f"; did you mean {directory / below[0]}?" if below else f"; {supported}"
+    return f"{directory}: no model here (no {CONFIG_FILE}){hint}"

@@ -1,0 +1,67 @@
+"""Stored tensors into the canonical model: every one used, every parameter filled, shapes and values checked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seqserve_export.errors import ExportError
+from seqserve_export.families.files import CONFIG_FILE
+from seqserve_export.model import Transformer
+
+SHOWN = 5  # names in one message
+
+
+def stored_names(model: Transformer) -> list[str]:
+    """Names of the model's parameters, each shared tensor once: under its first owner's name.
+
+    ``source_embedding.tokens.weight`` stands for the target's embedding too when embeddings are shared, and the
+    embedding for ``output.weight`` when the output is tied.
+    """
+    dropped = set()
+    if model.config.shared_embeddings:
+        dropped.add("target_embedding.tokens.weight")
+    if model.config.tied_output:
+        dropped.add("output.weight")
+    return [name for name in model.state_dict() if name not in dropped]
+
+
+def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path) -> None:
+    """Copy tensors into the model.
+
+    Args:
+        tensors: the file's tensors by the file's names.
+        names: the file's name of every parameter in ``stored_names(model)``.
+        file: the weights file, for messages.
+
+    Raises:
+        ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
+    """
+    if missing := sorted(set(names.values()) - set(tensors)):
+        raise ExportError(f"{file}: {_some(missing, 'tensor')} missing")
+    if extra := sorted(set(tensors) - set(names.values())):
+        raise ExportError(f"{file}: {_some(extra, 'tensor')} not known to this architecture")
+    state = model.state_dict()
+    wrong = [
+        f"{theirs} is {list(tensors[theirs].shape)} where {CONFIG_FILE} makes it {list(state[ours].shape)}"
+        for ours, theirs in names.items() if tensors[theirs].shape != state[ours].shape
+    ]
+    if wrong:
+        rest = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ExportError(f"{file}: shapes disagree with {CONFIG_FILE}: {'; '.join(wrong[:SHOWN])}{rest}")
+    if bad := [theirs for theirs in names.values() if not bool(torch.isfinite(tensors[theirs]).all())]:
+        raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite (NaN or infinite values)")
+    with torch.no_grad():
+        for ours, theirs in names.items():
+            state[ours].copy_(tensors[theirs])
+
+
+def freeze(model: Transformer) -> Transformer:
+    """The model as the exporter wants it: eval mode, nothing to train."""
+    return model.eval().requires_grad_(False)
+
+
+def _some(names: list[str], noun: str) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(names[:SHOWN])}{rest}"

@@ -1,0 +1,274 @@
+"""The proof: an exported bundle, run by the server's own engine, against the PyTorch model it came from.
+
+Four comparisons on at least 200 sources: encoder states, teacher-forced step logits, greedy tokens, and the same greedy
+decoding once more through mixed batches with staggered arrivals, where every bit has to be that of decoding alone.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqserve_export import reference
+from seqserve_export.model import Transformer
+from seqserve_export.proof_sources import ProofSource
+
+TOLERANCE = 1e-4  # absolute, on encoder states, logits and log-probabilities of float32 bundles
+REFERENCE_BATCH = 16  # bounds what the reference's logits take: 16 * 32 steps * 32 000 entries are 64 MB
+LISTED = 10  # misses and ties shown one by one
+
+
+class Generated(Protocol):
+    """What a bundle returns for one source; ``seqserve_server.local.Generated`` is one."""
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Without the end token."""
+
+    @property
+    def log_probs(self) -> list[float]:
+        """The end token's included."""
+
+    @property
+    def finish_reason(self) -> str:
+        """"eos" or "length"."""
+
+
+class BundleDecoder(Protocol):
+    """An opened bundle. ``seqserve_server.local.LocalModel`` is one; export may not import it, so it is handed in."""
+
+    def encoder_states(self, source_ids: Sequence[int], /) -> NDArray[np.float32]:
+        """[length, width] of one complete source."""
+
+    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> NDArray[np.float32]:
+        """[len(target_ids), vocabulary] of incremental, teacher-forced steps."""
+
+    def generate(
+        self, sources: Sequence[Sequence[int]], /, *, max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+    ) -> Sequence[Generated]:
+        """Decode greedily; ``arrivals[i]`` is the loop step at which source i is submitted."""
+
+
+class Opener(Protocol):
+    """Opens a bundle directory; with ``verify`` False it has no manifest yet."""
+
+    def __call__(self, directory: Path, /, *, verify: bool) -> AbstractContextManager[BundleDecoder]:
+        """The opened bundle."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where greedy tokens part.
+
+    ``gap`` is the distance between the reference's two best logits there: below twice the measured logits error it is
+    a tie that rounding decides, and no miss.
+    """
+
+    source: int
+    position: int
+    reference_token: int | None
+    bundle_token: int | None
+    gap: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """What was compared and how far apart it was.
+
+    Errors are largest absolute differences. ``largest_logit`` is the largest magnitude among the reference's best logits
+    and says how good a given error is: float32 keeps about seven digits.
+    """
+
+    sources: int
+    source_tokens: int
+    longest_source: int
+    generated_tokens: int
+    longest_target: int
+    tolerance: float
+    encoder_error: float
+    logits_error: float
+    largest_logit: float
+    log_prob_error: float
+    equal: int
+    ties: list[Difference] = field(default_factory=list)
+    misses: list[Difference] = field(default_factory=list)
+    mixed_differences: list[int] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bundle may be kept."""
+        errors = (self.encoder_error, self.logits_error, self.log_prob_error)
+        # ``not (error <= tolerance)`` and not ``error > tolerance``: the latter would let NaN through.
+        within = all(error <= self.tolerance for error in errors)
+        return within and not self.misses and not self.mixed_differences
+
+    def table(self) -> str:
+        """The report for people, one comparison a line."""
+        def line(name: str, figure: str, passed: bool) -> str:
+            return f"  {name:34} {figure:>24}   {'ok' if passed else 'MISS'}"
+
+        def error(name: str, value: float) -> str:
+            return line(name, f"largest error {value:.1e}", value <= self.tolerance)
+
+        same = self.sources - len(self.mixed_differences)
+        lines = [
+            f"parity with the source model: {self.sources} sources of 1 to {self.longest_source} tokens, "
+            f"{self.generated_tokens} generated tokens, targets of up to {self.longest_target}; "
+            f"errors allowed: {self.tolerance:.0e}",
+            error("encoder states", self.encoder_error),
+            error(f"step logits (best up to {self.largest_logit:.3g})", self.logits_error),
+            error("log-probabilities", self.log_prob_error),
+            line("greedy tokens equal", f"{self.equal} of {self.sources}", not self.misses),
+            line("mixed batches, same bits as alone", f"{same} of {self.sources}", not self.mixed_differences),
+        ]
+        lines += [f"  tie:  {_describe(tie)}" for tie in self.ties[:LISTED]]
+        lines += [f"  MISS: {_describe(miss)}" for miss in self.misses[:LISTED]]
+        if self.mixed_differences:
+            lines.append(f"  MISS: in mixed batches, sources {', '.join(map(str, self.mixed_differences[:LISTED]))}")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Measured:
+    """Running maxima, and what later comparisons need of each source."""
+
+    encoder_error: float = 0.0
+    logits_error: float = 0.0
+    largest_logit: float = 0.0
+    log_prob_error: float = 0.0
+    generated_tokens: int = 0
+    longest_target: int = 0
+    equal: int = 0
+    alone: list[Generated] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+
+def prove(
+    model: Transformer, bundle: BundleDecoder, sources: Sequence[ProofSource], *,
+    max_new_tokens: int, arrivals: Sequence[int], progress: Callable[[int], None] = lambda _: None,
+) -> ParityReport:
+    """Compare a bundle with its model.
+
+    Args:
+        max_new_tokens: Where greedy decoding stops: a random model never ends by itself.
+        arrivals: The loop step at which each source joins the mixed batch.
+        progress: Told how many sources are done.
+    """
+    measured = _Measured()
+    for first in range(0, len(sources), REFERENCE_BATCH):
+        batch = sources[first : first + REFERENCE_BATCH]
+        _compare_batch(model, bundle, batch, first, max_new_tokens, measured)
+        progress(first + len(batch))
+    mixed = bundle.generate([source.ids for source in sources], max_new_tokens=max_new_tokens, arrivals=arrivals)
+    tie_gap = 2 * measured.logits_error
+    return ParityReport(
+        sources=len(sources),
+        source_tokens=sum(len(source.ids) for source in sources),
+        longest_source=max(len(source.ids) for source in sources),
+        generated_tokens=measured.generated_tokens,
+        longest_target=measured.longest_target,
+        tolerance=TOLERANCE,
+        encoder_error=measured.encoder_error,
+        logits_error=measured.logits_error,
+        largest_logit=measured.largest_logit,
+        log_prob_error=measured.log_prob_error,
+        equal=measured.equal,
+        ties=[difference for difference in measured.differences if difference.gap < tie_gap],
+        misses=[difference for difference in measured.differences if not difference.gap < tie_gap],
+        mixed_differences=[
+            place for place, (one, other) in enumerate(zip(measured.alone, mixed, strict=True))
+            if not same_bits(one, other)
+        ],
+    )
+
+
+def _compare_batch(
+    model: Transformer, bundle: BundleDecoder, batch: Sequence[ProofSource], first: int, max_new_tokens: int,
+    measured: _Measured,
+) -> None:
+    """Everything that is compared source by source, for a few sources that the reference computes together."""
+    ids = [source.ids for source in batch]
+    states = reference.encoder_states(model, ids)
+    decoded = reference.greedy(model, ids, max_new_tokens)
+    forced = {
+        place: reference.step_logits(model, [source.ids], [source.forced_target])[0]
+        for place, source in enumerate(batch) if source.forced_target
+    }
+    for place, source in enumerate(batch):
+        expected = decoded[place]
+        fed = chosen_tokens(expected, model.config.eos_id)
+        actual = bundle.step_logits(source.ids, fed)
+        measured.largest_logit = max(measured.largest_logit, float(np.abs(expected.logits.max(axis=-1)).max()))
+        encoder_error = largest_error(bundle.encoder_states(source.ids), states[place])
+        logits_error = largest_error(actual, expected.logits)
+        if place in forced:
+            long_logits = bundle.step_logits(source.ids, source.forced_target)
+            logits_error = _larger(logits_error, largest_error(long_logits, forced[place]))
+        (alone,) = bundle.generate([source.ids], max_new_tokens=max_new_tokens)
+        difference = first_difference(first + place, expected, alone, model.config.eos_id)
+        if difference is None:
+            error = largest_error(np.asarray(alone.log_probs), np.asarray(expected.log_probs))
+            measured.log_prob_error = _larger(measured.log_prob_error, error)
+            measured.equal += 1
+        else:
+            measured.differences.append(difference)
+        measured.encoder_error = _larger(measured.encoder_error, encoder_error)
+        measured.logits_error = _larger(measured.logits_error, logits_error)
+        measured.generated_tokens += len(fed)
+        measured.longest_target = max(measured.longest_target, len(fed), len(source.forced_target))
+        measured.alone.append(alone)
+
+
+def chosen_tokens(decoded: reference.Decoded, eos_id: int) -> list[int]:
+    """Generated tokens, the end token included."""
+    return [*decoded.token_ids, *([eos_id] if decoded.finish_reason == "eos" else [])]
+
+
+def first_difference(
+    source: int, expected: reference.Decoded, actual: Generated, eos_id: int
+) -> Difference | None:
+    """Where the greedy tokens part, or None where they are equal."""
+    ours = [*actual.token_ids, *([eos_id] if actual.finish_reason == "eos" else [])]
+    theirs = chosen_tokens(expected, eos_id)
+    if ours == theirs and actual.finish_reason == expected.finish_reason:
+        return None
+    shared = min(len(ours), len(theirs))
+    position = next((place for place in range(shared) if ours[place] != theirs[place]), shared)
+    gap = np.inf
+    if position < len(theirs):
+        second, best = np.partition(expected.logits[position], -2)[-2:]
+        gap = float(best - second)
+    return Difference(
+        source, position,
+        theirs[position] if position < len(theirs) else None, ours[position] if position < len(ours) else None, gap,
+    )
+
+
+def largest_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """Largest absolute difference; infinite where shapes differ, NaN where a value is NaN."""
+    if actual.shape != expected.shape:
+        return np.inf
+    return float(np.abs(actual - expected).max(initial=0.0))
+
+
+def same_bits(one: Generated, other: Generated) -> bool:
+    """Whether two results have the same tokens, end and log-probabilities, bit for bit."""
+    bits = [np.asarray(result.log_probs, dtype=np.float64).tobytes() for result in (one, other)]
+    return one.token_ids == other.token_ids and one.finish_reason == other.finish_reason and bits[0] == bits[1]
+
+
+def _larger(one: float, other: float) -> float:
+    """Like max(), but NaN wins."""
+    return float(np.maximum(one, other))
+
+
+def _describe(difference: Difference) -> str:
+    return (
+        f"source {difference.source} at token {difference.position}: {difference.reference_token} in the source model, "
+        f"{difference.bundle_token} in the bundle; the model's two best are {difference.gap:.1e} apart"
+    )

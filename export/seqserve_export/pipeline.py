@@ -1,0 +1,217 @@
+"""Checkpoint to bundle: load, trace, write beside the target, prove, and only then give it its name."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqserve import bundle
+from seqserve.bundle import BundleError, ModelDescription, StateTensor
+from seqserve.manifest import MANIFEST_FILE, write_manifest
+from seqserve_export import parity, proof_sources
+from seqserve_export.errors import ExportError, ParityError
+from seqserve_export.families import LoadedCheckpoint, choose_family
+from seqserve_export.families.registry import AUTO
+from seqserve_export.graphs import trace
+from seqserve_export.graphs.blocks import padded_head_size
+from seqserve_export.model import Transformer, TransformerConfig
+from seqserve_export.parity import Opener, ParityReport
+
+SUPPORTED_PRECISIONS = ("fp32",)
+PROOF_NEW_TOKENS = 32  # random models never end by themselves; longer targets are proved by teacher forcing
+
+Progress = Callable[[str], None]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What the command line says."""
+
+    source: Path
+    out: Path
+    family: str = AUTO
+    precision: str = "fp32"
+    name: str | None = None
+    sentences: Path | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export. ``notes`` say what the source does that the bundle does not, one line each."""
+
+    description: ModelDescription
+    report: ParityReport
+    notes: tuple[str, ...]
+
+
+def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progress = lambda _: None) -> Exported:
+    """Export one checkpoint.
+
+    Args:
+        open_bundle: Opens the unfinished bundle for the proof; the server's engine, handed in by the command line.
+        progress: Told what is being done, a few words at a time.
+
+    Raises:
+        ExportError: one line; there is then no bundle at ``options.out`` (an older one, with ``force``, is kept).
+        ParityError: the same, because the graphs miss the model.
+    """
+    check_options(options)
+    progress("loading the checkpoint")
+    checkpoint = choose_family(options.source, options.family).load(options.source)
+    description = describe(checkpoint, options.name or _default_name(options.source), options.precision)
+    sources = (
+        proof_sources.random_sources(checkpoint, proof_sources.COUNT) if options.sentences is None
+        else proof_sources.sentence_sources(checkpoint, options.sentences)
+    )
+    try:
+        with _unfinished(options.out) as directory:
+            write_graphs(checkpoint.model, directory, progress)
+            _write_descriptions(directory, description, checkpoint.tokenizer)
+            report = _prove(checkpoint.model, directory, sources, open_bundle, progress)
+            (directory / bundle.PARITY_FILE).write_text(_json(dataclasses.asdict(report)), encoding="utf-8")
+            progress("writing the manifest")
+            write_manifest(directory)
+            _publish(directory, options.out)
+    except OSError as error:
+        raise ExportError(f"{options.out}: cannot be written: {error.strerror or error}") from error
+    except BundleError as error:
+        raise ExportError(f"the exported bundle does not open: {error}") from error
+    return Exported(description, report, checkpoint.notes)
+
+
+def check_options(options: ExportOptions) -> None:
+    """Refuse what cannot work before any work is done."""
+    if options.precision not in SUPPORTED_PRECISIONS:
+        known = "not supported yet" if options.precision in bundle.PRECISIONS else "unknown"
+        raise ExportError(f"--precision {options.precision}: {known}; supported: {', '.join(SUPPORTED_PRECISIONS)}")
+    if options.name is not None and not _NAME.fullmatch(options.name):
+        raise ExportError(f"--name {options.name!r}: letters, digits, '.', '_' and '-' only")
+    out = options.out
+    if not os.path.lexists(out):
+        return
+    if not options.force:
+        raise ExportError(f"{out}: exists already; --force replaces it")
+    if out.is_symlink() or not out.is_dir() or not ((out / MANIFEST_FILE).is_file() or not any(out.iterdir())):
+        raise ExportError(f"{out}: is not a bundle; --force replaces bundles and empty directories only")
+    if options.source.resolve().is_relative_to(out.resolve()):
+        raise ExportError(f"{out}: holds the source {options.source}; it cannot be replaced")
+
+
+def describe(checkpoint: LoadedCheckpoint, name: str, precision: str) -> ModelDescription:
+    """``model.json`` of a checkpoint."""
+    config = checkpoint.model.config
+    return ModelDescription(
+        name=name, family=checkpoint.family, precision=precision,
+        source_vocab_size=config.source_vocab_size, target_vocab_size=config.target_vocab_size,
+        max_source_length=config.max_source_length, max_target_length=config.max_target_length,
+        source_prefix=checkpoint.source_prefix, source_suffix=checkpoint.source_suffix,
+        decoder_start_id=config.decoder_start_id, eos_id=config.eos_id, pad_id=config.pad_id,
+        unk_id=checkpoint.unk_id, states=state_tensors(config),
+        default_max_new_tokens=checkpoint.default_max_new_tokens,
+        default_min_new_tokens=checkpoint.default_min_new_tokens,
+        dimensions=config.to_dict(),
+        provenance={
+            **checkpoint.provenance, "torch": torch.__version__, "opset": trace.OPSET, "ir_version": trace.IR_VERSION,
+        },
+    )
+
+
+def state_tensors(config: TransformerConfig) -> tuple[StateTensor, ...]:
+    """Keys and values, by layer: those a row grows, and those that all rows of a request read."""
+    count, shape = 2 * config.decoder_layers, (config.heads, bundle.LENGTH_AXIS, padded_head_size(config.head_size))
+    return (
+        StateTensor("self", count, shape, "float32", scope="row", length="target", update="append"),
+        StateTensor("cross", count, shape, "float32", scope="request", length="source", update="constant"),
+    )
+
+
+def write_graphs(model: Transformer, directory: Path, progress: Progress = lambda _: None) -> None:
+    """Trace and save both graphs, one after the other, so that only one copy of the weights is held at a time."""
+    progress("tracing the encoder")
+    trace.save_graph(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
+    progress("tracing the decoder step")
+    trace.save_graph(trace.trace_decoder(model), directory / bundle.DECODER_FILE)
+
+
+def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: Path | None) -> None:
+    (directory / bundle.MODEL_FILE).write_text(description.to_json(), encoding="utf-8")
+    if tokenizer is not None:
+        target = directory / bundle.TOKENIZER_FILE
+        target.parent.mkdir()
+        shutil.copyfile(tokenizer, target)
+
+
+def _prove(
+    model: Transformer, directory: Path, sources: list[proof_sources.ProofSource], open_bundle: Opener,
+    progress: Progress,
+) -> ParityReport:
+    """The report of a bundle that passed."""
+    with open_bundle(directory, verify=False) as opened:
+        report = parity.prove(
+            model, opened, sources,
+            max_new_tokens=min(PROOF_NEW_TOKENS, model.config.max_target_length),
+            arrivals=proof_sources.arrivals(len(sources)),
+            progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
+        )
+    if not report.passed:
+        raise ParityError(f"the exported graphs miss the source model; no bundle was written\n{report.table()}")
+    return report
+
+
+@contextlib.contextmanager
+def _unfinished(out: Path) -> Iterator[Path]:
+    """A new directory beside ``out``, removed on the way out unless it was renamed; new parents likewise on failure.
+
+    Beside, because a rename is atomic only within one file system. Not from ``tempfile``: its directories are closed
+    to other users, and the bundle keeps the mode of this one.
+    """
+    parent = out.absolute().parent
+    made = [directory for directory in (parent, *parent.parents) if not directory.exists()]
+    directory = parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        directory.mkdir()
+        yield directory
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(directory, ignore_errors=True)
+        for created in made:
+            with contextlib.suppress(OSError):
+                created.rmdir()
+        raise
+
+
+def _publish(directory: Path, out: Path) -> None:
+    """Rename to the final name; an older bundle steps aside first and is removed last."""
+    aside = directory.with_suffix(".old")
+    replaced = os.path.lexists(out)
+    if replaced:
+        out.rename(aside)
+    try:
+        directory.rename(out)
+    except BaseException:
+        if replaced:
+            aside.rename(out)
+        raise
+    if replaced:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _default_name(source: Path) -> str:
+    """The source directory's name, in the characters that model names may have."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-._")
+    return name or "model"
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
