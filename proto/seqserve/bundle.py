@@ -64,7 +64,8 @@ class StateTensor:
         growing = [size for size in self.shape if not isinstance(size, int)]
         if growing != ([] if self.length == "fixed" else [LENGTH_AXIS]):
             raise BundleError(f"state {self.name!r}: shape {list(self.shape)} does not fit length {self.length!r}")
-        if self.count < 1 or any(isinstance(size, int) and size < 1 for size in self.shape):
+        sizes = [self.count, *(size for size in self.shape if isinstance(size, int))]
+        if not all(_is_integer(size) and size >= 1 for size in sizes):
             raise BundleError(f"state {self.name!r}: count and sizes must be positive")
 
     @property
@@ -120,6 +121,23 @@ class ModelDescription:
             )
         if not self.states:
             raise BundleError(f"{MODEL_FILE}: states: a decoder without state cannot be served")
+        for name in ("source_vocab_size", "target_vocab_size", "max_source_length"):
+            if getattr(self, name) < 1:
+                raise BundleError(f"{MODEL_FILE}: {name}: {getattr(self, name)} is not positive")
+        if not 0 <= self.default_min_new_tokens <= self.default_max_new_tokens:
+            raise BundleError(
+                f"{MODEL_FILE}: default_min_new_tokens {self.default_min_new_tokens} is outside "
+                f"0..{self.default_max_new_tokens} (default_max_new_tokens)"
+            )
+        # The server trusts these: no id from outside a vocabulary may reach the runtime.
+        ids = {"source_prefix": self.source_prefix, "source_suffix": self.source_suffix}
+        bounds = dict.fromkeys(ids, self.source_vocab_size)
+        for name in ("decoder_start_id", "eos_id"):
+            ids[name], bounds[name] = (getattr(self, name),), self.target_vocab_size
+        for name, values in ids.items():
+            for token_id in values:
+                if not 0 <= token_id < bounds[name]:
+                    raise BundleError(f"{MODEL_FILE}: {name}: id {token_id} is outside 0..{bounds[name] - 1}")
 
     def to_json(self) -> str:
         """The file's text."""
@@ -134,7 +152,7 @@ class ModelDescription:
         """
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{MODEL_FILE}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise BundleError(f"{MODEL_FILE}: not a JSON object")
@@ -147,24 +165,35 @@ class ModelDescription:
         }
         if missing := sorted(required - set(values)):
             raise BundleError(f"{MODEL_FILE}: missing fields: {', '.join(missing)}")
+        for name, value in values.items():
+            if (wanted := _ill_typed(known[name].type, value)) is not None:
+                raise BundleError(f"{MODEL_FILE}: {name}: {value!r:.100} is not {wanted}")
         try:
             states = tuple(StateTensor(**{**entry, "shape": tuple(entry["shape"])}) for entry in values["states"])
-            tuples = {name: tuple(int(item) for item in values[name]) for name in ("source_prefix", "source_suffix")}
         except (TypeError, KeyError, ValueError) as error:
-            raise BundleError(f"{MODEL_FILE}: states or source ids are malformed: {error}") from None
-        model = cls(**{**values, **tuples, "states": states})
-        _check_types(model)
-        return model
+            raise BundleError(f"{MODEL_FILE}: states are malformed: {error}") from None
+        tuples = {name: tuple(values[name]) for name in ("source_prefix", "source_suffix")}
+        return cls(**{**values, **tuples, "states": states})
 
 
-def _check_types(model: ModelDescription) -> None:
-    """Integers must be integers: JSON would happily carry "512" or 1.5."""
-    for entry in dataclasses.fields(model):
-        value = getattr(model, entry.name)
-        if entry.type in (int, "int") and (isinstance(value, bool) or not isinstance(value, int)):
-            raise BundleError(f"{MODEL_FILE}: {entry.name}: {value!r} is not an integer")
-        if entry.type in (str, "str") and not isinstance(value, str):
-            raise BundleError(f"{MODEL_FILE}: {entry.name}: {value!r} is not a string")
+def _ill_typed(declared: object, value: object) -> str | None:
+    """What a JSON value should be and is not, or None. JSON would happily carry "512" or 1.5 for an integer."""
+    if declared is int or (declared == int | None and value is not None):
+        return None if _is_integer(value) else "an integer"
+    if declared is str:
+        return None if isinstance(value, str) else "a string"
+    if declared == tuple[int, ...]:
+        return None if isinstance(value, list) and all(_is_integer(item) for item in value) else "a list of integers"
+    if declared == tuple[StateTensor, ...]:
+        good = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        return None if good else "a list of objects"
+    if declared == dict[str, Any]:
+        return None if isinstance(value, dict) else "an object"
+    return None
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_model(directory: Path) -> ModelDescription:

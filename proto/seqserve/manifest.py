@@ -10,6 +10,7 @@ from seqserve.bundle import FORMAT, BundleError
 
 MANIFEST_FILE = "manifest.json"
 REQUIRED = ("encoder.onnx", "decoder.onnx", "model.json")
+OPTIONAL = ("encoder.onnx.data", "decoder.onnx.data", "tokenizer/tokenizer.json")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _CHUNK = 1 << 20
 
@@ -28,7 +29,8 @@ def write_manifest(directory: Path) -> None:
 def check_manifest(directory: Path) -> str:
     """Compare a bundle with its manifest.
 
-    Files that the manifest does not list are never read, so they may be there (volume mounts leave such things).
+    Files that the manifest does not list are never read, so they may be there (volume mounts leave such things). Those
+    that would be read where they exist, the tokenizer and weights beside a graph, may not.
 
     Returns:
         The bundle's version: the first 12 digits of the manifest's own SHA-256.
@@ -47,6 +49,9 @@ def check_manifest(directory: Path) -> str:
     for name in REQUIRED:
         if name not in files:
             raise BundleError(f"{MANIFEST_FILE}: does not list {name}")
+    for name in OPTIONAL:
+        if name not in files and os.path.lexists(directory / name):
+            raise BundleError(f"{name}: present, but not listed in {MANIFEST_FILE}")
     for name, (digest, size) in files.items():
         _check_file(directory, name, digest, size)
     return hashlib.sha256(data).hexdigest()[:12]
@@ -58,7 +63,7 @@ def _parse(data: bytes) -> dict[str, tuple[str, int]]:
         if content["format"] != FORMAT:
             raise BundleError(f"{MANIFEST_FILE}: format {content['format']!r} is not {FORMAT}; export the model again")
         return {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in content["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{MANIFEST_FILE}: malformed: {type(error).__name__}: {error}") from None
 
 

@@ -1,18 +1,20 @@
 """The loop: the one owner of scheduler and engine. Everybody else sends messages."""
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from seqserve_server.decoding import greedy
 from seqserve_server.engine import Engine, Source, StepInput
-from seqserve_server.request import Event, Request
+from seqserve_server.request import Event, Failed, Request
 from seqserve_server.scheduler import Plan, Scheduler
 
 logger = logging.getLogger(__name__)
+STOPPED = "the engine has stopped"
 
 
 @dataclass(slots=True)
@@ -21,6 +23,7 @@ class StepFacts:
 
     Attributes:
         rows: Rows in the decoder step, 0 if there was none.
+        tokens: Tokens it gave, one per row that did not fail.
         joined: Rows among them that were encoded in this iteration.
         encode_seconds: One entry per encoder batch.
         step_seconds: Time in the decoder step.
@@ -29,6 +32,7 @@ class StepFacts:
     """
 
     rows: int = 0
+    tokens: int = 0
     joined: int = 0
     encode_seconds: list[float] = field(default_factory=list)
     step_seconds: float = 0.0
@@ -52,14 +56,18 @@ class Loop:
         self._engine, self._scheduler, self._end_id = engine, scheduler, end_id
         self._publish, self._observe, self._clock = publish, observe, clock
         self._inbox: deque[Request | int] = deque()
+        self._unpublished: list[Event] = []  # outlives a step that raises: its terminal events are owed all the same
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._closed = False
         self._last_step = 0.0
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand over requests that admission let in."""
         self._inbox.extend(requests)
         self._wake.set()
+        if self._closed:  # either the last look into the inbox saw them, or this line sees that it is over
+            late = [message for message in self._messages() if isinstance(message, Request)]
+            self._publish([Failed(request.id, STOPPED, engine_stopped=True) for request in late])
 
     def cancel(self, request_ids: Sequence[int]) -> None:
         """End requests early; ended ones are ignored."""
@@ -74,17 +82,21 @@ class Loop:
     def run(self) -> None:
         """Body of the engine thread. Whatever ends it, every open request gets its terminal event."""
         try:
-            while not self._stopping:
-                self._wake.clear()
+            while True:
+                self._wake.clear()  # before looking at anything: whatever comes after the look sets it again
+                if self._stopping:
+                    return
                 if not self.step() and not self._inbox:
                     self._wake.wait()
         finally:
-            self._take_inbox()
-            self._publish(self._scheduler.fail_all("the engine has stopped"))
+            self._closed = True
+            events = self._unpublished + self._take_inbox()
+            self._publish(events + self._scheduler.fail_all(STOPPED))
 
     def step(self) -> bool:
         """One iteration: plan, encode who arrives, decode one token for all, publish. Returns whether work is left."""
-        events = self._take_inbox()
+        events = self._unpublished
+        events += self._take_inbox()
         plan = self._scheduler.plan(self._clock())
         events += plan.ended
         facts = StepFacts()
@@ -95,6 +107,7 @@ class Loop:
             events += failed
         elif plan.tokens:
             events += self._decode(plan, facts)
+        self._unpublished = []
         if events:
             self._publish(events)
         if self._observe is not None and (facts.rows or events):
@@ -132,7 +145,9 @@ class Loop:
         now = self._clock()
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
-        return self._scheduler.apply(choice, now)
+        events = self._scheduler.apply(choice, now)
+        facts.tokens = facts.rows - sum(isinstance(event, Failed) for event in events)
+        return events
 
     def _fail(self, batch: Sequence[Source], error: Exception) -> list[Event]:
         logger.error("an encoder batch of %d failed", len(batch), exc_info=error)
@@ -141,10 +156,14 @@ class Loop:
 
     def _take_inbox(self) -> list[Event]:
         events: list[Event] = []
-        while self._inbox:
-            message = self._inbox.popleft()
+        for message in self._messages():
             if isinstance(message, Request):
                 self._scheduler.submit(message)
             else:
                 events += self._scheduler.cancel(message, self._clock())
         return events
+
+    def _messages(self) -> Iterator[Request | int]:
+        with contextlib.suppress(IndexError):
+            while True:
+                yield self._inbox.popleft()

@@ -57,7 +57,7 @@ class ModelMetrics(Collector):
         """Take in one iteration of the loop."""
         self._waiting, self._running = facts.waiting, facts.running
         self._input_tokens += facts.source_tokens
-        self._output_tokens += facts.rows
+        self._output_tokens += facts.tokens
         histograms = self._histograms
         for seconds in facts.encode_seconds:
             histograms["seqserve_encode_seconds"].observe(seconds)

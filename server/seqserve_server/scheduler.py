@@ -113,6 +113,9 @@ class Scheduler:
         self._waiting_ids.add(request.id)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.id))
+            if len(self._deadlines) > 2 * (self.waiting + self.running) + 64:  # most have ended: do not keep them
+                open_ids = self._waiting_ids | self._slots.keys()
+                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in open_ids)
 
     def cancel(self, request_id: int, now: float, reason: FinishReason = FinishReason.CANCELLED) -> list[Event]:
         """End a request early; its slot is free at the next plan. Unknown or ended ids are ignored."""
@@ -144,7 +147,7 @@ class Scheduler:
             encode=group_by_length(sources),
             tokens=[row.token for row in rows],
             positions=[row.position for row in rows],
-            end_banned=[slot for slot, row in enumerate(rows) if row.position + 1 < row.request.min_new_tokens],
+            end_banned=[slot for slot, row in enumerate(rows) if row.position < row.request.min_new_tokens],
         )
 
     def encoded(self, sources: Sequence[Source], now: float) -> None:
@@ -236,10 +239,7 @@ class Scheduler:
     def _place(self, request: Request, now: float) -> Source:
         row = Row(request, Times(request.arrival, admitted=now), self._start_id)
         slot = next((index for index, other in enumerate(self._rows) if other is None), len(self._rows))
-        if slot == len(self._rows):
-            self._rows.append(row)
-        else:
-            self._rows[slot] = row
+        self._rows[slot : slot + 1] = [row]
         self._slots[request.id] = slot
         return Source(slot, request.source)
 

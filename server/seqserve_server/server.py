@@ -17,13 +17,14 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server.admission import Gate
+from seqserve_server.capacity import Capacity
 from seqserve_server.config import ServerConfig
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.loop import Loop
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
-from seqserve_server.request import Request
+from seqserve_server.request import Event, Finished, Request
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.service import Seq2SeqService
 
@@ -77,11 +78,18 @@ def refuse_two_runtimes() -> None:
 
 def warm_up(model: ServedModel) -> None:
     """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
-    source = (model.description.eos_id,) * 4
-    loop = Loop(model.engine, model.scheduler(), model.description.eos_id, lambda _: None)
-    loop.submit([Request(0, source, max_new_tokens=2)])
+    request = Request(0, (model.description.eos_id,) * 4, max_new_tokens=2)
+    need = Capacity(1, request.max_new_tokens, len(request.source))
+    if not model.limits.fits(need):  # it would wait for ever
+        least = model.limits.cost.bytes_of(need.rounded())
+        raise StartupError(f"--cache-bytes: {model.limits.cache_bytes} are too few: one short request needs {least}")
+    events: list[Event] = []
+    loop = Loop(model.engine, model.scheduler(), model.description.eos_id, events.extend)
+    loop.submit([request])
     while loop.step():
         pass
+    if not all(isinstance(event, Finished) for event in events):
+        raise StartupError("the model cannot decode: its warm-up request failed, and the log says why")
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """Text to ids and back, and the incremental way back that a stream needs."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +9,7 @@ from tokenizers import Tokenizer as HubTokenizer
 from seqserve.bundle import TOKENIZER_FILE, BundleError
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-# An id that is not text at all must not hold a stream back for ever; no character has more than 4 bytes.
-MAX_PENDING = 8
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -53,8 +53,14 @@ class Tokenizer:
 class IncrementalDetokenizer:
     """Text of a growing sequence, in pieces that are never taken back and that end with whole characters.
 
-    Decodes from a few tokens before the new ones and emits what is longer than without them: decoders look at
-    neighbours (a word's first piece loses its space only at the very start), so single tokens cannot be decoded alone.
+    Decodes from the piece before the new one and emits what is longer than without: decoders look at neighbours (a
+    word's first token loses its space only at the very start), so tokens cannot be decoded alone. What is held back:
+
+    ========================  =======================================================================
+    tokens without any text   until text follows: as context they would look like the start
+    an incomplete character   until it is complete
+    a run of byte tokens      until it ends: one bad byte makes the decoder give up the whole run
+    ========================  =======================================================================
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -67,14 +73,14 @@ class IncrementalDetokenizer:
     def push(self, ids: Sequence[int]) -> str:
         """Add ids; return the new text, empty while the last character is incomplete."""
         self._ids.extend(ids)
+        if not ids or _BYTE_PIECE.fullmatch(self._tokenizer.tokens(self._ids[-1:])[0]):
+            return ""
         known = self._tokenizer.decode(self._ids[self._context : self._emitted])
         text = self._tokenizer.decode(self._ids[self._context :])
-        pending = len(self._ids) - self._emitted
-        if text.endswith(UNFINISHED) and pending <= MAX_PENDING:
+        if len(text) <= len(known) or text.endswith(UNFINISHED):
             return ""
         new = text[len(known) :]
-        # One emitted token stays as context: enough to know that the next piece does not stand at the start.
-        self._context, self._emitted = max(len(self._ids) - 1, 0), len(self._ids)
+        self._context, self._emitted = self._emitted, len(self._ids)
         self._sent += len(new)
         return new
 
