@@ -1,12 +1,8 @@
 """The command line: output, exit codes, one line per error, and nothing imported that is not needed."""
 
-import io
 import json
 import os
 import pty
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +11,8 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2
 
+from cli_process import start
 from fake_server import FakeServer
-from seqserve_cli import exits
 from seqserve_cli.main import COMMANDS, main
 
 NOBODY = "127.0.0.1:1"
@@ -28,131 +24,12 @@ def server() -> Iterator[FakeServer]:
         yield running
 
 
-def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-
-
-def start(
-    *arguments: str, python: str = "from seqserve_cli.main import main; sys.exit(main())", **settings: Any
-) -> Any:
-    """The command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", f"import sys; {python}", *arguments],
-        stdin=settings.pop("stdin", subprocess.PIPE),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-        **settings,
-    )
-
-
 def exit_code(arguments: list[str]) -> int:
     """Of ``main``, also where argparse exits."""
     try:
         return main(arguments)
     except SystemExit as error:
         return int(error.code or 0)
-
-
-def test_arguments_become_lines_in_order(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--target", server.target, "two dogs", " ", "a"]) == 0
-    assert capsys.readouterr() == ("TWO DOGS\n\nA\n", "")
-
-
-def test_stdin_goes_through_in_batches_with_blank_lines_and_order_kept(
-    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = ["" if number % 7 == 3 else f"line {number}" for number in range(100)]
-    give_stdin(monkeypatch, "\n".join(lines).encode())
-    assert main(["generate", "--target", server.target]) == 0
-    assert capsys.readouterr().out == "".join(f"{line.upper()}\n" for line in lines)
-    sizes = [len(call.inputs) for call in server.servicer.calls]
-    assert sum(sizes) == sum(bool(line) for line in lines)
-    assert max(sizes) <= 8  # the server's limit, below the command's own
-    assert "" not in {source.text for call in server.servicer.calls for source in call.inputs}
-
-
-def test_a_line_is_answered_before_the_next_one_is_written(server: FakeServer) -> None:
-    process = start("generate", "--target", server.target)
-    for word in ("one", "", "two"):
-        process.stdin.write(word + "\r\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == word.upper() + "\n"
-    assert process.communicate() == ("", "")
-    assert process.returncode == 0
-
-
-def test_tokens_and_ids_come_back_in_the_form_they_went(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    for extra in ([], ["--stream"]):
-        assert main(["generate", "--target", server.target, "--tokens", "▁a ▁man", *extra]) == 0
-        assert capsys.readouterr().out == "▁A ▁MAN\n"
-        assert main(["generate", "--target", server.target, "--token-ids", "5 17", "", *extra]) == 0
-        assert capsys.readouterr().out == "6 18\n\n"
-    assert main(["generate", "--target", server.target, "--token-ids", "5 17", "6 x"]) == 1
-    assert "line 2: token ids are whole numbers" in capsys.readouterr().err
-
-
-def test_json_has_one_object_per_line(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--target", server.target, "--json", "--max-new-tokens", "1", "two dogs", ""]) == 0
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (first["text"], first["finish_reason"]) == ("TWO", "length")
-    assert first["hypotheses"] == [{"text": "TWO", "tokens": ["TWO"], "token_ids": [3], "score": -2.0}]
-    assert first["timing"]["total"] == 1.75
-    assert second == {"text": "", "hypotheses": []}
-
-
-def test_stream_prints_what_the_unary_call_prints(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--target", server.target, "--stream", "two dogs", "", "a"]) == 0
-    assert capsys.readouterr().out == "TWO DOGS\n\nA\n"
-    assert main(["generate", "--target", server.target, "--stream", "--json", "two dogs"]) == 0
-    chunks = list(map(json.loads, capsys.readouterr().out.splitlines()))
-    assert [chunk["text"] for chunk in chunks] == ["TWO", " DOGS", ""]
-    assert [chunk["token_ids"] for chunk in chunks] == [[3], [4], []]
-    assert chunks[-1]["result"]["text"] == "TWO DOGS"
-
-
-def test_a_refused_line_is_named_and_the_lines_before_its_batch_are_kept(
-    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = [*["fine"] * 8, "", "fine", "long text", "fine"]
-    give_stdin(monkeypatch, "\n".join(lines).encode())
-    assert main(["generate", "--target", server.target]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == "FINE\n" * 8
-    assert captured.err == ("seqserve: line 11: INVALID_ARGUMENT: inputs[1]: 900 tokens are over the limit of 512\n")
-
-
-def test_a_refused_line_is_named_while_streaming_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--target", server.target, "--stream", "fine", "long text"]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == "FINE\n"
-    assert captured.err == "seqserve: line 2: INVALID_ARGUMENT: input: 900 tokens are over the limit of 512\n"
-
-
-def test_input_that_is_not_utf8_is_named(
-    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_stdin(monkeypatch, b"fine\n\xff\xfe\n")
-    assert main(["generate", "--target", server.target, "-"]) == 1
-    assert "line 2 is not UTF-8" in capsys.readouterr().err
-
-
-def test_an_endless_line_is_refused(
-    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_stdin(monkeypatch, b"x" * 5_000_000)
-    assert main(["generate", "--target", server.target]) == 1
-    assert "line 1 is longer than" in capsys.readouterr().err
-
-
-def test_no_input_gives_no_output(
-    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give_stdin(monkeypatch, b"")
-    assert main(["generate", "--target", server.target]) == 0
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -329,26 +206,3 @@ def test_a_missing_module_of_our_own_is_not_blamed_on_the_installation(monkeypat
     monkeypatch.setattr("seqserve_cli.main.Command.load", load)
     with pytest.raises(ModuleNotFoundError):
         main(["serve", "bundle"])
-
-
-def test_a_reader_that_leaves_ends_the_command_quietly(server: FakeServer) -> None:
-    process = start("generate", "--target", server.target)
-    process.stdin.write("a\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "A\n"
-    process.stdout.close()
-    process.stdin.write("b\nc\n")
-    process.stdin.close()
-    assert process.wait(timeout=60) == exits.BROKEN_PIPE
-    assert process.stderr.read() == ""
-    process.stderr.close()
-
-
-def test_an_interrupt_ends_the_command_quietly_while_it_waits_for_a_line(server: FakeServer) -> None:
-    process = start("generate", "--target", server.target)
-    process.stdin.write("a\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "A\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == exits.INTERRUPTED
-    assert process.communicate() == ("", "")

@@ -1,0 +1,22 @@
+"""Runs the command line in a process of its own, for tests of signals, pipes and imports."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+
+def start(
+    *arguments: str, python: str = "from seqserve_cli.main import main; sys.exit(main())", **settings: Any
+) -> Any:
+    """The command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", f"import sys; {python}", *arguments],
+        stdin=settings.pop("stdin", subprocess.PIPE),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+        **settings,
+    )
