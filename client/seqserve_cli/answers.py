@@ -3,13 +3,14 @@
 import argparse
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from seqserve_cli import exits
-from seqserve_client import AsyncClient, GenerationOptions, InvalidInput, Result
+from seqserve_client import AsyncClient, GenerationOptions, InvalidInput
 
 Content = str | list[str] | list[int]
 
@@ -29,18 +30,10 @@ class Answer:
         return cls("", [], [], {"text": "", "hypotheses": []})
 
     @classmethod
-    def of_result(cls, result: Result) -> Self:
-        """From a result of the client."""
+    def of_result(cls, result: Any) -> Self:
+        """From a result of the client, or of ``seqserve_server.in_process``, which has the same fields."""
         best = result.hypotheses[0]
         return cls(best.text, best.tokens, best.token_ids, {"text": best.text, **asdict(result)})
-
-    @classmethod
-    def of_local(cls, generated: Any) -> Self:
-        """From a ``seqserve_server.local.GeneratedText``, which has no wire and no queue to tell times of."""
-        names = ("text", "tokens", "token_ids", "score")
-        hypothesis = {name: getattr(generated, name) for name in names}
-        record = {"text": generated.text, "hypotheses": [hypothesis], "finish_reason": generated.finish_reason}
-        return cls(generated.text, generated.tokens, generated.token_ids, record)
 
 
 def decoding_options(options: argparse.Namespace) -> GenerationOptions:
@@ -95,24 +88,52 @@ def from_server(client: AsyncClient, options: argparse.Namespace, kind: str) -> 
     return skipping_blanks(kind, ask)
 
 
-def from_bundle(options: argparse.Namespace) -> AnswerLines:
-    """Answers of a bundle, loaded here."""
-    from seqserve.bundle import BundleError
-    from seqserve_server.errors import InvalidRequest, ServerError
-    from seqserve_server.local import LocalModel
+class Bundle:
+    """A bundle, loaded here, with errors as a client would get them."""
 
-    try:
-        model = LocalModel.open(Path(options.model))
-    except (BundleError, ServerError, OSError) as error:
-        raise exits.CommandError(str(error)) from error
+    def __init__(self, path: str) -> None:
+        from seqserve.bundle import BundleError
+        from seqserve_server.errors import InvalidRequest, ServerError
+        from seqserve_server.in_process import InProcess
+        from seqserve_server.local import LocalModel
 
-    async def ask(contents: list[Any]) -> list[Answer]:
+        self._invalid, self._failure = InvalidRequest, ServerError
         try:
-            generated = await asyncio.to_thread(model.generate_texts, contents, **decoding_options(options))
-        except InvalidRequest as error:
-            raise InvalidInput(str(error), field=error.field.replace("texts[", "inputs[")) from error
-        except ServerError as error:
+            self._model = InProcess(LocalModel.open(Path(path)))
+        except (BundleError, ServerError, OSError) as error:
             raise exits.CommandError(str(error)) from error
-        return [Answer.of_local(each) for each in generated]
 
-    return skipping_blanks("texts", ask)
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._invalid as error:
+            raise InvalidInput(str(error), field=error.field) from error
+        except self._failure as error:
+            raise exits.CommandError(str(error)) from error
+
+    def answers(self, options: argparse.Namespace, kind: str) -> AnswerLines:
+        """Answers to lines of one kind."""
+
+        def generate(contents: list[Any]) -> list[Answer]:
+            with self._errors():
+                results = self._model.generate(IN_PROCESS_KINDS[kind], contents, **_limits(options))
+            return [Answer.of_result(result) for result in results]
+
+        async def ask(contents: list[Any]) -> list[Answer]:
+            return await asyncio.to_thread(generate, contents)
+
+        return skipping_blanks(kind, ask)
+
+    async def stream(self, options: argparse.Namespace, kind: str, content: Content) -> AsyncIterator[Any]:
+        """Chunks of one answer. Nobody else is waiting, so the event loop may be held up by each step."""
+        with self._errors():
+            for chunk in self._model.stream(IN_PROCESS_KINDS[kind], content, **_limits(options)):
+                yield chunk
+
+
+IN_PROCESS_KINDS = {"texts": "text", "tokens": "tokens", "token_ids": "token_ids"}
+
+
+def _limits(options: argparse.Namespace) -> dict[str, Any]:
+    return {"max_new_tokens": options.max_new_tokens, "min_new_tokens": options.min_new_tokens}

@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 from seqserve_cli import answers, exits, remote
 from seqserve_cli.lines import answer_in_order, blocks_of_lines, from_thread
@@ -62,9 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.model and (options.stream or options.tokens or options.token_ids or options.model_name):
-        message = "--model decodes whole texts: --stream, --tokens, --token-ids and --model-name need a server"
-        raise exits.CommandError(message, exits.USAGE)
+    if options.model and options.model_name:
+        raise exits.CommandError("--model-name chooses among a server's models; --model names the bundle", exits.USAGE)
     from_stdin = options.texts in ([], ["-"])
     if from_stdin and sys.stdin is None:
         raise exits.CommandError("no text: stdin is closed", exits.USAGE)
@@ -91,15 +91,19 @@ async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]
         _print(_formatted(answer, options) + "\n")
 
     if options.model:
-        # One call at a time, large enough to fill the batch: there is nobody to share it with.
-        answer = answers.from_bundle(options)
         with remote.errors_as_one_line("in-process"):
+            bundle = answers.Bundle(options.model)
+            if options.stream:
+                await _stream(lambda content: bundle.stream(options, kind, content), options, blocks, kind)
+                return
+            # One call at a time, large enough to fill the batch: there is nobody to share it with.
+            answer = bundle.answers(options, kind)
             await answer_in_order(blocks, answer, emit, batch_size=64, calls_in_flight=1)
         return
     with remote.errors_as_one_line(options.target):
         async with AsyncClient(options.target, timeout=options.timeout or None) as client:
             if options.stream:
-                await _stream(client, options, blocks, kind)
+                await _stream(lambda content: _remote_chunks(client, options, kind, content), options, blocks, kind)
                 return
             models = (await client.info()).models
             batch_size = min([BATCH_SIZE, *(model.limits.max_inputs for model in models if model.limits.max_inputs)])
@@ -107,10 +111,19 @@ async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]
             await answer_in_order(blocks, answer, emit, batch_size=batch_size, calls_in_flight=CALLS_IN_FLIGHT)
 
 
+async def _remote_chunks(
+    client: AsyncClient, options: argparse.Namespace, kind: str, content: answers.Content
+) -> AsyncIterator[Any]:
+    request: dict[str, Any] = {"text" if kind == "texts" else kind: content, **answers.decoding_options(options)}
+    async with client.stream(model=options.model_name, **request) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
 async def _stream(
-    client: AsyncClient, options: argparse.Namespace, blocks: AsyncIterator[list[str]], kind: str
+    chunks_of: Callable[[answers.Content], AsyncIterator[Any]],
+    options: argparse.Namespace, blocks: AsyncIterator[list[str]], kind: str,
 ) -> None:
-    argument = "text" if kind == "texts" else kind
     number = 0
     async for block in blocks:
         for line in block:
@@ -118,34 +131,31 @@ async def _stream(
             if not line.strip():
                 _print(_formatted(answers.Answer.blank(), options) + "\n")
                 continue
-            content: dict[str, object] = {argument: answers.parsed(line, number, kind)}
-            decoding = answers.decoding_options(options)
             try:
-                await _stream_one(client, options, content | dict(decoding))
+                await _stream_one(chunks_of(answers.parsed(line, number, kind)), options)
             except InvalidInput as error:
                 if not (error.field or "").startswith("input"):
                     raise
                 raise exits.CommandError(f"line {number}: {error.code.name}: {error}") from error
 
 
-async def _stream_one(client: AsyncClient, options: argparse.Namespace, request: dict[str, object]) -> None:
+async def _stream_one(chunks: AsyncIterator[Any], options: argparse.Namespace) -> None:
     began = False
-    async with client.stream(model=options.model_name, **request) as chunks:  # type: ignore[arg-type]
-        async for chunk in chunks:
-            if options.json:
-                record: dict[str, object] = {"text": chunk.text, "token_ids": chunk.token_ids}
-                if chunk.result is not None:
-                    record["result"] = answers.Answer.of_result(chunk.result).record
-                _print(json.dumps(record, ensure_ascii=False) + "\n")
-            elif options.token_ids:
-                ids = "".join(f" {token_id}" for token_id in chunk.token_ids)
-                _print(ids if began else ids.lstrip())
-                began = began or bool(ids)
-            elif options.tokens:
-                # Pieces come with the result only: the messages before it carry text and ids.
-                _print(" ".join(chunk.result.hypotheses[0].tokens) if chunk.result else "")
-            else:
-                _print(chunk.text)
+    async for chunk in chunks:
+        if options.json:
+            record: dict[str, object] = {"text": chunk.text, "token_ids": chunk.token_ids}
+            if chunk.result is not None:
+                record["result"] = answers.Answer.of_result(chunk.result).record
+            _print(json.dumps(record, ensure_ascii=False) + "\n")
+        elif options.token_ids:
+            ids = "".join(f" {token_id}" for token_id in chunk.token_ids)
+            _print(ids if began else ids.lstrip())
+            began = began or bool(ids)
+        elif options.tokens:
+            # Pieces come with the result only: the messages before it carry text and ids.
+            _print(" ".join(chunk.result.hypotheses[0].tokens) if chunk.result else "")
+        else:
+            _print(chunk.text)
     if not options.json:
         _print("\n")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seqserve_server.errors import StartupError
+from seqserve_server.inputs import MAX_TEXT_BYTES
 from seqserve_server.served_model import DEFAULT_CACHE_BYTES, DEFAULT_ENCODE_TOKENS, DEFAULT_MAX_ROWS
 
 ENVIRONMENT_PREFIX = "SEQSERVE_"
@@ -36,7 +37,7 @@ class ServerConfig:
     )
     max_waiting: int = _setting(2048, "most requests that wait; more are refused at once", 1, 1 << 20)
     max_inputs: int = _setting(1024, "most inputs in one call", 1, 1 << 20)
-    max_text_bytes: int = _setting(65536, "most UTF-8 bytes of one input text", 1, 1 << 24)
+    max_text_bytes: int = _setting(MAX_TEXT_BYTES, "most UTF-8 bytes of one input text", 1, 1 << 24)
     max_message_bytes: int = _setting(4 * 2**20, "most bytes of one gRPC message", 1 << 10, 1 << 30)
     max_streams: int = _setting(4096, "most concurrent calls of one connection", 1, 1 << 20)
     drain_seconds: int = _setting(30, "on SIGTERM, seconds that running calls have to finish", 0, 3600)

@@ -1,6 +1,7 @@
 """Decode in this process, without a server: the same engine, scheduler and loop, driven by the caller's thread."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -9,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.bundle import ModelDescription
-from seqserve_server.admission import Options, check_memory, complete_source, resolve_options
+from seqserve_server.admission import Options, Resolved, check_memory, resolve_options
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Release, Source, StepInput
-from seqserve_server.errors import EngineFailure, InvalidRequest
+from seqserve_server.errors import EngineFailure
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
-from seqserve_server.request import Event, Failed, Finished, Request, Times
+from seqserve_server.request import Event, Failed, Finished, Request, Times, TokensChosen
 from seqserve_server.served_model import EngineLimits, ServedModel
 
 
@@ -31,17 +32,6 @@ class Generated:
     times: Times
 
 
-@dataclass(frozen=True, slots=True)
-class GeneratedText:
-    """One decoded text."""
-
-    text: str
-    tokens: list[str]
-    token_ids: list[int]
-    score: float
-    finish_reason: str
-
-
 class LocalModel:
     """A bundle in this process. Not for several threads."""
 
@@ -49,8 +39,9 @@ class LocalModel:
         if not isinstance(served.engine, OrtEngine):
             raise TypeError(f"decoding in-process needs the runtime's engine, not {type(served.engine).__name__}")
         self.served, self._engine = served, served.engine
-        self._ended: dict[int, Event] = {}
+        self._ended: dict[int, Finished | Failed] = {}
         self._next_id = 0
+        self._streamed: list[int] = []
         self._loop = Loop(served.engine, served.scheduler(), served.description.eos_id, self._collect)
 
     @classmethod
@@ -96,12 +87,7 @@ class LocalModel:
         options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
         for source in sources:
             check_memory(len(source), options, self.served.limits)
-        first = self._next_id
-        self._next_id += len(sources)
-        requests = [
-            Request(first + place, tuple(source), options.max_new_tokens, options.min_new_tokens)
-            for place, source in enumerate(sources)
-        ]
+        requests = [self._request(source, options) for source in sources]
         order = sorted(range(len(requests)), key=lambda place: 0 if arrivals is None else arrivals[place])
         step, submitted, busy = 0, 0, True
         while busy or submitted < len(order):
@@ -112,25 +98,31 @@ class LocalModel:
             step += 1
         return [self._take(request.id) for request in requests]
 
-    def generate_texts(
-        self, texts: Sequence[str], *, max_new_tokens: int | None = None, min_new_tokens: int | None = None
-    ) -> list[GeneratedText]:
-        """Decode texts; needs a bundle with a tokenizer."""
-        tokenizer = self.served.tokenizer
-        if tokenizer is None:
-            raise InvalidRequest("texts", "this bundle has no tokenizer; give token ids")
-        sources = [
-            complete_source(tokenizer.encode(text), self.description, f"texts[{place}]")
-            for place, text in enumerate(texts)
-        ]
-        results = self.generate(sources, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
-        return [
-            GeneratedText(
-                tokenizer.decode(result.token_ids), tokenizer.tokens(result.token_ids), result.token_ids,
-                result.score, result.finish_reason,
-            )
-            for result in results
-        ]
+    def stream(
+        self, source: Sequence[int], *, max_new_tokens: int | None = None, min_new_tokens: int | None = None
+    ) -> Iterator[list[int] | Generated]:
+        """Decode one complete id sequence; yields new token ids after each step, and the whole at the end."""
+        options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
+        check_memory(len(source), options, self.served.limits)
+        request = self._request(source, options, stream=True)
+        self._loop.submit([request])
+        try:
+            while request.id not in self._ended:
+                self._loop.step()
+                token_ids, self._streamed = self._streamed, []
+                if token_ids:
+                    yield token_ids
+            yield self._take(request.id)
+        finally:
+            # An abandoned stream leaves its slot now, not when another call happens to step the loop.
+            self._loop.cancel([request.id])
+            self._loop.step()
+            self._ended.pop(request.id, None)
+
+    def _request(self, source: Sequence[int], options: Resolved, *, stream: bool = False) -> Request:
+        self._next_id += 1
+        longest, least, now = options.max_new_tokens, options.min_new_tokens, time.monotonic()
+        return Request(self._next_id, tuple(source), longest, least, now, stream=stream)
 
     def encoder_states(self, source_ids: Sequence[int]) -> NDArray[np.float32]:
         """Encoder output [length, width] of one complete source, from the exported graph."""
@@ -154,12 +146,13 @@ class LocalModel:
 
     def _collect(self, events: list[Event]) -> None:
         for event in events:
-            self._ended[event.request_id] = event
+            if isinstance(event, TokensChosen):
+                self._streamed += event.token_ids
+            else:
+                self._ended[event.request_id] = event
 
     def _take(self, request_id: int) -> Generated:
         event = self._ended.pop(request_id)
         if isinstance(event, Failed):
             raise EngineFailure(event.message)
-        if not isinstance(event, Finished):
-            raise AssertionError(f"request {request_id} ended without a terminal event")
         return Generated(event.token_ids, event.log_probs, event.score, event.reason.value, event.times)

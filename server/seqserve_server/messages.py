@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.admission import Options, Resolved, check_memory, complete_source, resolve_options
+from seqserve_server.admission import Options, Resolved, check_memory, resolve_options
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.request import Finished, FinishReason, Request, Times
+from seqserve_server.inputs import Content, read_source
+from seqserve_server.request import Durations, Finished, FinishReason, Request
 from seqserve_server.served_model import ServedModel
 from seqserve_server.tokenizer import Tokenizer
 
@@ -49,39 +50,12 @@ def _read_request(
     kind = message.WhichOneof("content")
     if kind is None:
         raise InvalidRequest(field, "one of text, tokens and token_ids is required")
-    if kind == "token_ids":
-        content: Sequence[int] = message.token_ids.ids
-    elif model.tokenizer is None:
-        raise InvalidRequest(f"{field}.{kind}", "this model has no tokenizer; send token_ids")
-    elif kind == "tokens":
-        limit = model.description.max_source_length
-        content = _ids_of(message.tokens.tokens, model.tokenizer, f"{field}.tokens", limit)
-    else:
-        content = _ids_of_text(message.text, model.tokenizer, f"{field}.text", max_text_bytes)
-    source = complete_source(content, model.description, f"{field}.{kind}")
+    content: Content = message.text
+    if kind != "text":
+        content = message.token_ids.ids if kind == "token_ids" else message.tokens.tokens
+    source = read_source(kind, content, model.description, model.tokenizer, field, max_text_bytes=max_text_bytes)
     check_memory(len(source), options, model.limits)
     return Request(0, source, options.max_new_tokens, options.min_new_tokens, deadline=deadline)
-
-
-def _ids_of(tokens: Sequence[str], tokenizer: Tokenizer, field: str, limit: int) -> list[int]:
-    if len(tokens) > limit:
-        raise InvalidRequest(field, f"{len(tokens)} tokens are over the limit of {limit}")
-    ids = []
-    for place, token in enumerate(tokens):
-        token_id = tokenizer.id_of(token)
-        if token_id is None:
-            raise InvalidRequest(f"{field}[{place}]", f"{token[:40]!r} is not in the vocabulary")
-        ids.append(token_id)
-    return ids
-
-
-def _ids_of_text(text: str, tokenizer: Tokenizer, field: str, max_bytes: int) -> list[int]:
-    size = len(text.encode())
-    if size > max_bytes:  # before tokenising: no work on what is refused anyway
-        raise InvalidRequest(field, f"{size} bytes are over the limit of {max_bytes}")
-    if not text.strip():
-        raise InvalidRequest(field, "empty or only whitespace: there is nothing to encode")
-    return tokenizer.encode(text)
 
 
 def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None) -> pb.GenerationResult:
@@ -95,21 +69,17 @@ def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None
         finish_reason=_REASONS[ended.reason],
         input_token_count=input_tokens,
         output_token_count=len(ended.log_probs),
-        timing=_timing(ended.times),
+        timing=_timing(ended.times.durations()),
     )
 
 
-def _timing(times: Times) -> pb.Timing:
-    """A request that got here went through every stage."""
-    admitted, encoded, first, ended = times.admitted, times.encoded, times.first_token, times.ended
-    if admitted is None or encoded is None or first is None or ended is None:
-        raise AssertionError(f"a finished request skipped a stage: {times}")
+def _timing(spent: Durations) -> pb.Timing:
     return pb.Timing(
-        queue_seconds=admitted - times.arrival,
-        encode_seconds=encoded - admitted,
-        decode_seconds=ended - encoded,
-        total_seconds=ended - times.arrival,
-        first_token_seconds=first - times.arrival,
+        queue_seconds=spent.queue,
+        encode_seconds=spent.encode,
+        decode_seconds=spent.decode,
+        total_seconds=spent.total,
+        first_token_seconds=spent.first_token,
     )
 
 

@@ -34,6 +34,17 @@ class Request:
     stream: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Seconds a request spent: waiting, in the encoder, from there to its last token, and from arrival to both ends."""
+
+    queue: float
+    encode: float
+    decode: float
+    total: float
+    first_token: float
+
+
 @dataclass(slots=True)
 class Times:
     """When a request reached each stage; None while it has not."""
@@ -43,6 +54,14 @@ class Times:
     encoded: float | None = None
     first_token: float | None = None
     ended: float | None = None
+
+    def durations(self) -> Durations:
+        """Of a request that went through every stage, as one that ends by itself has."""
+        admitted, encoded, first, ended = self.admitted, self.encoded, self.first_token, self.ended
+        if admitted is None or encoded is None or first is None or ended is None:
+            raise AssertionError(f"a finished request skipped a stage: {self}")
+        start = self.arrival
+        return Durations(admitted - start, encoded - admitted, ended - encoded, ended - start, first - start)
 
 
 @dataclass(frozen=True, slots=True)
