@@ -119,7 +119,7 @@ def test_bench_refuses_what_it_cannot_measure(
         ["nonsense"],
         ["generate", "--nonsense"],
         ["generate", "--target", "host:1", "--model", "bundle", "a"],
-        ["generate", "--model", "bundle", "--stream", "a"],
+        ["generate", "--model", "bundle", "--model-name", "other", "a"],
         ["generate", "--timeout", "-1", "a"],
         ["generate", "--max-new-tokens", "many", "a"],
     ],
