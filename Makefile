@@ -11,10 +11,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BUNDLE := var/demo-bundle
 EXTRAS := server,export,train,dev
+PEERS := .venv-peers/bin
+PEERS_STAMP := .venv-peers/.installed
 EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check deploy-check protos protos-check clean
+.PHONY: help install demo test test-slow bench bench-peers check deploy-check protos protos-check clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +45,23 @@ test: $(STAMP)  ## The test suite, without the tests marked slow
 test-slow: $(STAMP)  ## The tests marked slow
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
+bench: var/bench/bundle/manifest.json  ## Side by side with CTranslate2 and Hugging Face; see bench/README.md
+	$(BIN)/python bench/side_by_side.py
+
+bench-peers: $(PEERS_STAMP)  ## Create .venv-peers, where the systems that bench compares with live
+
+$(PEERS_STAMP): bench/requirements-peers.txt constraints.txt
+	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r bench/requirements-peers.txt
+	touch $@
+
+# The last file that make_models.py writes.
+var/bench/ctranslate2-float32/model.bin: bench/make_models.py bench/workload.py | $(PEERS_STAMP)
+	$(PEERS)/python bench/make_models.py var/bench
+
+var/bench/bundle/manifest.json: var/bench/ctranslate2-float32/model.bin $(shell find export proto -name '*.py') | $(STAMP)
+	$(BIN)/seqserve export var/bench/hugging-face var/bench/bundle --force
+
 check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -67,4 +86,4 @@ protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it g
 		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,7 @@
 """Random small models: the canonical one in any configuration, and a Marian directory written without transformers."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seqserve_export.families.marian import tensor_names
+from seqserve_export.families.marian import SHARED, SOURCE, TARGET, tensor_names
 from seqserve_export.families.native import save_native
 from seqserve_export.model import Transformer, TransformerConfig
 
 PAD, EOS, START = 0, 1, 2
+
+torch.set_num_threads(1)  # so small that a second thread is waited for longer than it helps
 
 
 def tiny_config(**changes: Any) -> TransformerConfig:
@@ -37,7 +40,7 @@ def tiny_model(seed: int = 0, **changes: Any) -> Transformer:
 
 def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random weights, wide enough for varied outputs: with the usual small ones a random model repeats one token."""
-    values = torch.randn(shape, generator=generator)
+    values: Tensor = torch.randn(shape, generator=generator)
     if "norm" in name and name.endswith("weight"):
         return 1.0 + 0.2 * values
     if len(shape) == 1:
@@ -46,7 +49,7 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
         return 2.0 * values
     # Sharp attention picks different tokens; a strong feed-forward part would add the same vector everywhere.
     factor = 3.0 if ".query." in name else 0.4 if ".ffn." in name else 1.0
-    return values * (factor * shape[-1] ** -0.5)
+    return values * (factor / math.sqrt(shape[-1]))
 
 
 def write_native(directory: Path, seed: int = 0, tokenizer: Path | None = None, **changes: Any) -> Transformer:
@@ -83,6 +86,10 @@ def marian_tensors(seed: int = 0, **changes: Any) -> dict[str, Tensor]:
     state = Transformer(config).state_dict()
     generator = torch.Generator().manual_seed(seed)
     tensors = {theirs: _random(ours, state[ours].shape, generator) for ours, theirs in tensor_names(config).items()}
+    if values["scale_embedding"]:
+        # The model multiplies by sqrt(width): attention too sharp would magnify float32 rounding beyond the tolerance.
+        for name in tensors.keys() & {SHARED, SOURCE, TARGET}:
+            tensors[name] /= math.sqrt(values["d_model"])
     tensors["final_logits_bias"] = tensors["final_logits_bias"][None]
     return tensors
 

@@ -80,8 +80,8 @@ class Difference:
 class ParityReport:
     """What was compared and how far apart it was.
 
-    Errors are largest absolute differences. ``largest_logit`` is the largest magnitude among the reference's best logits
-    and says how good a given error is: float32 keeps about seven digits.
+    Errors are largest absolute differences. ``largest_logit`` is the largest magnitude among the reference's best
+    logits and says how good a given error is: float32 keeps about seven digits.
     """
 
     sources: int

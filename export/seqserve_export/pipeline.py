@@ -27,7 +27,11 @@ from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.parity import Opener, ParityReport
 
 SUPPORTED_PRECISIONS = ("fp32",)
-PROOF_NEW_TOKENS = 32  # random models never end by themselves; longer targets are proved by teacher forcing
+# Where greedy decoding stops in the proof. On random ids many models never end by themselves, and 200 sources decoded
+# one by one cost the most of an export; a few long targets are teacher-forced besides (``proof_sources``).
+PROOF_NEW_TOKENS = 16
+PROOF_NEW_TOKENS_TEXT = 64
+SMALL_PARAMETERS = 10_000_000
 
 Progress = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -70,15 +74,15 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     progress("loading the checkpoint")
     checkpoint = choose_family(options.source, options.family).load(options.source)
     description = describe(checkpoint, options.name or _default_name(options.source), options.precision)
-    sources = (
-        proof_sources.random_sources(checkpoint, proof_sources.COUNT) if options.sentences is None
-        else proof_sources.sentence_sources(checkpoint, options.sentences)
-    )
+    if options.sentences is None:
+        sources, longest = proof_sources.random_sources(checkpoint, proof_sources.COUNT), PROOF_NEW_TOKENS
+    else:
+        sources, longest = proof_sources.sentence_sources(checkpoint, options.sentences), PROOF_NEW_TOKENS_TEXT
     try:
         with _unfinished(options.out) as directory:
             write_graphs(checkpoint.model, directory, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
-            report = _prove(checkpoint.model, directory, sources, open_bundle, progress)
+            report = _prove(checkpoint.model, directory, sources, longest, open_bundle, progress)
             (directory / bundle.PARITY_FILE).write_text(_json(dataclasses.asdict(report)), encoding="utf-8")
             progress("writing the manifest")
             write_manifest(directory)
@@ -153,20 +157,32 @@ def _write_descriptions(directory: Path, description: ModelDescription, tokenize
 
 
 def _prove(
-    model: Transformer, directory: Path, sources: list[proof_sources.ProofSource], open_bundle: Opener,
-    progress: Progress,
+    model: Transformer, directory: Path, sources: list[proof_sources.ProofSource], max_new_tokens: int,
+    open_bundle: Opener, progress: Progress,
 ) -> ParityReport:
     """The report of a bundle that passed."""
-    with open_bundle(directory, verify=False) as opened:
+    with _reference_threads(model), open_bundle(directory, verify=False) as opened:
         report = parity.prove(
             model, opened, sources,
-            max_new_tokens=min(PROOF_NEW_TOKENS, model.config.max_target_length),
+            max_new_tokens=min(max_new_tokens, model.config.max_target_length),
             arrivals=proof_sources.arrivals(len(sources)),
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )
     if not report.passed:
         raise ParityError(f"the exported graphs miss the source model; no bundle was written\n{report.table()}")
     return report
+
+
+@contextlib.contextmanager
+def _reference_threads(model: Transformer) -> Iterator[None]:
+    """One PyTorch thread for small models: theirs wait for one another, and for the engine's, longer than they work."""
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -58,13 +58,40 @@ def complete_source(content: Sequence[int], model: ModelDescription, field: str)
     """
     if not content:
         raise InvalidRequest(field, "empty: there is nothing to encode")
-    count = len(model.source_prefix) + len(content) + len(model.source_suffix)
-    if count > model.max_source_length:
-        raise InputTooLong(field, count, model.max_source_length)
-    for place, token_id in enumerate(content):
+    check_length(len(content), model, field)
+    _check_ids(content, model, field)
+    return (*model.source_prefix, *content, *model.source_suffix)
+
+
+def check_complete(source: Sequence[int], model: ModelDescription, field: str) -> None:
+    """The same for a source that already has its special tokens.
+
+    Raises:
+        InvalidRequest: it is empty, or an id is outside the vocabulary.
+        InputTooLong: over the model's source limit.
+    """
+    if not source:
+        raise InvalidRequest(field, "empty: there is nothing to encode")
+    if len(source) > model.max_source_length:
+        raise InputTooLong(field, len(source), model.max_source_length)
+    _check_ids(source, model, field)
+
+
+def _check_ids(token_ids: Sequence[int], model: ModelDescription, field: str) -> None:
+    for place, token_id in enumerate(token_ids):
         if not 0 <= token_id < model.source_vocab_size:
             raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is outside 0..{model.source_vocab_size - 1}")
-    return (*model.source_prefix, *content, *model.source_suffix)
+
+
+def check_length(content: int, model: ModelDescription, field: str) -> None:
+    """Content of so many tokens, with the special tokens around it, is within the model's limit.
+
+    Raises:
+        InputTooLong: it is not.
+    """
+    count = len(model.source_prefix) + content + len(model.source_suffix)
+    if count > model.max_source_length:
+        raise InputTooLong(field, count, model.max_source_length)
 
 
 def check_memory(source_length: int, options: Resolved, limits: SchedulerLimits) -> None:

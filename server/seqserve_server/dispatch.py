@@ -81,13 +81,15 @@ class Dispatcher:
         self._callers[entered.id] = stream
         try:
             self._submit([entered])
-            while stream.ended is None:
+            ended = None
+            while ended is None:
                 await stream.ready.wait()
                 stream.ready.clear()
-                token_ids, stream.token_ids = stream.token_ids, []
+                # Both are taken at one instant: tokens and the end that come while the caller writes take another turn.
+                ended, token_ids, stream.token_ids = stream.ended, stream.token_ids, []
                 if token_ids:
                     yield token_ids
-            yield _completed(stream.ended)
+            yield _completed(ended)
         finally:
             if stream.ended is None:
                 self._abandon([entered.id])

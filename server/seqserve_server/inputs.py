@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from seqserve.bundle import ModelDescription
-from seqserve_server.admission import complete_source
+from seqserve_server.admission import check_length, complete_source
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.tokenizer import Tokenizer
 
@@ -31,13 +31,11 @@ def read_source(
         raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
     if isinstance(content, str):
         return complete_source(_ids_of_text(content, tokenizer, name, max_text_bytes), model, name)
-    tokens = [str(token) for token in content]
-    return complete_source(_ids_of_tokens(tokens, tokenizer, name, model.max_source_length), model, name)
+    check_length(len(content), model, name)  # before the look-ups: no work on what is refused anyway
+    return complete_source(_ids_of_tokens([str(token) for token in content], tokenizer, name), model, name)
 
 
-def _ids_of_tokens(tokens: Sequence[str], tokenizer: Tokenizer, field: str, limit: int) -> list[int]:
-    if len(tokens) > limit:
-        raise InvalidRequest(field, f"{len(tokens)} tokens are over the limit of {limit}")
+def _ids_of_tokens(tokens: Sequence[str], tokenizer: Tokenizer, field: str) -> list[int]:
     ids = []
     for place, token in enumerate(tokens):
         token_id = tokenizer.id_of(token)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.bundle import ModelDescription
-from seqserve_server.admission import Options, Resolved, check_memory, resolve_options
+from seqserve_server.admission import Options, Resolved, check_complete, check_memory, resolve_options
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Release, Source, StepInput
@@ -85,7 +85,8 @@ class LocalModel:
             EngineFailure: the engine could not compute one of them.
         """
         options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
-        for source in sources:
+        for place, source in enumerate(sources):
+            check_complete(source, self.description, f"sources[{place}]")
             check_memory(len(source), options, self.served.limits)
         requests = [self._request(source, options) for source in sources]
         order = sorted(range(len(requests)), key=lambda place: 0 if arrivals is None else arrivals[place])
@@ -103,6 +104,7 @@ class LocalModel:
     ) -> Iterator[list[int] | Generated]:
         """Decode one complete id sequence; yields new token ids after each step, and the whole at the end."""
         options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
+        check_complete(source, self.description, "source")
         check_memory(len(source), options, self.served.limits)
         request = self._request(source, options, stream=True)
         self._loop.submit([request])

@@ -116,17 +116,18 @@ def request_id_of(context: Context) -> str:
 async def _guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
     """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
     request_id = request_id_of(context)
-    context.set_trailing_metadata((("x-request-id", request_id),))
+    trailing = [("x-request-id", request_id)]
+    context.set_trailing_metadata(tuple(trailing))
     try:
         return await answer()
     except ServerError as error:
         status = status_of(error, request_id)
         if (delay := retry_seconds(error)) >= 0:
-            context.set_trailing_metadata(
-                (("x-request-id", request_id), ("grpc-retry-pushback-ms", str(int(delay * 1000))))
-            )
+            trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
     except Exception:
         logger.exception("request %s failed", request_id)
         status = internal_status(request_id)
-    await context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError("abort_with_status returned")
+    # Not abort_with_status: it would replace the trailing metadata set before by the status details alone.
+    final = rpc_status.to_status(status)
+    await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+    raise AssertionError("abort returned")

@@ -69,11 +69,17 @@ class IncrementalDetokenizer:
         self._context = 0
         self._emitted = 0
         self._sent = 0
+        self._in_bytes = False
 
     def push(self, ids: Sequence[int]) -> str:
         """Add ids; return the new text, empty while the last character is incomplete."""
         self._ids.extend(ids)
-        if not ids or _BYTE_PIECE.fullmatch(self._tokenizer.tokens(self._ids[-1:])[0]):
+        for token_id, token in zip(ids, self._tokenizer.tokens(ids), strict=True):
+            if _BYTE_PIECE.fullmatch(token):
+                self._in_bytes = True
+            elif self._in_bytes and self._tokenizer.decode([token_id]):  # a token without text does not end the run
+                self._in_bytes = False
+        if self._in_bytes:
             return ""
         known = self._tokenizer.decode(self._ids[self._context : self._emitted])
         text = self._tokenizer.decode(self._ids[self._context :])

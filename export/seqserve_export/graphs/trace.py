@@ -73,7 +73,8 @@ def _export(
     graph: nn.Module, inputs: tuple[object, ...], shapes: tuple[object, ...],
     input_names: tuple[str, ...], output_names: tuple[str, ...],
 ) -> onnx_ir.Model:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "torch.__trace"):  # the second records every symbol where anything listens at DEBUG
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals, nothing the caller can act on
         program = torch.onnx.export(
