@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,16 +81,17 @@ class StatusLine:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that no unfinished bundle stays behind."""
+    """Let signals that end a process unwind the stack as Ctrl-C does, so that no unfinished bundle stays behind."""
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever runs it there decides about signals
-        yield
-        return
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere signals are not ours to handle
+        ending = (signal.SIGTERM, signal.SIGHUP)
+        # One that is ignored (nohup) stays ignored.
+        before = {one: signal.signal(one, stop) for one in ending if signal.getsignal(one) is not signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

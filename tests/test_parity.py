@@ -1,0 +1,164 @@
+"""The proof: what passes, what is a tie and what is a miss."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from reference_bundle import ReferenceBundle
+from seqserve_export import parity, proof_sources, reference
+from seqserve_export.errors import ExportError
+from seqserve_export.families import LoadedCheckpoint
+from seqserve_export.model import Transformer
+from seqserve_export.proof_sources import ProofSource
+from tiny_model import EOS, tiny_model
+
+MODEL = tiny_model()
+SOURCES = [ProofSource((5, 6, 7, EOS)), ProofSource((EOS,), forced_target=tuple(range(3, 40))), ProofSource((9, EOS))]
+
+
+def prove(bundle: ReferenceBundle, sources: Sequence[ProofSource] = SOURCES) -> parity.ParityReport:
+    return parity.prove(MODEL, bundle, sources, max_new_tokens=8, arrivals=[0, 1, 2])
+
+
+def checkpoint(model: Transformer = MODEL) -> LoadedCheckpoint:
+    return LoadedCheckpoint(
+        family="native", model=model, source_prefix=(), source_suffix=(EOS,), unk_id=None, default_max_new_tokens=8
+    )
+
+
+def test_the_model_itself_passes() -> None:
+    report = prove(ReferenceBundle(MODEL))
+    assert report.passed
+    assert (report.sources, report.equal, report.misses, report.ties) == (3, 3, [], [])
+    assert report.longest_target == 37, "the forced target counts"
+    assert "MISS" not in report.table()
+
+
+class Noisy(ReferenceBundle):
+    """Adds to one kind of output."""
+
+    def __init__(self, states: float = 0.0, logits: float = 0.0) -> None:
+        super().__init__(MODEL)
+        self.states, self.logits = states, logits
+
+    def encoder_states(self, source_ids: Sequence[int], /) -> NDArray[np.float32]:
+        return super().encoder_states(source_ids) + np.float32(self.states)
+
+    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> NDArray[np.float32]:
+        return super().step_logits(source_ids, target_ids) + np.float32(self.logits)
+
+
+@pytest.mark.parametrize("error", [2e-4, np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["states", "logits"])
+def test_an_error_above_the_tolerance_is_a_miss(kind: str, error: float) -> None:
+    report = prove(Noisy(**{kind: error}))
+    assert not report.passed
+    assert report.table().count("MISS") == 1
+
+
+def test_an_error_only_at_late_positions_is_seen() -> None:
+    class Late(ReferenceBundle):
+        def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> NDArray[np.float32]:
+            logits = super().step_logits(source_ids, target_ids)
+            logits[30:] += 1.0
+            return logits
+
+    assert not prove(Late(MODEL)).passed
+
+
+class OtherToken(Noisy):
+    """Chooses another token at position 1 of the first source."""
+
+    def generate(self, sources: Sequence[Sequence[int]], /, **options: Any) -> list[reference.Decoded]:
+        def change(result: reference.Decoded) -> reference.Decoded:
+            return dataclasses.replace(result, token_ids=[result.token_ids[0], 49, *result.token_ids[2:]])
+
+        results = super().generate(sources, **options)
+        return [
+            change(result) if tuple(source) == SOURCES[0].ids else result
+            for source, result in zip(sources, results, strict=True)
+        ]
+
+
+def test_another_token_is_a_miss_that_says_where() -> None:
+    report = prove(OtherToken())
+    assert not report.passed
+    (miss,) = report.misses
+    assert (miss.source, miss.position, miss.bundle_token) == (0, 1, 49)
+    assert "source 0 at token 1: " in report.table()
+
+
+def test_another_token_where_the_two_best_are_closer_than_rounding_is_a_listed_tie() -> None:
+    (decoded,) = reference.greedy(MODEL, [SOURCES[0].ids], 8)
+    second, best = np.sort(decoded.logits[1])[-2:]
+    report = prove(OtherToken(logits=float(best - second)))  # the measured error is then as large as the gap
+    assert report.misses == []
+    assert [tie.position for tie in report.ties] == [1]
+    assert "tie:  source 0 at token 1" in report.table()
+
+
+def test_a_different_end_is_a_miss() -> None:
+    class Endless(ReferenceBundle):
+        def generate(self, sources: Sequence[Sequence[int]], /, **options: Any) -> list[reference.Decoded]:
+            results = super().generate(sources, **options)
+            return [dataclasses.replace(result, token_ids=[*result.token_ids, 7]) for result in results]
+
+    report = prove(Endless(MODEL))
+    assert len(report.misses) == len(SOURCES)
+
+
+def test_one_different_bit_in_a_mixed_batch_is_a_miss() -> None:
+    class Batched(ReferenceBundle):
+        def generate(self, sources: Sequence[Sequence[int]], /, **options: Any) -> list[reference.Decoded]:
+            results = super().generate(sources, **options)
+            if len(sources) > 1:
+                shifted = [float(np.nextafter(results[2].log_probs[0], 0.0)), *results[2].log_probs[1:]]
+                results[2] = dataclasses.replace(results[2], log_probs=shifted)
+            return results
+
+    report = prove(Batched(MODEL))
+    assert not report.passed
+    assert report.mixed_differences == [2]
+    assert report.misses == []
+
+
+def test_random_sources_cover_length_one_and_the_longest_and_end_with_the_end_token() -> None:
+    sources = proof_sources.random_sources(checkpoint(), 200)
+    lengths = [len(source.ids) for source in sources]
+    assert (len(sources), min(lengths), max(lengths)) == (200, 1, 64)
+    assert all(source.ids[-1] == EOS for source in sources)
+    assert not {0, 1, 2} & {token for source in sources for token in source.ids[:-1]}
+    assert [len(source.forced_target) for source in sources if source.forced_target] == [64, 64]
+    assert sources == proof_sources.random_sources(checkpoint(), 200), "the same in every run"
+
+
+def test_a_model_with_short_limits_still_gets_its_sources() -> None:
+    model = tiny_model(max_source_length=3, max_target_length=2)
+    sources = proof_sources.random_sources(checkpoint(model), 200)
+    assert {len(source.ids) for source in sources} == {1, 2, 3}
+
+
+def test_sentences_are_made_up_to_the_usual_number(tmp_path: Path) -> None:
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<s>", "<unk>", "a", "dog", "plays"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "lines.txt").write_text("a dog plays\n\nplays a cat\n")
+    with_text = dataclasses.replace(checkpoint(), tokenizer=tmp_path / "tokenizer.json")
+    sources = proof_sources.sentence_sources(with_text, tmp_path / "lines.txt")
+    assert [source.ids for source in sources[:2]] == [(4, 5, 6, EOS), (6, 4, 3, EOS)]
+    assert len(sources) == 200
+    (tmp_path / "lines.txt").write_text("a " * 64)
+    with pytest.raises(ExportError, match="line 1 has 65 tokens, the model takes 64"):
+        proof_sources.sentence_sources(with_text, tmp_path / "lines.txt")
+
+
+def test_sentences_need_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"no tokenizer\.json"):
+        proof_sources.sentence_sources(checkpoint(), tmp_path / "lines.txt")
