@@ -1,0 +1,90 @@
+"""What one decoder step costs: by rows, by valid length, and by the capacity of the buffers (which it must not)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqserve.bundle import read_model
+from seqserve_server.capacity import Capacity
+from seqserve_server.engine import Release, Source, StepInput
+from seqserve_server.ort_engine import OrtEngine
+from spread import Spread, table
+
+CACHE_BYTES, CANDIDATES = 8 * 2**30, 2
+BASE_ROWS, BASE_LENGTH, BASE_SOURCE = 32, 24, 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of step. ``length`` counts valid target positions, the step's own included."""
+
+    rows: int = BASE_ROWS
+    length: int = BASE_LENGTH
+    source: int = BASE_SOURCE
+    capacity: int = 32
+
+
+SWEEPS: dict[str, list[Case]] = {
+    "rows": [Case(rows=rows) for rows in (1, 2, 4, 8, 16, 32, 64)],
+    "length": [Case(length=length, capacity=512) for length in (8, 32, 128, 512)],
+    "source": [Case(source=source) for source in (8, 32, 128, 512)],
+    "capacity": [Case(capacity=capacity) for capacity in (32, 64, 128, 256, 512)],
+}
+
+
+class Stepper:
+    """An engine whose buffers have one target capacity."""
+
+    def __init__(self, bundle: Path, capacity: int, threads: int) -> None:
+        self.model = read_model(bundle)
+        self._engine = OrtEngine(
+            bundle, self.model, threads=threads, cache_bytes=CACHE_BYTES,
+            max_rows=max(case.rows for cases in SWEEPS.values() for case in cases),
+        )
+        self._capacity = capacity
+
+    def milliseconds(self, case: Case, steps: int) -> list[float]:
+        """Fill the rows, then repeat the same step: it writes the same position each time."""
+        engine, model = self._engine, self.model
+        length = min(case.length, model.max_target_length)
+        engine.reserve(Capacity(case.rows, self._capacity, min(case.source, model.max_source_length)))
+        source = [model.eos_id] * min(case.source, model.max_source_length)
+        for slot in range(case.rows):
+            engine.encode([Source(slot, source)])
+        step = StepInput([model.decoder_start_id] * case.rows, [length - 1] * case.rows, CANDIDATES)
+        times = []
+        for _ in range(steps + 1):
+            begun = time.perf_counter()
+            engine.step(step)
+            times.append((time.perf_counter() - begun) * 1e3)
+        engine.release([Release(slot, length, len(source)) for slot in range(case.rows)])
+        return times[1:]
+
+
+def measure(bundle: Path, threads: int, rounds: int, steps: int) -> dict[Case, list[float]]:
+    """Every case in every round, so that a slow minute hits all of them."""
+    steppers: dict[int, Stepper] = {}
+    results: dict[Case, list[float]] = {}
+    for _ in range(rounds):
+        for case in dict.fromkeys(case for cases in SWEEPS.values() for case in cases):
+            if case.capacity not in steppers:
+                steppers[case.capacity] = Stepper(bundle, case.capacity, threads)
+            results.setdefault(case, []).extend(steppers[case.capacity].milliseconds(case, steps))
+    return results
+
+
+def report(results: dict[Case, list[float]]) -> str:
+    """One table per sweep."""
+    tables = []
+    for name, cases in SWEEPS.items():
+        rows = [[str(getattr(case, name)), *_cells(results[case], case)] for case in cases]
+        tables.append(table([name, "ms a step, median (min - max)", "rows/s"], rows))
+    note = (f"Unless the table says otherwise: {BASE_ROWS} rows, {BASE_LENGTH} valid target positions, {BASE_SOURCE} "
+            "source tokens, the smallest capacity that holds them (512 in the table of lengths).")
+    return "\n\n".join([*tables, note])
+
+
+def _cells(milliseconds: Sequence[float], case: Case) -> list[str]:
+    spread = Spread.of(milliseconds)
+    return [spread.text(2), f"{case.rows / spread.median * 1e3:.0f}"]
