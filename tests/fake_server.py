@@ -195,3 +195,8 @@ class FakeServer:
 def sleep(seconds: float) -> Callable[[Any, grpc.ServicerContext], None]:
     """For ``before``: answer after a known time."""
     return lambda request, context: time.sleep(seconds)
+
+
+def aborting(code: grpc.StatusCode, text: str = "no") -> Callable[[Any, grpc.ServicerContext], None]:
+    """A bare status, as gRPC itself or a proxy sends it."""
+    return lambda request, context: context.abort(code, text)

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,6 @@ from fake_server import FakeServer
 from seqserve_cli.main import COMMANDS, main
 
 NOBODY = "127.0.0.1:1"
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
 
 
 def exit_code(arguments: list[str]) -> int:

@@ -4,7 +4,6 @@ import io
 import json
 import signal
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,12 +11,6 @@ from cli_process import start
 from fake_server import FakeServer
 from seqserve_cli import exits
 from seqserve_cli.main import main
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
 
 
 def give_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:

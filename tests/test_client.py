@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -21,25 +20,6 @@ from seqserve_client import (
     ServerInfo,
     Timing,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(server.target, timeout=20) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.target, timeout=20) as connected:
-        yield connected
-
 
 TWO_DOGS = Result(
     hypotheses=[Hypothesis(text="TWO DOGS", tokens=["TWO", "DOGS"], token_ids=[3, 4], score=-2.0)],

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -19,24 +18,6 @@ from seqserve_client import (
 )
 
 WORDS = " ".join(["word"] * 2000)
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(server.target, timeout=20) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.target, timeout=20) as connected:
-        yield connected
 
 
 def endless(server: FakeServer) -> None:

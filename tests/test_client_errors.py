@@ -1,13 +1,12 @@
 """Every way a call fails becomes one typed error; retries, deadlines and size limits do what they say."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from fake_server import FakeServer, refuse
+from fake_server import FakeServer, aborting, refuse
 from seqserve_client import (
     AsyncClient,
     Cancelled,
@@ -24,29 +23,6 @@ from seqserve_client import (
 )
 
 NOBODY = "127.0.0.1:1"  # a port that nobody listens on
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(server.target, timeout=20) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.target, timeout=20) as connected:
-        yield connected
-
-
-def aborting(code: grpc.StatusCode, text: str = "no") -> Callable[[Any, grpc.ServicerContext], None]:
-    """A bare status, as gRPC itself or a proxy sends it."""
-    return lambda request, context: context.abort(code, text)
 
 
 async def test_each_reason_has_its_own_error_with_field_and_facts(client: Client, async_client: AsyncClient) -> None:

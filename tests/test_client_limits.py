@@ -1,12 +1,12 @@
 """Retries, deadlines and message sizes: what the channel's settings do. gRPC ignores misspelt settings silently."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from fake_server import FakeServer, sleep
+from fake_server import FakeServer, aborting, sleep
 from seqserve_client import (
     AsyncClient,
     Client,
@@ -16,29 +16,6 @@ from seqserve_client import (
     Unavailable,
 )
 from seqserve_client.channel import Connection
-
-
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(server.target, timeout=20) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def async_client(server: FakeServer) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(server.target, timeout=20) as connected:
-        yield connected
-
-
-def aborting(code: grpc.StatusCode, text: str = "no") -> Callable[[Any, grpc.ServicerContext], None]:
-    """A bare status, as gRPC itself or a proxy sends it."""
-    return lambda request, context: context.abort(code, text)
 
 
 def failing_first(times: int, code: grpc.StatusCode) -> Callable[[Any, grpc.ServicerContext], None]:

@@ -19,12 +19,6 @@ from seqserve_client.load_test import Load, LoadTest, Source, arrival_offsets, r
 from seqserve_client.report import PERCENTILES, Sample, is_good, percentile, result, summary, table
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
-
-
 def run(server: FakeServer, load: Load, sources: Iterator[Source] | None = None) -> list[Sample]:
     async def measure() -> list[Sample]:
         async with AsyncClient(server.target, timeout=20, max_attempts=1) as client:
