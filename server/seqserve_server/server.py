@@ -109,7 +109,7 @@ async def running_server(
     server, port = await _start_grpc(config, service, servicer, registry)
     failed = asyncio.Event()
     try:
-        with _metrics_server(config, registry) as metrics_port:
+        async with _metrics_server(config, registry) as metrics_port:
             model = await asyncio.to_thread(_load_warm, load, config)
             with _engine_thread(_make_loop(model, dispatcher, registry, config), failed) as loop:
                 dispatcher.attach(loop)
@@ -174,8 +174,8 @@ async def _set_health(servicer: health.aio.HealthServicer, status: Any) -> None:
         await servicer.set(name, status)
 
 
-@contextlib.contextmanager
-def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> Iterator[int]:
+@contextlib.asynccontextmanager
+async def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> AsyncIterator[int]:
     try:
         http, thread = start_http_server(config.metrics_port, addr=config.host, registry=registry)
     except OSError as error:
@@ -185,7 +185,7 @@ def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> Iterat
     try:
         yield http.server_port
     finally:
-        http.shutdown()
+        await asyncio.to_thread(http.shutdown)  # it waits for its own poll, up to half a second
         http.server_close()
         thread.join()
 
