@@ -101,7 +101,8 @@ def test_the_step_is_fused_operators_without_masks_or_casts(built: Built) -> Non
     operators = Counter(node.op_type for node in model.graph.node)
     layers = config.decoder_layers
     assert operators["GroupQueryAttention"] == 2 * layers
-    assert operators["SkipLayerNormalization"] + operators["SkipSimplifiedLayerNormalization"] == 3 * layers
+    norms = operators["LayerNormalization"] + operators["SimplifiedLayerNormalization"]
+    assert 3 * layers <= norms <= 3 * layers + 2  # of the embeddings and of the stack's end, where there are such
     for operator in ("Where", "Expand", "Concat", "ScatterND", "Softmax", "Sqrt", "ReduceMean", "Cast"):
         assert operators[operator] == 0, operator
 

@@ -7,11 +7,10 @@ operators compute is proved against the PyTorch model after export, never assume
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqserve_export.model.layers import RMSNorm
 
-Norm = nn.LayerNorm | RMSNorm
 Attribute = int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool]
 
 
@@ -61,31 +60,8 @@ def multi_head_attention(
     )
 
 
-def skip_norm(norm: Norm, states: Tensor, residual: Tensor, *, keep_sum: bool) -> tuple[Tensor, Tensor]:
-    """``norm(states + residual)`` and, with ``keep_sum``, the sum itself (what a pre-norm layer goes on from)."""
-    shape = tuple(states.shape)
-    name, weights, epsilon = "SkipSimplifiedLayerNormalization", [norm.weight], 0.0
-    if isinstance(norm, nn.LayerNorm):
-        name, weights, epsilon = "SkipLayerNormalization", [norm.weight, norm.bias], norm.eps
-    else:
-        epsilon = norm.epsilon
-    if not keep_sum:
-        normed = torch.onnx.ops.symbolic(
-            f"com.microsoft::{name}", (states, residual, *weights), {"epsilon": epsilon},
-            dtype=states.dtype, shape=shape, version=1,
-        )
-        return normed, normed
-    # The operator's outputs are (normed, mean, deviation, sum); the two in the middle are optional and lose their
-    # names after tracing (``trace._drop_unused_outputs``), so that the runtime does not compute them.
-    normed, _, _, total = torch.onnx.ops.symbolic_multi_out(
-        f"com.microsoft::{name}", (states, residual, *weights), {"epsilon": epsilon},
-        dtypes=[states.dtype] * 4, shapes=[shape, (*shape[:-1], 1), (*shape[:-1], 1), shape], version=1,
-    )
-    return normed, total
-
-
 def rms_norm(norm: RMSNorm, states: Tensor) -> Tensor:
-    """SimplifiedLayerNormalization: the RMS norm without a residual."""
+    """SimplifiedLayerNormalization: the RMS norm."""
     return torch.onnx.ops.symbolic(
         "SimplifiedLayerNormalization", (states, norm.weight), {"axis": -1, "epsilon": norm.epsilon, "stash_type": 1},
         dtype=states.dtype, shape=tuple(states.shape), version=1,

@@ -85,18 +85,8 @@ def _export(
         raise RuntimeError("torch.onnx.export returned no program")
     model = program.model
     model.ir_version = IR_VERSION
-    _drop_unused_outputs(model)
     _drop_notes(model)
     return model
-
-
-def _drop_unused_outputs(model: onnx_ir.Model) -> None:
-    """Blank the optional outputs that nobody reads, so that the runtime does not compute them."""
-    for node in model.graph:
-        if node.domain == "com.microsoft" and len(node.outputs) > 1:
-            for value in node.outputs:
-                if not value.uses() and not value.is_graph_output():
-                    value.name = ""
 
 
 def _drop_notes(model: onnx_ir.Model) -> None:
