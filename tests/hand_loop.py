@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from arithmetic_engine import COST, END, START, ArithmeticEngine, answer
-from seqserve_server.capacity import Capacity
+from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
-from seqserve_server.scheduler import Scheduler, SchedulerLimits
+from seqserve_server.scheduler import Scheduler
 
 
 def make_limits(max_rows: int = 64, encode_tokens: int = 512, cache_bytes: int = 1 << 20) -> SchedulerLimits:
@@ -69,6 +69,7 @@ class HandLoop:
         """One iteration, after which every rule is checked; returns its events."""
         observed = len(self.facts)
         self.loop.step()
+        self.loop.report()
         fresh = self.events[self._checked:]
         self._checked = len(self.events)
         self.check(fresh, self.facts[observed] if len(self.facts) > observed else None)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from arithmetic_engine import END, START, ArithmeticEngine
 from hand_loop import HandLoop
+from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.engine import Candidates, Source, StepInput
 from seqserve_server.request import Finished, FinishReason
-from seqserve_server.scheduler import Scheduler, SchedulerLimits
+from seqserve_server.scheduler import Scheduler
 
 ENCODE_SECONDS, ENCODE_TOKEN_SECONDS = 0.0002, 0.00002
 STEP_SECONDS, STEP_ROW_SECONDS = 0.001, 0.00003

@@ -38,6 +38,16 @@ def test_a_failing_encoder_fails_its_batch_and_rows_that_run_go_on() -> None:
     assert hand.finished(longer).reason in (FinishReason.EOS, FinishReason.LENGTH)
 
 
+def test_rows_that_survive_a_failing_encoder_batch_count_as_joining_when_they_get_their_first_token() -> None:
+    hand = HandLoop()
+    hand.engine.poison = POISON
+    hand.submit([POISON, END])
+    hand.submit([*[3] * 40, END])  # encoded in the iteration whose step does not happen
+    hand.run()
+    steps = [facts for facts in hand.facts if facts.rows]
+    assert [facts.joined for facts in steps] == [1] + [0] * (len(steps) - 1)
+
+
 def test_after_a_failing_encoder_the_slots_are_clean_for_the_next() -> None:
     hand = HandLoop(make_limits(max_rows=2))
     hand.engine.poison = POISON

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from seqserve.bundle import BundleError, ModelDescription, StateTensor, read_model
-from seqserve_server.capacity import Capacity
+from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Move, Release, Source, StepInput
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine, _value
 from seqserve_server.request import Event, Failed, Finished, Request
-from seqserve_server.scheduler import Scheduler, SchedulerLimits
+from seqserve_server.scheduler import Scheduler
 
 Bits = NDArray[np.uint32]
 Open = Callable[..., OrtEngine]

@@ -46,6 +46,14 @@ def refusal(*arguments: str) -> str:
     return err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("wrong", [("--max-rows", "0"), ("--port", "many"), ("--device", "tpu")])
+def test_a_flag_with_an_impossible_value_is_a_matter_of_usage(tiny_bundle: Path, wrong: tuple[str, str]) -> None:
+    code, _, err = run("serve", str(tiny_bundle), *wrong)
+    assert code == 2
+    assert wrong[0] in err
+    assert "Traceback" not in err
+
+
 def test_a_server_answers_the_command_line_and_stops_when_told(tiny_bundle: Path) -> None:
     with serving(tiny_bundle) as (process, target, _):
         assert run("health", "--target", target)[0] == 0
@@ -124,4 +132,6 @@ def test_a_sound_bundle_is_verified(tiny_bundle: Path) -> None:
 
 def test_a_variable_that_is_no_setting_is_refused(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEQSERVE_PROT", "1")
-    assert "SEQSERVE_PROT" in refusal("serve", str(tiny_bundle))
+    code, _, err = run("serve", str(tiny_bundle))
+    assert code == 2
+    assert "SEQSERVE_PROT: no such setting" in err

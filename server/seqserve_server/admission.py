@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqserve.bundle import ModelDescription
-from seqserve_server.capacity import Capacity
+from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
-from seqserve_server.scheduler import SchedulerLimits
 
 RETRY_AFTER_SECONDS = 0.1
 

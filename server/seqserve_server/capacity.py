@@ -72,3 +72,25 @@ def grown(current: Capacity, need: Capacity, cost: StateCost, budget: int) -> Ca
     """
     wanted = current.union(need).rounded()
     return wanted if cost.bytes_of(wanted) <= budget else need.rounded()
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """Bounds of one scheduler.
+
+    Attributes:
+        max_rows: Most rows that run at once.
+        encode_tokens: Most source tokens encoded between two decoder steps (a longer source goes alone): the bound on
+            how long arrivals can hold up running rows.
+        cache_bytes: Most bytes of state buffers.
+        cost: What a row's state costs.
+    """
+
+    max_rows: int
+    encode_tokens: int
+    cache_bytes: int
+    cost: StateCost
+
+    def fits(self, need: Capacity) -> bool:
+        """Whether buffers for ``need`` stay inside the byte budget."""
+        return self.cost.bytes_of(need.rounded()) <= self.cache_bytes

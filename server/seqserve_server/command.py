@@ -7,14 +7,14 @@ import sys
 
 from seqserve.bundle import BundleError
 from seqserve_server.config import add_arguments, resolve
-from seqserve_server.errors import StartupError
+from seqserve_server.errors import ConfigError, StartupError
 from seqserve_server.server import serve
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until told to stop. Returns 0, or 1 with one line on stderr when the server cannot start or dies."""
+    """Serve until told to stop. Returns 0, or one line on stderr and 2 for a wrong value, 1 for whatever else."""
     try:
         config = resolve(vars(arguments))
         logging.basicConfig(
@@ -24,4 +24,4 @@ def run(arguments: argparse.Namespace) -> int:
         return asyncio.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
     except (StartupError, BundleError) as error:
         print(f"seqserve serve: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1

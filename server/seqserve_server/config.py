@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqserve_server.errors import StartupError
+from seqserve_server.errors import ConfigError
 from seqserve_server.inputs import MAX_TEXT_BYTES
 from seqserve_server.served_model import DEFAULT_CACHE_BYTES, DEFAULT_ENCODE_TOKENS, DEFAULT_MAX_ROWS
 
@@ -48,20 +48,20 @@ class ServerConfig:
         """Check every field.
 
         Raises:
-            StartupError: naming the flag, its value and what is allowed.
+            ConfigError: naming the flag, its value and what is allowed.
         """
         for entry in dataclasses.fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata.get("low"), entry.metadata.get("high")
             if (low is not None and value < low) or (high is not None and value > high):
                 bounds = f"{low}..{high}" if high is not None else f"at least {low}"
-                raise StartupError(f"--{entry.name.replace('_', '-')}: {value} is not in {bounds}")
+                raise ConfigError(f"--{entry.name.replace('_', '-')}: {value} is not in {bounds}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise StartupError(
+                raise ConfigError(
                     f"--{name.replace('_', '-')}: {getattr(self, name)!r} is not one of {', '.join(allowed)}"
                 )
         if not self.bundles:
-            raise StartupError("no bundle was given")
+            raise ConfigError("no bundle was given")
 
     def describe(self) -> str:
         """One line with every resolved value."""
@@ -94,12 +94,12 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str] | None = No
     """Flags win over environment, environment over defaults.
 
     Raises:
-        StartupError: a value of the wrong kind, or a ``SEQSERVE_`` variable that is no setting.
+        ConfigError: a value of the wrong kind, or a ``SEQSERVE_`` variable that is no setting.
     """
     environment = os.environ if environment is None else environment
     known = {ENVIRONMENT_PREFIX + entry.name.upper(): entry for entry in settings()}
     if unknown := sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known):
-        raise StartupError(f"{unknown[0]}: no such setting; `seqserve serve --help` lists them")
+        raise ConfigError(f"{unknown[0]}: no such setting; `seqserve serve --help` lists them")
     values: dict[str, Any] = {"bundles": tuple(Path(bundle) for bundle in flags["bundles"])}
     for variable, entry in known.items():
         given = flags.get(entry.name)
@@ -114,11 +114,11 @@ def resolve(flags: Mapping[str, Any], environment: Mapping[str, str] | None = No
 def _parse(text: str, default: object, origin: str) -> object:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise StartupError(f"{origin}: {text!r} is neither true nor false")
+            raise ConfigError(f"{origin}: {text!r} is neither true nor false")
         return text.lower() == "true"
     if isinstance(default, int):
         try:
             return int(text)
         except ValueError:
-            raise StartupError(f"{origin}: {text!r} is not a whole number") from None
+            raise ConfigError(f"{origin}: {text!r} is not a whole number") from None
     return text

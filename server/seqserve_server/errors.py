@@ -10,6 +10,7 @@ ServerError
 ├── DeadlinePassed      the caller allows more time
 ├── EngineFailure       we look at the log; the request was not at fault as far as we know
 └── StartupError        the operator changes the configuration
+    └── ConfigError     a flag or a variable has a value that it cannot have
 """
 
 
@@ -98,3 +99,7 @@ class StartupError(ServerError):
     """The server cannot start as configured; the message is one line for the operator."""
 
     reason = "STARTUP"
+
+
+class ConfigError(StartupError):
+    """A flag or variable is unknown or has a value that it cannot have: a matter of usage."""

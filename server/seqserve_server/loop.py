@@ -15,6 +15,7 @@ from seqserve_server.scheduler import Plan, Scheduler
 
 logger = logging.getLogger(__name__)
 STOPPED = "the engine has stopped"
+PAUSE_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class StepFacts:
     Attributes:
         rows: Rows in the decoder step, 0 if there was none.
         tokens: Tokens it gave, one per row that did not fail.
-        joined: Rows among them that were encoded in this iteration.
+        joined: Rows among them whose first token this is.
         encode_seconds: One entry per encoder batch.
         step_seconds: Time in the decoder step.
         gap_seconds: From the end of the step before, which rows that were already running waited for their token.
@@ -57,6 +58,7 @@ class Loop:
         self._publish, self._observe, self._clock = publish, observe, clock
         self._inbox: deque[Request | int] = deque()
         self._unpublished: list[Event] = []  # outlives a step that raises: its terminal events are owed all the same
+        self._unreported: tuple[StepFacts, list[Event]] | None = None
         self._wake = threading.Event()
         self._stopping = self._closed = False
         self._last_step = 0.0
@@ -86,10 +88,17 @@ class Loop:
                 self._wake.clear()  # before looking at anything: whatever comes after the look sets it again
                 if self._stopping:
                     return
-                if not self.step() and not self._inbox:
+                busy = self.step()
+                if self._scheduler.empty:
+                    # The last answer is on its way to callers who need this thread's hold on the interpreter: book-
+                    # keeping and cleaning slots can wait until they have it.
+                    self._wake.wait(PAUSE_SECONDS)
+                self.report()
+                if not busy and not self._inbox:
                     self._wake.wait()
         finally:
             self._closed = True
+            self.report()
             events = self._unpublished + self._take_inbox()
             self._publish(events + self._scheduler.fail_all(STOPPED))
 
@@ -110,10 +119,17 @@ class Loop:
         self._unpublished = []
         if events:
             self._publish(events)
-        if self._observe is not None and (facts.rows or events):
-            facts.waiting, facts.running = self._scheduler.waiting, self._scheduler.running
-            self._observe(facts, events)
+        facts.waiting, facts.running = self._scheduler.waiting, self._scheduler.running
+        self._unreported = (facts, events)
         return not self._scheduler.idle
+
+    def report(self) -> None:
+        """Tell the observer of the step before, if it did anything."""
+        if self._observe is not None and self._unreported is not None:
+            facts, events = self._unreported
+            if facts.rows or events:
+                self._observe(facts, events)
+        self._unreported = None
 
     def _encode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         """Encode arrivals. Returns failures; the step is then planned anew without those rows."""
@@ -130,7 +146,6 @@ class Loop:
             now = self._clock()
             self._scheduler.encoded(batch, now)
             facts.encode_seconds.append(now - begun)
-            facts.joined += len(batch)
             facts.source_tokens += sum(len(source.token_ids) for source in batch)
         return failed
 
@@ -143,6 +158,7 @@ class Loop:
             return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
         choice = greedy.choose(candidates, plan.end_banned, self._end_id)
         now = self._clock()
+        facts.joined = plan.positions.count(0)
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
         events = self._scheduler.apply(choice, now)

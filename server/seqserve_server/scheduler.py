@@ -11,32 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from seqserve_server.capacity import Capacity, StateCost
+from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding.choice import Choice
 from seqserve_server.engine import SOURCE_MULTIPLE, Move, Release, Source
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """Bounds of one scheduler.
-
-    Attributes:
-        max_rows: Most rows that run at once.
-        encode_tokens: Most source tokens encoded between two decoder steps (a longer source goes alone): the bound on
-            how long arrivals can hold up running rows.
-        cache_bytes: Most bytes of state buffers.
-        cost: What a row's state costs.
-    """
-
-    max_rows: int
-    encode_tokens: int
-    cache_bytes: int
-    cost: StateCost
-
-    def fits(self, need: Capacity) -> bool:
-        """Whether buffers for ``need`` stay inside the byte budget."""
-        return self.cost.bytes_of(need.rounded()) <= self.cache_bytes
 
 
 @dataclass(slots=True)
@@ -103,9 +81,14 @@ class Scheduler:
         return len(self._slots)
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not (self._waiting_ids or self._slots)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits, runs or is left to clean up."""
-        return not (self._waiting_ids or self._slots or self._dirty)
+        return self.empty and not self._dirty
 
     def submit(self, request: Request) -> None:
         """Queue a request that admission let in. Its id must be new."""

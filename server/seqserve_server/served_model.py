@@ -5,9 +5,10 @@ from pathlib import Path
 
 from seqserve.bundle import BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
+from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.engine import Engine
 from seqserve_server.ort_engine import OrtEngine
-from seqserve_server.scheduler import Scheduler, SchedulerLimits
+from seqserve_server.scheduler import Scheduler
 from seqserve_server.tokenizer import Tokenizer
 
 DEFAULT_CACHE_BYTES = 2 * 2**30
