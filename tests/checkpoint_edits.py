@@ -13,7 +13,7 @@ from seqserve_export.families import LoadedCheckpoint, choose_family
 
 
 def load(directory: Path, family: str = "auto") -> LoadedCheckpoint:
-    return choose_family(directory, family).load(directory)
+    return choose_family(directory, family).read(directory)
 
 
 def refusal(directory: Path, family: str = "auto") -> str:

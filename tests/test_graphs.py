@@ -42,7 +42,7 @@ class Built:
     def __init__(self, directory: Path, changes: dict[str, Any]) -> None:
         source = directory / "source"
         write_native(source, **changes)
-        self.checkpoint = choose_family(source).load(source)
+        self.checkpoint = choose_family(source).read(source)
         self.bundle = directory / "bundle"
         self.bundle.mkdir()
         pipeline.write_graphs(self.checkpoint.model, self.bundle)

@@ -65,7 +65,7 @@ def compare(changes: dict[str, Any]) -> tuple[float, int, int]:
     theirs = random_model(changes)
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
-        checkpoint = choose_family(Path(directory)).load(Path(directory))
+        checkpoint = choose_family(Path(directory)).read(Path(directory))
     ours, config = checkpoint.model, checkpoint.model.config
     sources = [
         [*torch.randint(1, 78, (length % 19,)).tolist(), *checkpoint.source_suffix] for length in range(SENTENCES)

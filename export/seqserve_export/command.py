@@ -14,6 +14,7 @@ from typing import TextIO
 from seqserve.bundle import PRECISIONS
 from seqserve_export.errors import ExportError
 from seqserve_export.families import FAMILIES
+from seqserve_export.families.checkpoint import SourceOptions
 from seqserve_export.families.registry import AUTO
 from seqserve_export.parity import Opener
 from seqserve_export.pipeline import ExportOptions, export_bundle
@@ -35,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sentences", type=Path, metavar="FILE", help="prove on these lines of text instead of random token ids"
     )
+    parser.add_argument(
+        "--heads", type=int, metavar="N", help="d2l: number of attention heads, where config.json does not say it"
+    )
+    parser.add_argument(
+        "--positions", choices=("true", "book"),
+        help="d2l: positions of generated tokens: true ones (default), or all 0 as in the book's predict",
+    )
     parser.add_argument("--force", action="store_true", help="replace an older bundle at OUT")
 
 
@@ -43,6 +51,7 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
     options = ExportOptions(
         source=args.source, out=args.out, family=args.family, precision=args.precision, name=args.name,
         sentences=args.sentences, force=args.force,
+        checkpoint=SourceOptions(heads=args.heads, positions=args.positions),
     )
     started = time.monotonic()
     status = StatusLine(sys.stderr)

@@ -20,6 +20,7 @@ from seqserve.manifest import MANIFEST_FILE, write_manifest
 from seqserve_export import parity, proof_sources
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.families import LoadedCheckpoint, choose_family
+from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
 from seqserve_export.families.registry import AUTO
 from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import padded_head_size
@@ -48,6 +49,7 @@ class ExportOptions:
     name: str | None = None
     sentences: Path | None = None
     force: bool = False
+    checkpoint: SourceOptions = NOTHING_SAID
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     """
     check_options(options)
     progress("loading the checkpoint")
-    checkpoint = choose_family(options.source, options.family).load(options.source)
+    checkpoint = choose_family(options.source, options.family).read(options.source, options.checkpoint)
     description = describe(checkpoint, options.name or _default_name(options.source), options.precision)
     if options.sentences is None:
         sources, longest = proof_sources.random_sources(checkpoint, proof_sources.COUNT), PROOF_NEW_TOKENS

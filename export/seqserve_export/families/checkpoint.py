@@ -1,10 +1,12 @@
 """What every family hands to the exporter, and what the exporter asks of a family."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqserve_export.errors import ExportError
 from seqserve_export.model import Transformer
 
 
@@ -34,6 +36,22 @@ class LoadedCheckpoint:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What only the caller can say of a checkpoint; None where nothing was said.
+
+    Attributes:
+        heads: The head count, where neither shapes nor settings tell it.
+        positions: "true", or "book": every generated token at position 0.
+    """
+
+    heads: int | None = None
+    positions: str | None = None
+
+
+NOTHING_SAID = SourceOptions()
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of checkpoint directory.
@@ -42,8 +60,17 @@ class Family:
         name: The value of ``--family``.
         recognises: Whether the directory's files look like this family; reads no weights.
         load: Reads the directory; raises ExportError when it cannot be served exactly.
+        takes: The names of the ``SourceOptions`` that mean something to it; others are refused.
     """
 
     name: str
     recognises: Callable[[Path], bool]
-    load: Callable[[Path], LoadedCheckpoint]
+    load: Callable[[Path, SourceOptions], LoadedCheckpoint]
+    takes: tuple[str, ...] = ()
+
+    def read(self, directory: Path, options: SourceOptions = NOTHING_SAID) -> LoadedCheckpoint:
+        """Load, after refusing options that mean nothing here."""
+        for entry in dataclasses.fields(options):
+            if getattr(options, entry.name) is not None and entry.name not in self.takes:
+                raise ExportError(f"--{entry.name}: means nothing to the family {self.name}")
+        return self.load(directory, options)

@@ -31,12 +31,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def weights_file(directory: Path, *, pickled: bool) -> Path:
-    """The one file with weights. ``pickled`` also allows pytorch_model.bin, where there is no safetensors file."""
+def weights_file(directory: Path, *, pickled: bool, pickle_file: str = PICKLE_FILE) -> Path:
+    """The one file with weights. ``pickled`` also allows ``pickle_file``, where there is no safetensors file."""
     if (directory / SAFETENSORS_FILE).is_file():
         return directory / SAFETENSORS_FILE
-    if pickled and (directory / PICKLE_FILE).is_file():
-        return directory / PICKLE_FILE
+    if pickled and (directory / pickle_file).is_file():
+        return directory / pickle_file
     others = sorted(path.name for path in directory.glob("*.safetensors"))
     if len(others) == 1:
         return directory / others[0]
@@ -45,7 +45,7 @@ def weights_file(directory: Path, *, pickled: bool) -> Path:
             f"{directory}: several candidates for the weights: {', '.join(others[:5])}; "
             f"name the one to export {SAFETENSORS_FILE}"
         )
-    raise ExportError(f"{directory}: no weights here ({SAFETENSORS_FILE}{f' or {PICKLE_FILE}' if pickled else ''})")
+    raise ExportError(f"{directory}: no weights here ({SAFETENSORS_FILE}{f' or {pickle_file}' if pickled else ''})")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

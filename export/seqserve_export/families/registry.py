@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import marian, native
+from seqserve_export.families import d2l, marian, native
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("native", native.recognises, native.load),
-        Family("marian", marian.recognises, marian.load),
+        Family("native", native.recognises, lambda directory, _: native.load(directory)),
+        Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions")),
+        Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
     )
 }
 AUTO = "auto"

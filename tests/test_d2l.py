@@ -1,0 +1,149 @@
+"""The book's state dictionaries: equal to the book's arithmetic, and refused where something does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from book_model import BookModel
+from seqserve_export.errors import ExportError
+from seqserve_export.families import choose_family
+from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
+from seqserve_export.pipeline import ExportOptions, export_bundle
+from seqserve_server.local import LocalModel
+
+SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]
+TARGET = ["<pad>", "<unk>", *(f"wort{n}" for n in range(27)), "<eos>", "<bos>"]
+IDS, PREFIX = [7, 5, 19, 2], [30, 4, 9, 9, 21, 3]
+
+
+def write_book(directory: Path, *, bias: bool = False, settings: dict[str, object] | None = None) -> BookModel:
+    """A random model of the book's in a directory of its own."""
+    torch.manual_seed(11)
+    model = BookModel(len(SOURCE), len(TARGET), bias=bias).eval().requires_grad_(False)
+    directory.mkdir()
+    save_file(model.state_dict(), directory / "model.safetensors")
+    (directory / "source_vocab.json").write_text(json.dumps(SOURCE))
+    (directory / "target_vocab.json").write_text(json.dumps(TARGET))
+    if settings is not None:
+        (directory / "config.json").write_text(json.dumps(settings))
+    return model
+
+
+def read(directory: Path, heads: int | None = 4, positions: str | None = None) -> LoadedCheckpoint:
+    return choose_family(directory).read(directory, SourceOptions(heads=heads, positions=positions))
+
+
+def logits_of(checkpoint: LoadedCheckpoint) -> torch.Tensor:
+    logits: torch.Tensor = checkpoint.model(torch.tensor([IDS]), torch.tensor([len(IDS)]), torch.tensor([PREFIX]))[0]
+    return logits
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_over_a_whole_prefix_are_the_books(tmp_path: Path, bias: bool) -> None:
+    book = write_book(tmp_path / "book", bias=bias)
+    torch.testing.assert_close(logits_of(read(tmp_path / "book")), book(IDS, PREFIX), atol=1e-5, rtol=0)
+
+
+def test_book_positions_are_those_of_its_predict(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book")
+    checkpoint = read(tmp_path / "book", positions="book")
+    expected = book(IDS, PREFIX, [0] * len(PREFIX))
+    torch.testing.assert_close(logits_of(checkpoint), expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(expected, book(IDS, PREFIX), atol=1e-2)
+    assert "position 0" in checkpoint.notes[0]
+
+
+@pytest.mark.parametrize("positions", [None, "book"])
+def test_a_bundle_decodes_as_the_book_would(tmp_path: Path, positions: str | None) -> None:
+    book = write_book(tmp_path / "book", settings={"num_heads": 4})
+    options = ExportOptions(
+        source=tmp_path / "book", out=tmp_path / "out", checkpoint=SourceOptions(positions=positions)
+    )
+    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    prefix = [TARGET.index("<bos>")]
+    for _ in range(12):
+        places = [0] * len(prefix) if positions == "book" else None
+        prefix.append(int(book(IDS, prefix, places)[-1].argmax()))
+    with LocalModel.open(tmp_path / "out", threads=1) as model:
+        assert model.description.family == "d2l"
+        decoded = model.generate([IDS], max_new_tokens=12)[0].token_ids
+    end = TARGET.index("<eos>")
+    assert decoded == [*prefix[1:], end][: [*prefix[1:], end].index(end)]
+
+
+def test_special_tokens_come_from_each_sides_own_vocabulary(tmp_path: Path) -> None:
+    write_book(tmp_path / "book")
+    checkpoint = read(tmp_path / "book")
+    config = checkpoint.model.config
+    assert (checkpoint.source_suffix, checkpoint.unk_id) == ((2,), 0)
+    assert (config.pad_id, config.eos_id, config.decoder_start_id) == (0, 29, 30)
+    assert config.max_source_length == 1000
+
+
+def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book")
+    (tmp_path / "book" / "model.safetensors").unlink()
+    torch.save(book.state_dict(), tmp_path / "book" / "model.pt")
+    for side, tokens in (("source", SOURCE), ("target", TARGET)):
+        (tmp_path / "book" / f"{side}_vocab.json").unlink()
+        (tmp_path / "book" / f"{side}_vocab.txt").write_text("\n".join(tokens) + "\n")
+    torch.testing.assert_close(logits_of(read(tmp_path / "book")), book(IDS, PREFIX), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("heads", "settings", "told"), [
+    (None, None, "the head count cannot be read from the weights: give --heads N"),
+    (5, None, "--heads 5: not a divisor of the width 24"),
+    (0, None, "--heads 0: not a divisor"),
+    (4, {"num_heads": 2}, "--heads 4: config.json says num_heads 2"),
+    (4, {"num_hiddens": 32}, "num_hiddens is 32, but model.safetensors has 24"),
+    (4, {"num_blks": 3}, "num_blks is 3, but model.safetensors has 2"),
+    (4, {"use_bias": True}, "use_bias is True, but model.safetensors has False"),
+    (4, {"lr": 0.1}, "unknown keys lr; known: num_hiddens"),
+    (4, {"max_len": 0}, "max_source_length: 0 must be at least 1"),
+])
+def test_settings_that_do_not_fit_are_named(
+    tmp_path: Path, heads: int | None, settings: dict[str, object] | None, told: str
+) -> None:
+    write_book(tmp_path / "book", settings=settings)
+    with pytest.raises(ExportError, match=told):
+        read(tmp_path / "book", heads)
+
+
+@pytest.mark.parametrize(("side", "content", "told"), [
+    ("source", SOURCE[:-1], "source_vocab.json: 23 tokens, but the embedding has 24 rows"),
+    ("target", [*TARGET[:-1], "bos"], "target_vocab.json: has no <bos>"),
+    ("source", [*SOURCE[:-1], "word1"], "source_vocab.json: 'word1' is there more than once"),
+    ("target", {"<pad>": 0}, "target_vocab.json: not a list of tokens"),
+    ("target", [1, 2], "target_vocab.json: not a list of tokens"),
+])
+def test_vocabularies_that_do_not_fit_are_named(tmp_path: Path, side: str, content: object, told: str) -> None:
+    write_book(tmp_path / "book")
+    (tmp_path / "book" / f"{side}_vocab.json").write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=told):
+        read(tmp_path / "book")
+
+
+def test_another_models_weights_are_refused(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book")
+    state = {f"net.{name}": tensor for name, tensor in book.state_dict().items()}
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    with pytest.raises(ExportError, match="not the state dictionary of the book's Transformer"):
+        read(tmp_path / "book")
+
+
+def test_a_missing_block_is_named(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book")
+    state = book.state_dict()
+    del state["decoder.blks.block1.attention2.W_k.weight"]
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    with pytest.raises(ExportError, match=r"tensor decoder\.blks\.block1\.attention2\.W_k\.weight missing"):
+        read(tmp_path / "book")
+
+
+def test_options_that_mean_nothing_to_a_family_are_refused(tmp_path: Path) -> None:
+    demo = Path(__file__).parent.parent / "demo" / "en-de"
+    with pytest.raises(ExportError, match="--heads: means nothing to the family native"):
+        choose_family(demo).read(demo, SourceOptions(heads=4))
