@@ -115,11 +115,12 @@ def test_a_model_one_directory_below_is_pointed_at(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_named_with_those_supported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert refusal(tmp_path).endswith("architecture 'llama' is not supported; supported families: native, d2l, marian")
+    told = "architecture 'llama' is not supported; supported families: native, d2l, torch, marian"
+    assert refusal(tmp_path).endswith(told)
 
 
 def test_an_unknown_family_is_a_refusal_that_lists_the_known(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "bart") == "--family bart: not one of auto, native, d2l, marian"
+    assert refusal(tmp_path, "bart") == "--family bart: not one of auto, native, d2l, torch, marian"
 
 
 def test_several_weights_files_are_not_guessed_between(tmp_path: Path) -> None:

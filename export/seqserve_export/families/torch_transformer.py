@@ -1,0 +1,191 @@
+"""State dictionaries around ``torch.nn.Transformer``; config.json names what surrounds it: embeddings and output."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqserve_export.errors import ExportError
+from seqserve_export.families.checkpoint import LoadedCheckpoint
+from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.weights import fill, freeze
+from seqserve_export.model import Transformer, TransformerConfig
+from seqserve_export.model.config import ConfigError
+
+PICKLE_FILE = "model.pt"
+FORMAT = "torch.nn.Transformer"
+DEFAULT_MAX_NEW_TOKENS = 256
+FINAL_NORM = "encoder.norm.weight"
+
+# Keys of config.json with their defaults; REQUIRED have none.
+REQUIRED = ("source_embedding", "target_embedding", "output", "heads", "bos_id", "eos_id", "pad_id")
+DEFAULTS: dict[str, Any] = {
+    "format": FORMAT,
+    "prefix": "",  # of nn.Transformer's own names
+    "output_bias": None,
+    "source_positions": None,  # the name of a stored table [length, width] or [length, 1, width]; None: sinusoidal
+    "target_positions": None,
+    "sinusoid_order": "interleaved",
+    "max_length": 5000,  # of sinusoidal positions
+    "scale_embedding": True,  # times the root of the width
+    "norm_first": False,
+    "activation": "relu",
+    "layer_norm_eps": 1e-5,
+    "source_prefix": [],
+    "source_suffix": None,  # None: the end token
+    "unk_id": None,
+    "max_new_tokens": None,
+}
+NORMS = {
+    "encoder": (("attention_norm", "norm1"), ("ffn_norm", "norm2")),
+    "decoder": (("attention_norm", "norm1"), ("cross_norm", "norm2"), ("ffn_norm", "norm3")),
+}
+ATTENTIONS = {
+    "encoder": (("attention", "self_attn"),),
+    "decoder": (("attention", "self_attn"), ("cross", "multihead_attn")),
+}
+FFN = (("ffn.inner", "linear1"), ("ffn.outer", "linear2"))
+PROJECTIONS = ("query", "key", "value")
+TABLE = "{}_positions"  # a stored position table's name once it is taken out
+
+
+def recognises(directory: Path) -> bool:
+    """A config.json whose ``format`` says so."""
+    path = directory / CONFIG_FILE
+    return path.is_file() and read_json(path).get("format") == FORMAT
+
+
+def load(directory: Path) -> LoadedCheckpoint:
+    """Read a model around ``torch.nn.Transformer``. Decoding starts from ``bos_id``."""
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise ExportError(f"{directory}: no model here (no {CONFIG_FILE}, which names the embeddings)")
+    settings = read_settings(path)
+    file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
+    tensors = read_weights(file)
+    tables = _take_positions(tensors, settings, file)
+    try:
+        config = infer_config(tensors, settings, tables, file)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ExportError(f"{path}: {error}") from None
+    model = Transformer(config)
+    fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file)
+    suffix = (config.eos_id,) if settings["source_suffix"] is None else tuple(settings["source_suffix"])
+    return LoadedCheckpoint(
+        family="torch",
+        model=freeze(model),
+        source_prefix=tuple(settings["source_prefix"]),
+        source_suffix=suffix,
+        unk_id=settings["unk_id"],
+        default_max_new_tokens=min(settings["max_new_tokens"] or DEFAULT_MAX_NEW_TOKENS, config.max_target_length),
+        provenance={"source_class": FORMAT, "source_files": digests([path, file])},
+    )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """config.json, complete: every required key there, no unknown one, defaults filled in."""
+    values = read_json(path)
+    if unknown := sorted(set(values) - set(REQUIRED) - set(DEFAULTS)):
+        raise ExportError(f"{path}: unknown keys {', '.join(unknown)}; known: {', '.join([*REQUIRED, *DEFAULTS])}")
+    if missing := [name for name in REQUIRED if name not in values]:
+        raise ExportError(f"{path}: missing keys {', '.join(missing)}")
+    return {**DEFAULTS, **values}
+
+
+def _take_positions(tensors: dict[str, Tensor], settings: dict[str, Any], file: Path) -> dict[str, Tensor]:
+    """The stored position tables of both sides, taken out of ``tensors``; none where positions are sinusoidal."""
+    stored = {side: settings[f"{side}_positions"] for side in ("source", "target")}
+    if not any(stored.values()):
+        return {}
+    if not all(stored.values()):
+        raise ExportError(f"{CONFIG_FILE}: source_positions and target_positions go together; name both or neither")
+    tables = {TABLE.format(side): _matrix(tensors, name, file, squeeze=True) for side, name in stored.items()}
+    for name in set(stored.values()):  # one table may serve both sides
+        del tensors[name]
+    return tables
+
+
+def infer_config(
+    tensors: dict[str, Tensor], settings: dict[str, Any], tables: dict[str, Tensor], file: Path
+) -> TransformerConfig:
+    """Sizes from shapes, the rest from config.json."""
+    prefix = settings["prefix"]
+    source, target = (_matrix(tensors, settings[f"{side}_embedding"], file) for side in ("source", "target"))
+    width, heads = source.shape[1], settings["heads"]
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise ExportError(f"{CONFIG_FILE}: heads {heads!r} is not a divisor of the width {width}")
+    if settings["activation"] not in ("relu", "gelu"):
+        raise ExportError(f"{CONFIG_FILE}: activation {settings['activation']!r} is not one of relu, gelu")
+    bias = f"{prefix}encoder.layers.0.self_attn.in_proj_bias" in tensors
+    lengths = [len(table) for table in tables.values()] or [int(settings["max_length"])] * 2
+    return TransformerConfig(
+        source_vocab_size=source.shape[0], target_vocab_size=target.shape[0],
+        width=width, heads=heads, head_size=width // heads,
+        ffn_width=_matrix(tensors, f"{prefix}encoder.layers.0.linear1.weight", file).shape[0],
+        encoder_layers=_count(tensors, prefix, "encoder"), decoder_layers=_count(tensors, prefix, "decoder"),
+        max_source_length=lengths[0], max_target_length=lengths[1],
+        pad_id=settings["pad_id"], eos_id=settings["eos_id"], decoder_start_id=settings["bos_id"],
+        norm_position="pre" if settings["norm_first"] else "post", norm_epsilon=float(settings["layer_norm_eps"]),
+        final_norm=prefix + FINAL_NORM in tensors,
+        embedding_scale=math.sqrt(width) if settings["scale_embedding"] else 1.0,
+        positions="learned" if tables else "sinusoidal", sinusoid_order=settings["sinusoid_order"],
+        attention_bias=bias, ffn_bias=f"{prefix}encoder.layers.0.linear1.bias" in tensors,
+        activation=settings["activation"],
+        shared_embeddings=settings["source_embedding"] == settings["target_embedding"],
+        tied_output=settings["output"] == settings["target_embedding"],
+        output_bias=settings["output_bias"] is not None,
+    )
+
+
+def split_fused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``in_proj_weight`` and ``in_proj_bias``, which hold queries, keys and values, as three tensors each."""
+    parts = dict(tensors)
+    for name in tensors:
+        if (match := re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name)) and tensors[name].shape[0] % 3 == 0:
+            for part, piece in zip(PROJECTIONS, parts.pop(name).chunk(3), strict=True):
+                parts[f"{match[1]}.{part}.{match[2]}"] = piece
+    return parts
+
+
+def tensor_names(config: TransformerConfig, settings: dict[str, Any]) -> dict[str, str]:
+    """The name of every canonical parameter among the split tensors."""
+    names = {"source_embedding.tokens.weight": settings["source_embedding"]}
+    if not config.shared_embeddings:
+        names["target_embedding.tokens.weight"] = settings["target_embedding"]
+    if not config.tied_output:
+        names["output.weight"] = settings["output"]
+    if config.output_bias:
+        names["output_bias"] = settings["output_bias"]
+    if config.positions == "learned":
+        names |= {f"{side}_embedding.positions": TABLE.format(side) for side in ("source", "target")}
+    for side, layers in (("encoder", config.encoder_layers), ("decoder", config.decoder_layers)):
+        pairs = [(f"{side}_norm", f"{side}.norm", True)] if config.final_norm else []
+        for index in range(layers):
+            ours, theirs = f"{side}.{index}", f"{side}.layers.{index}"
+            pairs += [(f"{ours}.{a}.norm", f"{theirs}.{b}", True) for a, b in NORMS[side]]
+            pairs += [(f"{ours}.{a}", f"{theirs}.{b}", config.ffn_bias) for a, b in FFN]
+            for a, b in ATTENTIONS[side]:
+                ends = [*((part, part) for part in PROJECTIONS), ("output", "out_proj")]
+                pairs += [(f"{ours}.{a}.{x}", f"{theirs}.{b}.{y}", config.attention_bias) for x, y in ends]
+        for one, other, bias in pairs:
+            names |= {f"{one}.{kind}": f"{settings['prefix']}{other}.{kind}" for kind in ("weight", "bias")[: 1 + bias]}
+    return names
+
+
+def _count(tensors: dict[str, Tensor], prefix: str, side: str) -> int:
+    pattern = re.compile(rf"{re.escape(prefix)}{side}\.layers\.(\d+)\.")
+    return len({match[1] for name in tensors if (match := pattern.match(name))})
+
+
+def _matrix(tensors: dict[str, Tensor], name: str, file: Path, *, squeeze: bool = False) -> Tensor:
+    if name not in tensors:
+        raise ExportError(f"{file}: no tensor {name!r}; {CONFIG_FILE} names the embeddings, the output and the prefix")
+    tensor = tensors[name]
+    if squeeze and tensor.ndim == 3:
+        tensor = tensor.squeeze(1 if tensor.shape[1] == 1 else 0)
+    if tensor.ndim != 2:
+        raise ExportError(f"{file}: {name} is {list(tensors[name].shape)}, not a matrix")
+    return tensor.to(torch.float32)

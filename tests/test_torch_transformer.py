@@ -1,0 +1,127 @@
+"""Models around ``torch.nn.Transformer``: equal to PyTorch's own forward, and refused where a name does not fit."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from seqserve_export.errors import ExportError
+from seqserve_export.families import choose_family
+from seqserve_export.model.positions import sinusoid_table
+from seqserve_export.pipeline import ExportOptions, export_bundle
+from seqserve_server.local import LocalModel
+
+pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+IDS, PREFIX = [7, 5, 19, 3], [2, 4, 9, 9, 21, 8]
+
+
+class Translator(nn.Module):
+    """What people build around ``nn.Transformer``: scaled embeddings, added positions, an output layer."""
+
+    def __init__(self, *, stored_positions: bool, tied: bool, **options: Any) -> None:
+        super().__init__()
+        self.scale = math.sqrt(24)
+        self.transformer = nn.Transformer(
+            24, 4, num_encoder_layers=2, num_decoder_layers=3, dim_feedforward=40, batch_first=True, **options
+        )
+        self.source, self.target = nn.Embedding(25, 24), nn.Embedding(31, 24)
+        self.generator = nn.Linear(24, 31, bias=not tied)
+        if tied:
+            self.generator.weight = self.target.weight
+        table = sinusoid_table(60, 24, "interleaved")
+        if stored_positions:
+            table = torch.randn(60, 1, 24) * 0.1
+        self.register_buffer("table", table, persistent=stored_positions)
+
+    def forward(self, source: list[int], target: list[int]) -> Tensor:
+        """Logits [len(target), vocabulary]."""
+        def embed(table: nn.Embedding, ids: list[int]) -> Tensor:
+            positions = self.get_buffer("table").reshape(60, 24)[: len(ids)]
+            embedded: Tensor = table(torch.tensor([ids])) * self.scale + positions
+            return embedded
+
+        mask = nn.Transformer.generate_square_subsequent_mask(len(target))
+        states = self.transformer(embed(self.source, source), embed(self.target, target), tgt_mask=mask)
+        logits: Tensor = self.generator(states)[0]
+        return logits
+
+
+def settings(**changed: Any) -> dict[str, Any]:
+    return {
+        "format": "torch.nn.Transformer", "prefix": "transformer.", "heads": 4, "source_embedding": "source.weight",
+        "target_embedding": "target.weight", "output": "generator.weight", "output_bias": "generator.bias",
+        "bos_id": 2, "eos_id": 3, "pad_id": 1, "unk_id": 0, "max_length": 60, **changed,
+    }
+
+
+def write(
+    directory: Path, values: dict[str, Any], *, stored: bool = False, tied: bool = False, **options: Any
+) -> Translator:
+    torch.manual_seed(5)
+    model = Translator(stored_positions=stored, tied=tied, **options).eval().requires_grad_(False)
+    for parameter in model.parameters():  # norms and biases begin at ones and zeros, where a wrong map would not show
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    directory.mkdir()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if tied:
+        del state["generator.weight"]
+    save_file(state, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(values))
+    return model
+
+
+@pytest.mark.parametrize(("values", "made"), [
+    ({}, {}),
+    ({"norm_first": True, "activation": "gelu"}, {"norm_first": True, "activation": "gelu"}),
+    ({"source_positions": "table", "target_positions": "table"}, {"stored": True}),
+    ({"output": "target.weight", "output_bias": None}, {"tied": True}),
+    ({"layer_norm_eps": 1e-3}, {"layer_norm_eps": 1e-3}),
+])
+def test_logits_are_those_of_pytorch(tmp_path: Path, values: dict[str, Any], made: dict[str, Any]) -> None:
+    source = write(tmp_path / "source", settings(**values), **made)
+    checkpoint = choose_family(tmp_path / "source").read(tmp_path / "source")
+    logits = checkpoint.model(torch.tensor([IDS]), torch.tensor([len(IDS)]), torch.tensor([PREFIX]))[0]
+    torch.testing.assert_close(logits, source(IDS, PREFIX), atol=2e-5, rtol=0)
+    assert checkpoint.model.config.max_target_length == 60
+    assert checkpoint.source_suffix == (3,)
+
+
+def test_a_bundle_decodes_as_pytorch_would(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", settings(source_prefix=[2]))
+    options = ExportOptions(source=tmp_path / "source", out=tmp_path / "out")
+    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    prefix = [2]
+    for _ in range(12):
+        prefix.append(int(source([2, *IDS], prefix)[-1].argmax()))
+    with LocalModel.open(tmp_path / "out", threads=1) as model:
+        assert (model.description.family, model.description.source_prefix) == ("torch", (2,))
+        decoded = model.generate([[2, *IDS]], max_new_tokens=12)[0].token_ids
+    assert decoded == [*prefix[1:], 3][: [*prefix[1:], 3].index(3)]
+
+
+@pytest.mark.parametrize(("values", "told"), [
+    (settings(heads=5), "heads 5 is not a divisor of the width 24"),
+    (settings(activation="tanh"), "activation 'tanh' is not one of relu, gelu"),
+    (settings(prefix="net."), "no tensor 'net.encoder.layers.0.linear1.weight'"),
+    (settings(source_embedding="src.weight"), "no tensor 'src.weight'"),
+    (settings(target_positions="table"), "source_positions and target_positions go together"),
+    (settings(output_bias=None), "tensor generator.bias not known to this architecture"),
+    (settings(head=4), "unknown keys head; known: source_embedding"),
+    (settings(eos_id=31), "eos_id: 31 is outside the vocabulary of 31"),
+    ({"format": "torch.nn.Transformer"}, "missing keys source_embedding, target_embedding, output, heads, bos_id"),
+])
+def test_what_does_not_fit_is_named(tmp_path: Path, values: dict[str, Any], told: str) -> None:
+    write(tmp_path / "source", values)
+    with pytest.raises(ExportError, match=told):
+        choose_family(tmp_path / "source").read(tmp_path / "source")
+
+
+def test_a_model_without_any_biases_is_refused_by_the_missing_names(tmp_path: Path) -> None:
+    write(tmp_path / "source", settings(), bias=False)
+    with pytest.raises(ExportError, match=r"norm.*bias.* missing"):
+        choose_family(tmp_path / "source").read(tmp_path / "source")
