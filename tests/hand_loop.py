@@ -75,7 +75,7 @@ class HandLoop:
         self.check(fresh, self.facts[observed] if len(self.facts) > observed else None)
         return fresh
 
-    def run(self, most: int = 10_000) -> None:
+    def run(self, most: int = 100_000) -> None:
         """Step until nothing is left."""
         for _ in range(most):
             self.step()

@@ -30,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), help="kind of checkpoint (default: auto)"
     )
     parser.add_argument(
-        "--precision", default=ExportOptions.precision, choices=PRECISIONS, help="number format (default: fp32)"
+        "--precision", default=ExportOptions.precision, choices=PRECISIONS,
+        help="number format (default: fp32); int8 is measured against it",
+    )
+    parser.add_argument(
+        "--min-agreement", type=float, default=ExportOptions.min_agreement, metavar="PART",
+        help="int8: part of the tokens, 0..1, that have to equal fp32's; fewer, and no bundle is written (default: 0)",
     )
     parser.add_argument("--name", help="name of the model in the server (default: the source directory's)")
     parser.add_argument(
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
     """Export; the parity report goes to stdout, everything else to stderr. Returns the exit code."""
     options = ExportOptions(
         source=args.source, out=args.out, family=args.family, precision=args.precision, name=args.name,
-        sentences=args.sentences, force=args.force,
+        sentences=args.sentences, force=args.force, min_agreement=args.min_agreement,
         checkpoint=SourceOptions(heads=args.heads, positions=args.positions),
     )
     started = time.monotonic()
@@ -67,6 +72,8 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
     for note in exported.notes:
         sys.stderr.write(f"note: {note}\n")
     sys.stdout.write(exported.report.table() + "\n")
+    if exported.rounded is not None:
+        sys.stdout.write(exported.rounded.table() + "\n")
     sys.stderr.write(f"wrote {options.out} ({exported.description.name}) in {time.monotonic() - started:.0f} s\n")
     return 0
 

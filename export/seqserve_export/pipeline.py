@@ -17,7 +17,7 @@ import torch
 from seqserve import bundle
 from seqserve.bundle import BundleError, ModelDescription, StateTensor
 from seqserve.manifest import MANIFEST_FILE, write_manifest
-from seqserve_export import parity, proof_sources
+from seqserve_export import parity, precision, proof_sources
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
@@ -26,8 +26,9 @@ from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.parity import Opener, ParityReport
+from seqserve_export.precision import PrecisionReport
 
-SUPPORTED_PRECISIONS = ("fp32",)
+SUPPORTED_PRECISIONS = ("fp32", "int8")
 # Where greedy decoding stops in the proof. On random ids many models never end by themselves, and 200 sources decoded
 # one by one cost the most of an export; a few long targets are teacher-forced besides (``proof_sources``).
 PROOF_NEW_TOKENS = 16
@@ -49,15 +50,20 @@ class ExportOptions:
     name: str | None = None
     sentences: Path | None = None
     force: bool = False
+    min_agreement: float = 0.0
     checkpoint: SourceOptions = NOTHING_SAID
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export. ``notes`` say what the source does that the bundle does not, one line each."""
+    """A finished export. ``notes`` say what the source does that the bundle does not, one line each.
+
+    ``report`` is of the float32 graphs, ``rounded`` of what another precision made of them.
+    """
 
     description: ModelDescription
     report: ParityReport
+    rounded: PrecisionReport | None
     notes: tuple[str, ...]
 
 
@@ -75,7 +81,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     check_options(options)
     progress("loading the checkpoint")
     checkpoint = choose_family(options.source, options.family).read(options.source, options.checkpoint)
-    description = describe(checkpoint, options.name or _default_name(options.source), options.precision)
+    description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
     if options.sentences is None:
         sources, longest = proof_sources.random_sources(checkpoint, proof_sources.COUNT), PROOF_NEW_TOKENS
     else:
@@ -85,7 +91,15 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
             write_graphs(checkpoint.model, directory, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
             report = _prove(checkpoint.model, directory, sources, longest, open_bundle, progress)
-            (directory / bundle.PARITY_FILE).write_text(_json(dataclasses.asdict(report)), encoding="utf-8")
+            rounded = None
+            if options.precision != "fp32":
+                rounded = precision.round_bundle(
+                    directory, description, sources, precision=options.precision,
+                    max_new_tokens=min(longest, description.max_target_length),
+                    arrivals=proof_sources.arrivals(len(sources)), min_agreement=options.min_agreement,
+                    open_bundle=open_bundle, progress=progress,
+                )
+            _write_reports(directory, report, rounded)
             progress("writing the manifest")
             write_manifest(directory)
             _publish(directory, options.out)
@@ -93,7 +107,14 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
         raise ExportError(f"{options.out}: cannot be written: {error.strerror or error}") from error
     except BundleError as error:
         raise ExportError(f"the exported bundle does not open: {error}") from error
-    return Exported(description, report, checkpoint.notes)
+    return Exported(dataclasses.replace(description, precision=options.precision), report, rounded, checkpoint.notes)
+
+
+def _write_reports(directory: Path, report: ParityReport, rounded: PrecisionReport | None) -> None:
+    values = dataclasses.asdict(report)
+    if rounded is not None:
+        values[rounded.precision] = dataclasses.asdict(rounded)
+    (directory / bundle.PARITY_FILE).write_text(_json(values), encoding="utf-8")
 
 
 def check_options(options: ExportOptions) -> None:
@@ -101,6 +122,10 @@ def check_options(options: ExportOptions) -> None:
     if options.precision not in SUPPORTED_PRECISIONS:
         known = "not supported yet" if options.precision in bundle.PRECISIONS else "unknown"
         raise ExportError(f"--precision {options.precision}: {known}; supported: {', '.join(SUPPORTED_PRECISIONS)}")
+    if not 0 <= options.min_agreement <= 1:
+        raise ExportError(f"--min-agreement {options.min_agreement}: not in 0..1")
+    if options.min_agreement and options.precision == "fp32":
+        raise ExportError("--min-agreement: means nothing for fp32, whose tokens have to agree in any case")
     if options.name is not None and not _NAME.fullmatch(options.name):
         raise ExportError(f"--name {options.name!r}: letters, digits, '.', '_' and '-' only")
     out = options.out

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqserve.bundle import BundleError, ModelDescription, read_model
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.engine import Engine
+from seqserve_server.graph_operators import refuse_coupling
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.scheduler import Scheduler
 from seqserve_server.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ class ServedModel:
         version = check_manifest(directory) if verify else "unverified"
         description = read_model(directory)
         refuse_precision(description, directory)
+        for name in (ENCODER_FILE, DECODER_FILE):
+            refuse_coupling(directory / name)
         tokenizer = Tokenizer.open(directory)
         engine = OrtEngine(
             directory, description,

@@ -1,0 +1,145 @@
+"""int8: rounding by channel and row, the same bits in any company, and refusals."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from seqserve.bundle import BundleError
+from seqserve_export.errors import ExportError, ParityError
+from seqserve_export.graphs.quantize import LEVELS, quantize_weight
+from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
+from seqserve_server.graph_operators import operators, refuse_coupling
+from seqserve_server.local import LocalModel
+from tiny_model import write_native
+
+
+@contextmanager
+def open_bundle(directory: Path, /, *, verify: bool) -> Iterator[LocalModel]:
+    yield LocalModel.open(directory, threads=1, verify=verify)
+
+
+def export(source: Path, out: Path, **options: Any) -> Exported:
+    return export_bundle(ExportOptions(source=source, out=out, precision="int8", **options), open_bundle)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("precision") / "tiny"
+    write_native(directory, tied_output=True)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path) -> tuple[Exported, Path]:
+    out = source.parent / "int8"
+    return export(source, out), out
+
+
+def test_weights_are_rounded_by_output_channel() -> None:
+    weight = np.random.default_rng(3).standard_normal((40, 7)).astype(np.float32)
+    weight[:, 2] *= 1000
+    weight[:, 4] = 0
+    integers, scales = quantize_weight(weight)
+    assert integers.dtype == np.int8
+    assert (integers.shape, scales.shape) == ((40, 7), (7,))
+    assert np.abs(integers.astype(int)).max(axis=0).tolist() == [LEVELS] * 4 + [0] + [LEVELS] * 2
+    assert (np.abs(integers * scales - weight) <= scales / 2 + 1e-9).all()
+
+
+def test_every_product_with_a_weight_is_in_eight_bits(exported: tuple[Exported, Path], source: Path) -> None:
+    layers = json.loads((source / "config.json").read_text())["decoder_layers"]
+    model = onnx.load(exported[1] / "decoder.onnx")
+    count = Counter(node.op_type for node in model.graph.node)
+    assert (count["Gemm"], count["MatMul"]) == (0, 0)
+    assert count["MatMulIntegerToFloat"] == 6 * layers + 1
+    tables = [
+        entry.name for entry in model.graph.initializer if entry.data_type == TensorProto.FLOAT and len(entry.dims) == 2
+    ]
+    assert len(tables) == 2, tables  # tokens, which the tied output shares, and positions
+
+
+def test_the_bundle_says_what_it_is_and_how_far_it_is_off(exported: tuple[Exported, Path]) -> None:
+    made, out = exported
+    report = json.loads((out / "parity.json").read_text())["int8"]
+    assert json.loads((out / "model.json").read_text())["precision"] == made.description.precision == "int8"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "decoder.onnx", "encoder.onnx", "manifest.json", "model.json", "parity.json"
+    ]
+    assert made.rounded is not None
+    assert report["mixed_equal"] == report["sources"] == 200
+    assert 0 < report["logit_mean"] < 0.2 * report["logit_deviation"]
+    assert report["bytes_after"] < report["bytes_before"]
+
+
+def test_a_row_has_the_same_bits_in_any_company(exported: tuple[Exported, Path]) -> None:
+    random = np.random.default_rng(8)
+    with LocalModel.open(exported[1], threads=2) as model:
+        size, end = model.description.source_vocab_size, model.description.eos_id
+        sources = [[*random.integers(4, size, random.integers(1, 30)).tolist(), end] for _ in range(33)]
+        alone = [model.generate([one], max_new_tokens=12, min_new_tokens=3)[0] for one in sources]
+        for count in (2, 3, 5, 16, 33):
+            order = random.permutation(33)[:count].tolist()
+            together = model.generate(
+                [sources[place] for place in order], max_new_tokens=12, min_new_tokens=3,
+                arrivals=random.integers(0, 6, count).tolist(),
+            )
+            for place, answer in zip(order, together, strict=True):
+                assert (answer.token_ids, answer.log_probs) == (alone[place].token_ids, alone[place].log_probs)
+
+
+def test_too_little_agreement_leaves_no_bundle(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqserve_export.precision._equal_tokens", lambda one, other: 0)
+    with pytest.raises(ParityError, match=r"tokens equal +0\.0%, at least 50\.0% asked for   MISSED"):
+        export(source, tmp_path / "out", min_agreement=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"min_agreement": 1.5}, r"--min-agreement 1\.5: not in 0\.\.1"),
+    ({"min_agreement": 0.5, "precision": "fp32"}, "--min-agreement: means nothing for fp32"),
+])
+def test_options_that_make_no_sense_are_refused(
+    source: Path, tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ExportError, match=told):
+        export_bundle(
+            ExportOptions(**{"source": source, "out": tmp_path / "out", "precision": "int8", **options}), open_bundle
+        )
+
+
+def graph(operator: str, *, inside: bool = False) -> bytes:
+    """A model with one node, at the top or in the branch of an If."""
+    inner = helper.make_graph([helper.make_node(operator, ["x"], ["y", "scale", "zero"])], "inner", [], [])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner) if inside else inner.node[0]
+    weight = helper.make_tensor("DynamicQuantizeLinear", TensorProto.FLOAT, [4], [1, 2, 3, 4])
+    return helper.make_model(helper.make_graph([node], "top", [], [], [weight])).SerializeToString()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("operator", ["DynamicQuantizeLinear", "MatMulNBits"])
+def test_a_graph_that_couples_rows_is_refused(tmp_path: Path, operator: str, inside: bool) -> None:
+    (tmp_path / "decoder.onnx").write_bytes(graph(operator, inside=inside))
+    with pytest.raises(BundleError, match=rf"decoder\.onnx: {operator}: results would depend on the other requests"):
+        refuse_coupling(tmp_path / "decoder.onnx")
+
+
+def test_operators_are_those_that_onnx_reads(exported: tuple[Exported, Path]) -> None:
+    for name in ("encoder.onnx", "decoder.onnx"):
+        content = (exported[1] / name).read_bytes()
+        assert list(operators(content)) == [node.op_type for node in onnx.load_from_string(content).graph.node]
+    assert list(operators(graph("Relu"))) == ["Relu"]  # the weight's name is no operator
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph", graph("Relu")[:-3]])
+def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "decoder.onnx").write_bytes(content)
+    with pytest.raises(BundleError, match=r"decoder\.onnx: not an ONNX graph"):
+        refuse_coupling(tmp_path / "decoder.onnx")
