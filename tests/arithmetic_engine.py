@@ -171,7 +171,7 @@ class ArithmeticEngine:
 
     def _wait(self) -> None:
         permits = self._permits
-        if permits is not None:
+        if permits is not None and not permits.acquire(blocking=False):
             self.stepping.set()
             if not permits.acquire(timeout=HOLD_SECONDS):
                 raise TimeoutError("a test held a step and forgot it")

@@ -125,6 +125,7 @@ async def test_a_stream_that_is_left_in_the_middle_stops_the_request() -> None:
         engine.allow(3)
         call = served.stub.GenerateStream(ask_stream(ids(*ENDLESS)))
         assert await call.read() is not grpc.aio.EOF
+        await served.until_stepping()  # a step that still runs would take the cancellation before it can be seen
         call.cancel()
         await served.until_abandoned(1)
         engine.allow()
