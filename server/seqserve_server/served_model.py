@@ -46,7 +46,7 @@ class ServedModel:
         version = check_manifest(directory) if verify else "unverified"
         description = read_model(directory)
         refuse_precision(description, directory)
-        tokenizer = Tokenizer.open(directory)
+        tokenizer = Tokenizer.open(directory, description)
         engine = OrtEngine(
             directory, description,
             threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,
