@@ -7,13 +7,13 @@ from pathlib import Path
 TEST = "test_2016_flickr"
 
 
-def sentences(folder: Path, language: str) -> list[str]:
-    """The lines of test_2016_flickr.
+def sentences(folder: Path, language: str, split: str = TEST) -> list[str]:
+    """The lines of a split.
 
     Raises:
         FileNotFoundError: neither the file nor its gzip form is in the folder.
     """
-    plain = folder / f"{TEST}.{language}"
+    plain = folder / f"{split}.{language}"
     if plain.is_file():
         return plain.read_text(encoding="utf-8").splitlines()
     with gzip.open(f"{plain}.gz", "rt", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 from tokenizers import AddedToken
-from tokenizers import Tokenizer as HubTokenizer
+from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
@@ -25,7 +25,7 @@ from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server.config import ServerConfig
 from seqserve_server.served_model import ServedModel
 from seqserve_server.server import RunningServer, running_server
-from seqserve_server.tokenizer import Tokenizer
+from seqserve_server.tokenizer.hub import HubTokenizer
 
 WORDS = ["<unk>", "</s>", "<s>", *"abcdefghijklmnopqrstuvwxyz"]
 PENCIL_IDS = [14, 26, 9, 21, 4, 16, 28, 11, 23, 6, 18]  # the answer to "c d"
@@ -45,12 +45,12 @@ def describe(**changes: Any) -> ModelDescription:
     return ModelDescription(**{**values, **changes})
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer() -> HubTokenizer:
     """Words at spaces; the first three entries are special."""
-    inner = HubTokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    inner = LibraryTokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = WhitespaceSplit()
     inner.add_special_tokens([AddedToken(word, special=True) for word in WORDS[:3]])
-    return Tokenizer(inner)
+    return HubTokenizer(inner)
 
 
 @dataclass(slots=True)

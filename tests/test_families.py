@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export.families.native import save_native
+from seqserve_export.tokenizer_files import HubFile
 from tiny_model import tiny_model, write_native
 
 GOLDEN = Path(__file__).parent / "data" / "marian"  # written by transformers: bench/peers/marian_parity.py --write
@@ -41,7 +42,7 @@ def test_a_native_tokenizer_gives_the_unknown_id(tmp_path: Path) -> None:
     write_native(tmp_path / "model", tokenizer=tokenizer)
     checkpoint = load(tmp_path / "model")
     assert checkpoint.unk_id == 3
-    assert checkpoint.tokenizer == tmp_path / "model" / "tokenizer.json"
+    assert checkpoint.tokenizer == HubFile(tmp_path / "model" / "tokenizer.json")
     assert set(checkpoint.provenance["source_files"]) == {"config.json", "model.safetensors", "tokenizer.json"}
 
 

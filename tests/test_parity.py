@@ -16,6 +16,7 @@ from seqserve_export.errors import ExportError
 from seqserve_export.families import LoadedCheckpoint
 from seqserve_export.model import Transformer
 from seqserve_export.proof_sources import ProofSource
+from seqserve_export.tokenizer_files import HubFile
 from tiny_model import EOS, tiny_model
 
 MODEL = tiny_model()
@@ -150,7 +151,7 @@ def test_sentences_are_made_up_to_the_usual_number(tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "lines.txt").write_text("a dog plays\n\nplays a cat\n")
-    with_text = dataclasses.replace(checkpoint(), tokenizer=tmp_path / "tokenizer.json")
+    with_text = dataclasses.replace(checkpoint(), tokenizer=HubFile(tmp_path / "tokenizer.json"))
     sources = proof_sources.sentence_sources(with_text, tmp_path / "lines.txt")
     assert [source.ids for source in sources[:2]] == [(4, 5, 6, EOS), (6, 4, 3, EOS)]
     assert len(sources) == 200
@@ -160,5 +161,5 @@ def test_sentences_are_made_up_to_the_usual_number(tmp_path: Path) -> None:
 
 
 def test_sentences_need_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"no tokenizer\.json"):
+    with pytest.raises(ExportError, match="no tokenizer"):
         proof_sources.sentence_sources(checkpoint(), tmp_path / "lines.txt")

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders
-from tokenizers import Tokenizer as HubTokenizer
+from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers.models import BPE, WordLevel
 
 from seqserve.bundle import BundleError
 from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer
+from seqserve_server.tokenizer.hub import HubTokenizer
 from serving import make_tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -20,45 +21,45 @@ BYTES = [f"<0x{value:02X}>" for value in range(256)]
 BYTE_OF = {value: len(SPECIAL) + len(WORDS) + value for value in range(256)}
 
 
-def byte_fallback(metaspace: bool) -> Tokenizer:
+def byte_fallback(metaspace: bool) -> HubTokenizer:
     """As SentencePiece models are decoded: what no piece covers is written in bytes."""
     entries = {piece: number for number, piece in enumerate([*SPECIAL, *WORDS, *BYTES])}
-    inner = HubTokenizer(BPE(entries, [], unk_token="<unk>", byte_fallback=True))
+    inner = LibraryTokenizer(BPE(entries, [], unk_token="<unk>", byte_fallback=True))
     if metaspace:
         parts = [decoders.ByteFallback(), decoders.Metaspace()]
     else:
         parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     inner.decoder = decoders.Sequence(parts)
     inner.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
-    return Tokenizer(inner)
+    return HubTokenizer(inner)
 
 
-def byte_level() -> Tokenizer:
+def byte_level() -> HubTokenizer:
     """As GPT-2 and BART are decoded: every piece is bytes in disguise."""
     alphabet = sorted({*"abcdefghijklmnopqrstuvwxyz", *"ĠÃ¤âĤ¬ðŁĺĢ"})
     entries = {piece: number for number, piece in enumerate([*SPECIAL, *alphabet])}
-    inner = HubTokenizer(BPE(entries, [], unk_token="<unk>"))
+    inner = LibraryTokenizer(BPE(entries, [], unk_token="<unk>"))
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
-    return Tokenizer(inner)
+    return HubTokenizer(inner)
 
 
-def word_piece() -> Tokenizer:
+def word_piece() -> HubTokenizer:
     """As BERT vocabularies are decoded."""
     entries = {piece: number for number, piece in enumerate([*SPECIAL, "un", "##able", "do", "n't", ",", ".", "a"])}
-    inner = HubTokenizer(WordLevel(entries, unk_token="<unk>"))
+    inner = LibraryTokenizer(WordLevel(entries, unk_token="<unk>"))
     inner.decoder = decoders.WordPiece()
     inner.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
-    return Tokenizer(inner)
+    return HubTokenizer(inner)
 
 
-def ends_of_words() -> Tokenizer:
+def ends_of_words() -> HubTokenizer:
     """As old BPE vocabularies are decoded: a mark ends each word."""
     entries = {piece: number for number, piece in enumerate([*SPECIAL, "a</w>", "b", "bc</w>", ".</w>"])}
-    inner = HubTokenizer(WordLevel(entries, unk_token="<unk>"))
+    inner = LibraryTokenizer(WordLevel(entries, unk_token="<unk>"))
     inner.decoder = decoders.BPEDecoder("</w>")
     inner.add_special_tokens([AddedToken(word, special=True) for word in SPECIAL])
-    return Tokenizer(inner)
+    return HubTokenizer(inner)
 
 
 KINDS = {

@@ -27,6 +27,7 @@ from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.parity import Opener, ParityReport
 from seqserve_export.precision import PrecisionReport
+from seqserve_export.tokenizer_files import TokenizerFiles
 
 SUPPORTED_PRECISIONS = ("fp32", "int8")
 # Where greedy decoding stops in the proof. On random ids many models never end by themselves, and 200 sources decoded
@@ -175,12 +176,10 @@ def write_graphs(model: Transformer, directory: Path, progress: Progress = lambd
     trace.save_graph(trace.trace_decoder(model), directory / bundle.DECODER_FILE)
 
 
-def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: Path | None) -> None:
+def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: TokenizerFiles | None) -> None:
     (directory / bundle.MODEL_FILE).write_text(description.to_json(), encoding="utf-8")
     if tokenizer is not None:
-        target = directory / bundle.TOKENIZER_FILE
-        target.parent.mkdir()
-        shutil.copyfile(tokenizer, target)
+        tokenizer.write(directory)
 
 
 def _prove(

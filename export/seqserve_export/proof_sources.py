@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from seqserve.marian_text import UnknownLanguage
 from seqserve_export.errors import ExportError
 from seqserve_export.families import LoadedCheckpoint
 
@@ -52,19 +53,21 @@ def sentence_sources(checkpoint: LoadedCheckpoint, file: Path) -> list[ProofSour
         ExportError: no tokenizer, an unreadable file, or a line longer than the model's limit.
     """
     if checkpoint.tokenizer is None:
-        raise ExportError("--sentences: this checkpoint has no tokenizer.json; leave it out to prove on random ids")
+        raise ExportError("--sentences: this checkpoint has no tokenizer; leave it out to prove on random ids")
     try:
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"--sentences: {file}: cannot be read: {error}") from None
     try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ExportError("--sentences: needs the tokenizers library; pip install 'seqserve[server]'") from None
-    tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer))
+        encode = checkpoint.tokenizer.encoder()
+    except ImportError as error:
+        raise ExportError(f"--sentences: needs the {error.name} library; pip install 'seqserve[server]'") from None
     sources, limit = [], checkpoint.model.config.max_source_length
     for number, line in enumerate(lines, start=1):
-        ids = _complete(checkpoint, tokenizer.encode(line, add_special_tokens=False).ids)
+        try:
+            ids = _complete(checkpoint, encode(line))
+        except UnknownLanguage as error:
+            raise ExportError(f"--sentences: line {number}: {error}") from None
         if len(ids) > limit:
             raise ExportError(f"--sentences: line {number} has {len(ids)} tokens, the model takes {limit}")
         sources.append(ProofSource(ids))

@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from seqserve.bundle import FORMAT, BundleError
+from seqserve.bundle import FORMAT, TOKENIZER_FILES, BundleError
 
 MANIFEST_FILE = "manifest.json"
 REQUIRED = ("encoder.onnx", "decoder.onnx", "model.json")
-OPTIONAL = ("encoder.onnx.data", "decoder.onnx.data", "tokenizer/tokenizer.json")
+OPTIONAL = ("encoder.onnx.data", "decoder.onnx.data", *TOKENIZER_FILES)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _CHUNK = 1 << 20
 

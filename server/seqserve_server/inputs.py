@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from seqserve.bundle import ModelDescription
+from seqserve.marian_text import UnknownLanguage
 from seqserve_server.admission import check_length, complete_source
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ def read_source(
         field: What errors call the input, such as ``inputs[3]``.
 
     Raises:
-        InvalidRequest: empty, unknown tokens or ids, too long, or text where the bundle has no tokenizer.
+        InvalidRequest: empty, unknown tokens, ids or languages, too long, or text where the bundle has no tokenizer.
     """
     name = f"{field}.{kind}"
     if kind == "token_ids":
@@ -51,4 +52,7 @@ def _ids_of_text(text: str, tokenizer: Tokenizer, field: str, max_bytes: int) ->
         raise InvalidRequest(field, f"{size} bytes are over the limit of {max_bytes}")
     if not text.strip():
         raise InvalidRequest(field, "empty or only whitespace: there is nothing to encode")
-    return tokenizer.encode(text)
+    try:
+        return tokenizer.encode(text)
+    except UnknownLanguage as error:
+        raise InvalidRequest(field, str(error)) from None

@@ -49,7 +49,7 @@ class ServedModel:
         refuse_precision(description, directory)
         for name in (ENCODER_FILE, DECODER_FILE):
             refuse_coupling(directory / name)
-        tokenizer = Tokenizer.open(directory)
+        tokenizer = Tokenizer.open(directory, description)
         engine = OrtEngine(
             directory, description,
             threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,

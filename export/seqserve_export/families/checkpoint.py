@@ -8,6 +8,7 @@ from typing import Any
 
 from seqserve_export.errors import ExportError
 from seqserve_export.model import Transformer
+from seqserve_export.tokenizer_files import TokenizerFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class LoadedCheckpoint:
         source_prefix, source_suffix: Ids around the content of every source.
         unk_id: The id of an unknown token, if the vocabulary has one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
-        tokenizer: A ``tokenizer.json`` for both sides, or None (the bundle then takes and returns ids).
+        tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
         provenance: What the bundle says about its origin: source class, SHA-256 of the files, generation settings.
         notes: One line each: what the source does that the bundle does not.
     """
@@ -31,7 +32,7 @@ class LoadedCheckpoint:
     unk_id: int | None
     default_max_new_tokens: int
     default_min_new_tokens: int = 0
-    tokenizer: Path | None = None
+    tokenizer: TokenizerFiles | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

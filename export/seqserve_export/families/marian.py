@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqserve import marian_text
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
@@ -15,9 +16,10 @@ from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import Activation, ConfigError
 from seqserve_export.model.positions import sinusoid_table
+from seqserve_export.tokenizer_files import MarianFiles
 
 CLASS = "MarianMTModel"
-TOKENIZER_FILES = ("vocab.json", "source.spm", "target.spm")
+TOKENIZER_FILES = (marian_text.SOURCE_VOCABULARY, marian_text.SOURCE_PIECES, marian_text.TARGET_PIECES)
 ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu", "silu": "silu", "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh",
 }
@@ -66,23 +68,23 @@ def load(directory: Path) -> LoadedCheckpoint:
     _drop_copies(tensors, names, values, config, file)
     _prepare_bias(tensors, config, generation.suppressed)
     fill(model, tensors, names, file)
-    files = [path, file, directory / "generation_config.json", *(directory / name for name in TOKENIZER_FILES)]
-    notes = generation.notes
-    if any((directory / name).is_file() for name in TOKENIZER_FILES):
-        notes += ("the SentencePiece tokenizer is not exported: the bundle takes and returns token ids",)
+    tokenizer, notes = _tokenizer(directory, config)
+    names_read = (*TOKENIZER_FILES, marian_text.TARGET_VOCABULARY, marian_text.SETTINGS)
+    files = [path, file, directory / "generation_config.json", *(directory / name for name in names_read)]
     return LoadedCheckpoint(
         family="marian",
         model=freeze(model),
         source_prefix=(),
         source_suffix=(config.eos_id,),
-        unk_id=_unknown_id(directory, config),
+        unk_id=tokenizer.unknown_id if tokenizer is not None else None,
         default_max_new_tokens=min(generation.max_new_tokens or 256, config.max_target_length),
         default_min_new_tokens=generation.min_new_tokens,
         provenance={
             "source_class": CLASS, "source_files": digests(files), "generation": generation.settings,
             "suppressed_tokens": sorted(generation.suppressed),
         },
-        notes=notes,
+        tokenizer=tokenizer,
+        notes=generation.notes + notes,
     )
 
 
@@ -196,7 +198,11 @@ def _prepare_bias(tensors: dict[str, Tensor], config: TransformerConfig, suppres
     tensors[BIAS] = bias
 
 
-def _unknown_id(directory: Path, config: TransformerConfig) -> int | None:
-    path = directory / "vocab.json"
-    found = read_json(path).get("<unk>") if path.is_file() else None
-    return found if isinstance(found, int) and 0 <= found < config.source_vocab_size else None
+def _tokenizer(directory: Path, config: TransformerConfig) -> tuple[MarianFiles | None, tuple[str, ...]]:
+    """The tokenizer of a directory that has all its files, and a note on one that has only some."""
+    missing = [name for name in TOKENIZER_FILES if not (directory / name).is_file()]
+    if not missing:
+        return MarianFiles.read(directory, config), ()
+    if len(missing) == len(TOKENIZER_FILES):
+        return None, ()
+    return None, (f"without {', '.join(missing)} there is no tokenizer: the bundle takes and returns token ids",)

@@ -18,6 +18,7 @@ from seqserve_export.families.files import (
 from seqserve_export.families.weights import fill, freeze, stored_names
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+from seqserve_export.tokenizer_files import HubFile
 
 TOKENIZER_FILE = "tokenizer.json"
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -50,7 +51,7 @@ def load(directory: Path) -> LoadedCheckpoint:
         source_suffix=(config.eos_id,),
         unk_id=_unknown_id(tokenizer),
         default_max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, config.max_target_length),
-        tokenizer=tokenizer if tokenizer.is_file() else None,
+        tokenizer=HubFile(tokenizer) if tokenizer.is_file() else None,
         provenance={"source_class": "seqserve.Transformer", "source_files": digests([path, file, tokenizer])},
     )
 

@@ -1,53 +1,12 @@
-"""Text to ids and back, and the incremental way back that a stream needs."""
+"""The way back from ids to text while they are still being chosen."""
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from tokenizers import Tokenizer as HubTokenizer
-
-from seqserve.bundle import TOKENIZER_FILE, BundleError
+from seqserve_server.tokenizer.base import Tokenizer
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
-
-
-class Tokenizer:
-    """A bundle's ``tokenizer.json``. Content only: special tokens are the model description's business."""
-
-    def __init__(self, inner: HubTokenizer) -> None:
-        self._inner = inner
-
-    @classmethod
-    def open(cls, bundle: Path) -> "Tokenizer | None":
-        """The bundle's tokenizer, or None where it has none."""
-        path = bundle / TOKENIZER_FILE
-        if not path.exists():
-            return None
-        try:
-            return cls(HubTokenizer.from_file(str(path)))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
-            raise BundleError(f"{TOKENIZER_FILE}: cannot be read: {error}") from None
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special tokens are left out."""
-        text: str = self._inner.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
-        entries = (self._inner.id_to_token(token_id) for token_id in ids)
-        return [entry if entry is not None else f"<{token_id}>" for entry, token_id in zip(entries, ids, strict=True)]
-
-    def id_of(self, token: str) -> int | None:
-        """Id of a vocabulary entry."""
-        token_id: int | None = self._inner.token_to_id(token)
-        return token_id
 
 
 class IncrementalDetokenizer:

@@ -1,0 +1,114 @@
+"""A checkpoint's tokenizer: its files, checked, copied into the bundle, and used where the proof reads sentences."""
+
+import dataclasses
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqserve import bundle, marian_text
+from seqserve.bundle import BundleError
+from seqserve.marian_text import MarianSettings, MarianVocabulary
+from seqserve.sentencepiece_file import read_model_file
+from seqserve_export.errors import ExportError
+from seqserve_export.model import TransformerConfig
+
+Encoder = Callable[[str], list[int]]
+
+
+class TokenizerFiles(ABC):
+    """What of a checkpoint directory becomes the bundle's ``tokenizer/``."""
+
+    @abstractmethod
+    def write(self, directory: Path) -> None:
+        """Make ``tokenizer/`` in a bundle that has none yet."""
+
+    @abstractmethod
+    def encoder(self) -> Encoder:
+        """Text to ids without special tokens, as the server will do it.
+
+        Raises:
+            ImportError: the library is not installed; exporting alone does not need it.
+        """
+
+
+@dataclass(frozen=True)
+class HubFile(TokenizerFiles):
+    """One ``tokenizer.json`` for both sides."""
+
+    path: Path
+
+    def write(self, directory: Path) -> None:
+        """Copy it."""
+        target = directory / bundle.TOKENIZER_FILE
+        target.parent.mkdir()
+        shutil.copyfile(self.path, target)
+
+    def encoder(self) -> Encoder:
+        """By the ``tokenizers`` library."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.path))
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+@dataclass(frozen=True)
+class MarianFiles(TokenizerFiles):
+    """Two SentencePiece models, and one vocabulary or two."""
+
+    directory: Path
+    vocabulary: MarianVocabulary
+
+    @classmethod
+    def read(cls, directory: Path, config: TransformerConfig) -> "MarianFiles":
+        """Check the files of a Marian directory against one another and against the model.
+
+        Raises:
+            ExportError: naming the file and what is wrong with it.
+        """
+        shown = f"{directory}/"
+        try:
+            settings = MarianSettings.read(directory / marian_text.SETTINGS, f"{shown}{marian_text.SETTINGS}")
+            vocabulary = MarianVocabulary.read(directory, shown, settings)
+            vocabulary.check_sizes(config.source_vocab_size, config.target_vocab_size, shown)
+            for name in (marian_text.SOURCE_PIECES, marian_text.TARGET_PIECES):
+                read_model_file(directory / name, f"{shown}{name}")
+        except BundleError as error:
+            raise ExportError(str(error)) from None
+        end = vocabulary.source.get(settings.eos_token)
+        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
+            raise ExportError(
+                f"{shown}{marian_text.SOURCE_VOCABULARY}: {settings.eos_token} has id {end}, "
+                f"but the model's eos_token_id is {config.eos_id}"
+            )
+        return cls(directory, vocabulary)
+
+    @property
+    def unknown_id(self) -> int:
+        """The source's unknown token."""
+        return self.vocabulary.source[self.vocabulary.settings.unk_token]
+
+    def write(self, directory: Path) -> None:
+        """Copy the files, and write what of the settings serving needs."""
+        names = [bundle.SOURCE_PIECES_FILE, bundle.TARGET_PIECES_FILE, bundle.SOURCE_VOCABULARY_FILE]
+        if self.vocabulary.settings.separate_vocabs:
+            names.append(bundle.TARGET_VOCABULARY_FILE)
+        (directory / names[0]).parent.mkdir()
+        for name in names:
+            shutil.copyfile(self.directory / Path(name).name, directory / name)
+        settings = {"kind": marian_text.KIND, **dataclasses.asdict(self.vocabulary.settings)}
+        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+        (directory / bundle.TOKENIZER_CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    def encoder(self) -> Encoder:
+        """By the ``sentencepiece`` library."""
+        from sentencepiece import SentencePieceProcessor
+
+        path, processor = self.directory / marian_text.SOURCE_PIECES, SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(read_model_file(path, str(path)))
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+            raise ExportError(f"{path}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
+        return lambda text: self.vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
