@@ -33,7 +33,7 @@ class HandLoop:
     ) -> None:
         self.limits = limits or make_limits()
         self.engine = engine or ArithmeticEngine(self.limits.cache_bytes)
-        self.scheduler = scheduler or Scheduler(self.limits, START, END)
+        self.scheduler = scheduler or Scheduler(self.limits, END)
         self.now = 0.0
         self.requests: dict[int, Request] = {}
         self.events: list[Event] = []
@@ -54,7 +54,7 @@ class HandLoop:
     ) -> int:
         """Submit one request; returns its id."""
         arrival = self.now if arrival is None else arrival
-        request = Request(len(self.requests), tuple(source), max_new_tokens, min_new_tokens, arrival, deadline, stream)
+        request = Request(len(self.requests), tuple(source), (START,), max_new_tokens, min_new_tokens, arrival, deadline, stream)
         self.requests[request.id] = request
         self.open[request.id] = None
         self.loop.submit([request])

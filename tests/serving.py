@@ -38,7 +38,7 @@ def describe(**changes: Any) -> ModelDescription:
     values: dict[str, Any] = {
         "name": "pencil", "family": "native", "precision": "fp32", "source_vocab_size": VOCABULARY,
         "target_vocab_size": VOCABULARY, "max_source_length": 32, "max_target_length": 64, "source_prefix": (),
-        "source_suffix": (END,), "decoder_start_id": START, "eos_id": END, "pad_id": UNKNOWN, "unk_id": UNKNOWN,
+        "source_suffix": (END,), "decoder_prompt": (START,), "eos_id": END, "pad_id": UNKNOWN, "unk_id": UNKNOWN,
         "states": (StateTensor("seen", 1, ("length", 2), "float32", "row", "target", "append"),),
         "default_max_new_tokens": 64,
     }

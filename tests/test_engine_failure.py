@@ -102,13 +102,13 @@ class Grave(ArithmeticEngine):
 def make_loop(engine: ArithmeticEngine) -> tuple[Loop, list[Event]]:
     events: list[Event] = []
     limits = make_limits(max_rows=2)
-    return Loop(engine, Scheduler(limits, 2, END), END, events.extend), events
+    return Loop(engine, Scheduler(limits, END), END, events.extend), events
 
 
 def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that_step() -> None:
     loop, events = make_loop(Grave())
-    loop.submit([Request(number, (5, 6, END), 3 if number else 1) for number in range(6)])
-    loop.submit([Request(6, (5, END), 3, deadline=0.0), Request(7, (5, END), 3)])
+    loop.submit([Request(number, (5, 6, END), (2,), 3 if number else 1) for number in range(6)])
+    loop.submit([Request(6, (5, END), (2,), 3, deadline=0.0), Request(7, (5, END), (2,), 3)])
     loop.cancel([7])
     with pytest.raises(SystemError):
         loop.run()
@@ -123,8 +123,8 @@ def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that
 def test_a_deadline_that_passes_in_the_step_in_which_the_engine_dies_is_still_told() -> None:
     now = [0.0]
     events: list[Event] = []
-    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2), 2, END), END, events.extend, clock=lambda: now[0])
-    loop.submit([Request(0, (5, 6, END), 1), Request(1, (5, 6, END), 9), Request(2, (5, 6, END), 9, deadline=1.0)])
+    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2), END), END, events.extend, clock=lambda: now[0])
+    loop.submit([Request(0, (5, 6, END), (2,), 1), Request(1, (5, 6, END), (2,), 9), Request(2, (5, 6, END), (2,), 9, deadline=1.0)])
     loop.step()
     now[0] = 2.0
     with pytest.raises(SystemError):
@@ -136,7 +136,7 @@ def test_who_comes_after_the_engine_stopped_is_told_at_once() -> None:
     loop, events = make_loop(ArithmeticEngine())
     loop.stop()
     loop.run()
-    loop.submit([Request(1, (5, END), 3), Request(2, (5, END), 3)])
+    loop.submit([Request(1, (5, END), (2,), 3), Request(2, (5, END), (2,), 3)])
     assert events == [Failed(1, STOPPED, engine_stopped=True), Failed(2, STOPPED, engine_stopped=True)]
 
 

@@ -16,10 +16,13 @@ class GenerationOptions(TypedDict, total=False):
     Attributes:
         max_new_tokens: Most generated tokens, the end token included.
         min_new_tokens: Fewest generated tokens before the end token may be chosen.
+        source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
     """
 
     max_new_tokens: int | None
     min_new_tokens: int | None
+    source_language: str | None
+    target_language: str | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
@@ -168,6 +171,7 @@ def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
                 has_tokenizer=model.has_tokenizer,
                 limits=ModelLimits(**{name: getattr(model.limits, name) for name in _LIMIT_NAMES}),
                 defaults=_set_fields(model.defaults),
+                languages=list(model.languages),
             )
             for model in response.models
         ],

@@ -118,17 +118,18 @@ def compare(
         arrivals: The loop step at which each source joins the mixed batches.
     """
     ids = [source.ids for source in sources]
-    expected = exact.generate(ids, max_new_tokens=max_new_tokens)
+    prompts = [source.prompt for source in sources]
+    expected = exact.generate(ids, prompts, max_new_tokens=max_new_tokens)
     alone: list[Generated] = []
-    for number, source in enumerate(ids):
-        alone += rounded.generate([source], max_new_tokens=max_new_tokens)
+    for number, source in enumerate(sources):
+        alone += rounded.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
         progress(f"comparing: {number + 1} of {len(ids)} sources")
-    mixed = rounded.generate(ids, max_new_tokens=max_new_tokens, arrivals=arrivals)
+    mixed = rounded.generate(ids, prompts, max_new_tokens=max_new_tokens, arrivals=arrivals)
     errors, logits = [], []
-    for source, answer in list(zip(ids, expected, strict=True))[:LOGIT_SOURCES]:
+    for source, answer in list(zip(sources, expected, strict=True))[:LOGIT_SOURCES]:
         fed = answer.token_ids or [0]
-        logits.append(exact.step_logits(source, fed))
-        errors.append(np.abs(rounded.step_logits(source, fed) - logits[-1]).ravel())
+        logits.append(exact.step_logits(source.ids, fed, source.prompt))
+        errors.append(np.abs(rounded.step_logits(source.ids, fed, source.prompt) - logits[-1]).ravel())
     error = np.concatenate(errors)
     longer = [max(len(one.token_ids), len(other.token_ids)) for one, other in zip(expected, alone, strict=True)]
     return PrecisionReport(

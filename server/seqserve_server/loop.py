@@ -24,8 +24,8 @@ class StepFacts:
 
     Attributes:
         rows: Rows in the decoder step, 0 if there was none.
-        tokens: Tokens it gave, one per row that did not fail.
-        joined: Rows among them whose first token this is.
+        tokens: Tokens it gave, one per row that did not fail and whose prompt is over.
+        joined: Rows that had no token before this step.
         encode_seconds: One entry per encoder batch.
         step_seconds: Time in the decoder step.
         gap_seconds: From the end of the step before, which rows that were already running waited for their token.
@@ -156,13 +156,13 @@ class Loop:
         except Exception:
             logger.exception("a decoder step over %d rows failed", len(plan.tokens))
             return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
-        choice = greedy.choose(candidates, plan.end_banned, self._end_id)
+        choice = greedy.choose(candidates, plan.end_banned, self._end_id, plan.end_forced)
         now = self._clock()
-        facts.joined = plan.positions.count(0)
+        facts.joined = plan.prompting + plan.joining
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
         events = self._scheduler.apply(choice, now)
-        facts.tokens = facts.rows - sum(isinstance(event, Failed) for event in events)
+        facts.tokens = facts.rows - plan.prompting - sum(isinstance(event, Failed) for event in events)
         return events
 
     def _fail(self, batch: Sequence[Source], error: Exception) -> list[Event]:
