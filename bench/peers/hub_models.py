@@ -57,7 +57,8 @@ class Pair:
 
 def train_pieces(texts: list[str], path: Path, kind: str) -> None:
     """A SentencePiece model with the id habits that the class expects of one."""
-    ids: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} if kind in ("t5", "mt5", "pegasus") else {}
+    own = kind in ("t5", "mt5", "pegasus")
+    ids: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} if own else {}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_prefix=str(path.with_suffix("")), vocab_size=ENTRIES,
         model_type="bpe" if kind == "nllb" else "unigram", character_coverage=0.9995, minloglevel=2, num_threads=2,
