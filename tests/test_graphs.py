@@ -4,7 +4,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -16,6 +18,7 @@ from seqserve_export import parity, pipeline, proof_sources
 from seqserve_export.families import choose_family
 from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import pad_head_rows, padded_head_size
+from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_server.local import LocalModel
 from tiny_model import tiny_model, write_marian, write_native
@@ -116,18 +119,37 @@ def test_nothing_about_the_exporting_machine_is_written(built: Built) -> None:
 
 def test_a_tied_projection_is_stored_once(tmp_path: Path) -> None:
     model = tiny_model(tied_output=True, decoder_layers=1, target_vocab_size=4000)
-    path = tmp_path / "decoder.onnx"
-    assert trace.save_graph(trace.trace_decoder(model), path) == [path]
+    WeightsFile(tmp_path / "weights.data").save(trace.trace_decoder(model), tmp_path / "decoder.onnx")
     table = 4000 * 32 * 4
-    assert table < path.stat().st_size < 2 * table
+    assert table < (tmp_path / "weights.data").stat().st_size < 2 * table
 
 
-def test_large_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "INLINE_LIMIT_BYTES", 1000)
-    path = tmp_path / "encoder.onnx"
-    files = trace.save_graph(trace.trace_encoder(tiny_model(encoder_layers=1, decoder_layers=1)), path)
-    assert files == [path, tmp_path / "encoder.onnx.data"]
-    onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+def test_an_embedding_that_both_sides_and_the_output_share_is_stored_once(tmp_path: Path) -> None:
+    model = tiny_model(
+        tied_output=True, shared_embeddings=True, encoder_layers=1, decoder_layers=1, source_vocab_size=4000,
+        target_vocab_size=4000,
+    )
+    pipeline.write_graphs(model, tmp_path)
+    table = 4000 * 32 * 4
+    assert table < (tmp_path / "weights.data").stat().st_size < 2 * table
+    for name in ("encoder.onnx", "decoder.onnx"):
+        graph = onnx.load(tmp_path / name, load_external_data=False)
+        (entry,) = (tensor for tensor in graph.graph.initializer if list(tensor.dims) == [4000, 32])
+        assert {item.key: item.value for item in entry.external_data}["location"] == "weights.data"
+        assert (tmp_path / name).stat().st_size < table / 4
+        onnxruntime.InferenceSession(tmp_path / name, providers=["CPUExecutionProvider"])
+
+
+def test_tensors_are_told_apart_by_values_type_and_shape(tmp_path: Path) -> None:
+    zeros = [np.zeros((32, 16), np.float32), np.zeros((16, 32), np.float32), np.zeros((32, 16), np.int32)]
+    arrays = [*zeros, np.ones((32, 16), np.float32), zeros[0].copy(), np.ones(4, np.float32)]
+    values = [onnx_ir.val(f"w{number}", const_value=onnx_ir.tensor(array)) for number, array in enumerate(arrays)]
+    graph = onnx_ir.Graph([], [], nodes=[], initializers=values, opset_imports={"": 20})
+    WeightsFile(tmp_path / "weights.data").save(onnx_ir.Model(graph, ir_version=10), tmp_path / "graph.onnx")
+    assert (tmp_path / "weights.data").stat().st_size == 3 * 4096 + 2048, "the copy is not there, nor what is small"
+    read = onnx.load(tmp_path / "graph.onnx").graph.initializer
+    for tensor, array in zip(read, arrays, strict=True):
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), array)
 
 
 @pytest.mark.parametrize(("size", "padded"), [(1, 8), (4, 8), (8, 8), (20, 24), (25, 32), (64, 64)])

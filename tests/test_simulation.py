@@ -9,8 +9,9 @@ from hand_loop import make_limits
 from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.choice import Choice
 from seqserve_server.engine import Release
+from seqserve_server.plan import Plan
 from seqserve_server.request import Event, Finished, FinishReason, Request, TokensChosen
-from seqserve_server.scheduler import Plan, Scheduler
+from seqserve_server.scheduler import Scheduler
 from simulation import Arrival, Simulation, adversarial, encode_seconds, step_seconds
 
 LIMITS = make_limits(max_rows=16, encode_tokens=64)

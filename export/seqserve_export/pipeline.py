@@ -24,6 +24,7 @@ from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
 from seqserve_export.families.registry import AUTO
 from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import padded_head_size
+from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.parity import Opener, ParityReport
 from seqserve_export.precision import PrecisionReport
@@ -174,10 +175,11 @@ def state_tensors(config: TransformerConfig) -> tuple[StateTensor, ...]:
 
 def write_graphs(model: Transformer, directory: Path, progress: Progress = lambda _: None) -> None:
     """Trace and save both graphs, one after the other, so that only one copy of the weights is held at a time."""
+    weights = WeightsFile(directory / bundle.WEIGHTS_FILE)
     progress("tracing the encoder")
-    trace.save_graph(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
+    weights.save(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
     progress("tracing the decoder step")
-    trace.save_graph(trace.trace_decoder(model), directory / bundle.DECODER_FILE)
+    weights.save(trace.trace_decoder(model), directory / bundle.DECODER_FILE)
 
 
 def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: TokenizerFiles | None) -> None:

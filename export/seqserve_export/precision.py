@@ -12,12 +12,12 @@ import onnx_ir
 from seqserve import bundle
 from seqserve.bundle import ModelDescription
 from seqserve_export.errors import ParityError
-from seqserve_export.graphs import trace
 from seqserve_export.graphs.quantize import quantize
+from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.parity import BundleDecoder, Generated, Opener
 from seqserve_export.proof_sources import ProofSource
 
-GRAPHS = "*.onnx*"  # and the weights beside them
+GRAPHS = (bundle.ENCODER_FILE, bundle.DECODER_FILE, bundle.WEIGHTS_FILE)
 LOGIT_SOURCES = 32  # of the sources, for the errors of teacher-forced logits
 
 
@@ -82,11 +82,12 @@ def round_bundle(
     """
     work = directory / precision
     work.mkdir()
+    weights = WeightsFile(work / bundle.WEIGHTS_FILE)
     for name in (bundle.ENCODER_FILE, bundle.DECODER_FILE):
         progress(f"rounding {name}")
         model = onnx_ir.load(directory / name)
         quantize(model)
-        trace.save_graph(model, work / name)
+        weights.save(model, work / name)
         del model
     rounded = dataclasses.replace(description, precision=precision)
     (work / bundle.MODEL_FILE).write_text(rounded.to_json(), encoding="utf-8")
@@ -98,10 +99,8 @@ def round_bundle(
         )
     if not report.passed:
         raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written\n{report.table()}")
-    for old in directory.glob(GRAPHS):
-        old.unlink()
-    for new in (*work.glob(GRAPHS), work / bundle.MODEL_FILE):
-        new.replace(directory / new.name)
+    for name in (*GRAPHS, bundle.MODEL_FILE):
+        (work / name).replace(directory / name)
     shutil.rmtree(work)
     return report
 
@@ -144,7 +143,7 @@ def compare(
 
 def graph_bytes(directory: Path) -> int:
     """Of the graphs in a directory, with the weights beside them."""
-    return sum(path.stat().st_size for path in directory.glob(GRAPHS))
+    return sum((directory / name).stat().st_size for name in GRAPHS)
 
 
 def _equal_tokens(one: Generated, other: Generated) -> int:

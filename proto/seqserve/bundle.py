@@ -1,6 +1,6 @@
 """The bundle format: what an exported model directory holds. ``export`` writes it, ``serve`` reads it.
 
-A bundle is a directory with ``encoder.onnx``, ``decoder.onnx`` (weights beside them where large), ``model.json``
+A bundle is a directory with ``encoder.onnx``, ``decoder.onnx``, their weights in ``weights.data``, ``model.json``
 (:class:`ModelDescription`), optionally ``tokenizer/``, ``parity.json`` and ``manifest.json``.
 """
 
@@ -17,6 +17,7 @@ FORMAT = 2
 MODEL_FILE = "model.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
+WEIGHTS_FILE = "weights.data"  # of both graphs
 TOKENIZER_FILE = "tokenizer/tokenizer.json"  # alone, it is a Hub tokenizer for both sides
 TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says what the other files are; "marian": these
 SOURCE_PIECES_FILE, TARGET_PIECES_FILE = "tokenizer/source.spm", "tokenizer/target.spm"

@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from seqserve.bundle import FORMAT, TOKENIZER_FILES, BundleError
+from seqserve.bundle import FORMAT, TOKENIZER_FILES, WEIGHTS_FILE, BundleError
 
 MANIFEST_FILE = "manifest.json"
 REQUIRED = ("encoder.onnx", "decoder.onnx", "model.json")
-OPTIONAL = ("encoder.onnx.data", "decoder.onnx.data", *TOKENIZER_FILES)
+OPTIONAL = (WEIGHTS_FILE, *TOKENIZER_FILES)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _CHUNK = 1 << 20
 
@@ -30,7 +30,7 @@ def check_manifest(directory: Path) -> str:
     """Compare a bundle with its manifest.
 
     Files that the manifest does not list are never read, so they may be there (volume mounts leave such things). Those
-    that would be read where they exist, the tokenizer and weights beside a graph, may not.
+    that would be read where they exist, the tokenizer and the weights, may not.
 
     Returns:
         The bundle's version: the first 12 digits of the manifest's own SHA-256.

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from seqserve_server.decoding import greedy
 from seqserve_server.engine import Engine, Source, StepInput
+from seqserve_server.plan import Plan
 from seqserve_server.request import Event, Failed, Request
-from seqserve_server.scheduler import Plan, Scheduler
+from seqserve_server.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 STOPPED = "the engine has stopped"

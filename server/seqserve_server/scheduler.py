@@ -9,62 +9,12 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding.choice import Choice
-from seqserve_server.engine import SOURCE_MULTIPLE, Move, Release, Source
+from seqserve_server.engine import Move, Release, Source
+from seqserve_server.plan import Plan, Row, group_by_length, need_of
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen
-
-
-@dataclass(slots=True)
-class Row:
-    """A running request. ``token`` is fed next; ``position`` counts the tokens that its state holds, one per step."""
-
-    request: Request
-    times: Times
-    token: int
-    token_ids: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-
-    position: int = 0
-
-    @property
-    def prompted(self) -> bool:
-        """Whether the token to feed next is the prompt's last or a generated one, so that the step chooses a token."""
-        return self.position >= len(self.request.prompt) - 1
-
-    @property
-    def generated(self) -> int:
-        """Tokens chosen so far, an end token included."""
-        return len(self.log_probs)
-
-
-@dataclass(slots=True)
-class Plan:
-    """What to do before and in the next step, in this order: release, move, reserve, encode, step.
-
-    Attributes:
-        ended: Terminal events of requests that ended without another step.
-        encode: Encoder batches.
-        tokens, positions: Of slots 0 .. n-1, for the step; empty when nothing runs.
-        end_banned: Slots that may not end at this step.
-        end_forced: Slots that have to.
-        prompting: Slots whose prompt goes on after this step: what it chooses for them is not looked at.
-        joining: Slots whose first token this step chooses.
-    """
-
-    ended: list[Event]
-    release: list[Release]
-    moves: list[Move]
-    need: Capacity
-    encode: list[list[Source]]
-    tokens: list[int]
-    positions: list[int]
-    end_banned: list[int]
-    end_forced: list[int]
-    prompting: int
-    joining: int
 
 
 class Scheduler:
@@ -142,12 +92,12 @@ class Scheduler:
             ended=ended,
             release=release,
             moves=moves,
-            need=_need(rows, reserved=False),
+            need=need_of(rows, reserved=False),
             encode=group_by_length(sources),
             tokens=[row.token for row in rows],
             positions=[row.position for row in rows],
             end_banned=[slot for slot, row in enumerate(rows) if row.generated < row.request.min_new_tokens],
-            end_forced=[slot for slot, row in enumerate(rows) if self._forced_end and row.prompted and _is_last(row)],
+            end_forced=[slot for slot, row in enumerate(rows) if self._forced_end and row.prompted and row.is_last],
             prompting=sum(not row.prompted for row in rows),
             joining=sum(row.prompted and not row.generated for row in rows),
         )
@@ -177,7 +127,7 @@ class Scheduler:
             if row.position < len(prompt):
                 row.token = prompt[row.position]
                 continue
-            forced = self._forced_end and _is_last(row)
+            forced = self._forced_end and row.is_last
             row.log_probs.append(log_prob)
             row.token = token
             if row.times.first_token is None:
@@ -229,7 +179,7 @@ class Scheduler:
     def _admit(self) -> list[Request]:
         """Take requests from the front of the queue while rows, memory and encoder work allow. Nobody overtakes."""
         admitted: list[Request] = []
-        reserved = _need([row for row in self._rows if row is not None], reserved=True)
+        reserved = need_of([row for row in self._rows if row is not None], reserved=True)
         tokens = 0
         while self._waiting:
             request = self._waiting[0]
@@ -283,28 +233,3 @@ class Scheduler:
         self._leave(row.request.id)
         row.times.ended = now
         return Finished(row.request.id, reason, row.token_ids, row.log_probs, row.times)
-
-
-def _need(rows: Sequence[Row], *, reserved: bool) -> Capacity:
-    """What rows need: now (``reserved`` false), or at most until they end."""
-    if not rows:
-        return Capacity(0, 0, 0)
-    target = max(row.request.target_length if reserved else row.position + 1 for row in rows)
-    return Capacity(len(rows), target, max(len(row.request.source) for row in rows))
-
-
-def _is_last(row: Row) -> bool:
-    return row.generated + 1 >= row.request.max_new_tokens
-
-
-def group_by_length(sources: Sequence[Source]) -> list[list[Source]]:
-    """Encoder batches of similar padded length: attention pays for the longest, so none is over twice its shortest."""
-    groups: list[list[Source]] = []
-    shortest = 0
-    for source in sorted(sources, key=lambda source: len(source.token_ids)):
-        padded = -(-len(source.token_ids) // SOURCE_MULTIPLE)
-        if not groups or padded > 2 * shortest:
-            groups.append([])
-            shortest = padded
-        groups[-1].append(source)
-    return groups

@@ -68,7 +68,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         config = infer_config(tensors, settings, options.heads, file, (source, target))
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{directory}: {error}") from None
-    model = Transformer(config)
+    model = Transformer.without_values(config)
     fill(model, tensors, tensor_names(config), file)
     notes: tuple[str, ...] = ()
     if options.positions == "book":

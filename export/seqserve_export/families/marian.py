@@ -63,7 +63,7 @@ def load(directory: Path) -> LoadedCheckpoint:
         raise ExportError(f"{path}: {error}") from None
     file = weights_file(directory, pickled=True)
     tensors = read_weights(file)
-    model = Transformer(config)
+    model = Transformer.without_values(config)
     names = tensor_names(config)
     _drop_copies(tensors, names, values, config, file)
     _prepare_bias(tensors, config, generation.suppressed)

@@ -41,7 +41,7 @@ def load(directory: Path) -> LoadedCheckpoint:
     except (ConfigError, TypeError) as error:
         raise ExportError(f"{path}: {error}") from None
     file = weights_file(directory, pickled=False)
-    model = Transformer(config)
+    model = Transformer.without_values(config)
     fill(model, read_weights(file), {name: name for name in stored_names(model)}, file)
     tokenizer = directory / TOKENIZER_FILE
     return LoadedCheckpoint(

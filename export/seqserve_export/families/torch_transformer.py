@@ -71,7 +71,7 @@ def load(directory: Path) -> LoadedCheckpoint:
         config = infer_config(tensors, settings, tables, file)
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
-    model = Transformer(config)
+    model = Transformer.without_values(config)
     fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file)
     suffix = (config.eos_id,) if settings["source_suffix"] is None else tuple(settings["source_suffix"])
     return LoadedCheckpoint(

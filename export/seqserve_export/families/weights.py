@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import CONFIG_FILE
@@ -28,7 +28,7 @@ def stored_names(model: Transformer) -> list[str]:
 
 
 def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path) -> None:
-    """Copy tensors into the model.
+    """Make tensors the model's parameters: not copies, so that what is mapped from a file stays there.
 
     Args:
         tensors: the file's tensors by the file's names.
@@ -52,9 +52,10 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, 
         raise ExportError(f"{file}: shapes disagree with {CONFIG_FILE}: {'; '.join(wrong[:SHOWN])}{rest}")
     if bad := [theirs for theirs in names.values() if not bool(torch.isfinite(tensors[theirs]).all())]:
         raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite (NaN or infinite values)")
-    with torch.no_grad():
-        for ours, theirs in names.items():
-            state[ours].copy_(tensors[theirs])
+    for ours, theirs in names.items():
+        path, _, leaf = ours.rpartition(".")
+        setattr(model.get_submodule(path), leaf, nn.Parameter(tensors[theirs].float(), requires_grad=False))
+    model.tie()
 
 
 def freeze(model: Transformer) -> Transformer:

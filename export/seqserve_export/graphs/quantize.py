@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 LEVELS = 127  # symmetric: -127 .. 127 around the zero point
 ZERO_POINT = 128  # activations are unsigned, as the fast integer kernels want them
+BLOCK = 1024  # output channels that are rounded at a time, so that a vocabulary is not held four times in float32
 TINY = 1e-12  # the scale of a row, or a channel, of zeros
 
 
@@ -25,14 +26,19 @@ class Rounded:
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """[inputs, outputs] -> int8 of the same shape and float32 scales [outputs]: ``weight ~ int8 * scale``."""
-    scales = np.maximum(np.abs(weight).max(axis=0) / LEVELS, TINY).astype(np.float32)
-    return np.clip(np.rint(weight / scales), -LEVELS, LEVELS).astype(np.int8), scales
+    integers, scales = np.empty(weight.shape, dtype=np.int8), np.empty(weight.shape[1], dtype=np.float32)
+    for first in range(0, weight.shape[1], BLOCK):
+        block = slice(first, first + BLOCK)
+        part = weight[:, block]
+        scales[block] = np.maximum(np.abs(part).max(axis=0) / LEVELS, TINY)
+        integers[:, block] = np.clip(np.rint(part / scales[block]), -LEVELS, LEVELS)
+    return integers, scales
 
 
 def quantize(model: ir.Model) -> int:
     """Rewrite every product with a constant matrix, in place. Returns how many there were.
 
-    Embedding tables stay float32; a tied one is then stored twice, once in each form.
+    Embedding tables stay float32, and a tied one is there in both forms.
     """
     rewriter = _Rewriter(model.graph)
     for node in list(model.graph):
@@ -97,7 +103,7 @@ class _Rewriter:
             if weight.const_value is None:
                 raise AssertionError("checked by the caller")
             matrix = weight.const_value.numpy()
-            integers, scales = quantize_weight(np.ascontiguousarray(matrix.T if transposed else matrix))
+            integers, scales = quantize_weight(matrix.T if transposed else matrix)
             self._weights[name, transposed] = (
                 self._store(f"{name}.int8", integers), self._store(f"{name}.scale", scales)
             )

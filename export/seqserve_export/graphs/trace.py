@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from pathlib import Path
 
 import onnx_ir
 import torch
@@ -13,7 +12,6 @@ from seqserve_export.model import Transformer
 
 OPSET = 20
 IR_VERSION = 10
-INLINE_LIMIT_BYTES = 64 * 2**20  # larger graphs keep their weights in a file beside them
 
 Dim = torch.export.Dim
 
@@ -98,13 +96,3 @@ def _drop_notes(model: onnx_ir.Model) -> None:
             value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
-
-
-def save_graph(model: onnx_ir.Model, path: Path) -> list[Path]:
-    """Write one graph; returns the files written (the graph, and its weights where they are large)."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size <= INLINE_LIMIT_BYTES:
-        onnx_ir.save(model, path)
-        return [path]
-    onnx_ir.save(model, path, external_data=path.name + ".data")
-    return [path, path.with_name(path.name + ".data")]

@@ -31,7 +31,8 @@ class Embedding(nn.Module):
         if config.positions == "learned":
             self.positions: Tensor | None = nn.Parameter(torch.randn(rows, config.width) * config.width**-0.5)
         elif config.positions == "sinusoidal":
-            table = sinusoid_table(rows, config.width, config.sinusoid_order)
+            with torch.device("cpu"):  # computed, so there even where parameters are still to come
+                table = sinusoid_table(rows, config.width, config.sinusoid_order)
             self.register_buffer("positions", table, persistent=False)
         else:
             self.positions = None
@@ -67,8 +68,18 @@ class Transformer(nn.Module):
             self.decoder_bias = nn.Embedding(config.relative_buckets, config.heads)
         self.output = nn.Linear(config.width, config.target_vocab_size, bias=False)
         self.output_bias = nn.Parameter(torch.zeros(config.target_vocab_size)) if config.output_bias else None
-        if config.tied_output:
-            self.output.weight = target.weight
+        self.tie()
+
+    @classmethod
+    def without_values(cls, config: TransformerConfig) -> "Transformer":
+        """A model whose parameters take no memory until they are given (``torch.nn.Module`` calls that "meta")."""
+        with torch.device("meta"):
+            return cls(config)
+
+    def tie(self) -> None:
+        """Make the output projection the target embedding where the configuration says so."""
+        if self.config.tied_output:
+            self.output.weight = self.target_embedding.tokens.weight
 
     def relative_scores(self, queries: Tensor, keys: Tensor, *, encoder: bool) -> Tensor | None:
         """Bias [1, heads, queries, keys] on self-attention scores from absolute positions, or None."""
