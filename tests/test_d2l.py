@@ -8,11 +8,15 @@ import torch
 from safetensors.torch import save_file
 
 from book_model import BookModel
+from seqserve.word_text import UnknownWord
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.pipeline import ExportOptions, export_bundle
+from seqserve_export.word_files import WordFiles
+from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
+from seqserve_server.tokenizer.words import WordTokenizer
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]
 TARGET = ["<pad>", "<unk>", *(f"wort{n}" for n in range(27)), "<eos>", "<bos>"]
@@ -70,6 +74,11 @@ def test_a_bundle_decodes_as_the_book_would(tmp_path: Path, positions: str | Non
     with LocalModel.open(tmp_path / "out", threads=1) as model:
         assert model.description.family == "d2l"
         decoded = model.generate([IDS], max_new_tokens=12)[0].token_ids
+        (answer,) = InProcess(model).generate("text", ["word3 word1  word15"], max_new_tokens=12, min_new_tokens=None)
+    words = [TARGET[token_id] for token_id in decoded]
+    (hypothesis,) = answer.hypotheses
+    assert (hypothesis.token_ids, hypothesis.tokens) == (decoded, words)
+    assert hypothesis.text == " ".join(word for word in words if word != "<bos>")
     end = TARGET.index("<eos>")
     assert decoded == [*prefix[1:], end][: [*prefix[1:], end].index(end)]
 
@@ -81,6 +90,25 @@ def test_special_tokens_come_from_each_sides_own_vocabulary(tmp_path: Path) -> N
     assert (checkpoint.source_suffix, checkpoint.unk_id) == ((2,), 0)
     assert (config.pad_id, config.eos_id, config.decoder_start_id) == (0, 29, 30)
     assert config.max_source_length == 1000
+
+
+def test_texts_are_words_between_spaces_and_answers_show_unknown_words_as_the_book_does(tmp_path: Path) -> None:
+    write_book(tmp_path / "book")
+    files = read(tmp_path / "book").tokenizer
+    assert isinstance(files, WordFiles)
+    assert files.encoder()(" word3  Word3 word1\tword1 word19 <eos>") == [7, 0, 0, 23, 2]
+    tokenizer = WordTokenizer(files.vocabulary)
+    assert tokenizer.decode([30, 2, 1, 0, 3, 29]) == "wort0 <unk> wort1"
+
+
+def test_a_vocabulary_without_an_unknown_token_refuses_words_that_it_lacks(tmp_path: Path) -> None:
+    write_book(tmp_path / "book")
+    (tmp_path / "book" / "source_vocab.json").write_text(json.dumps(["nothing", *SOURCE[1:]]))
+    checkpoint = read(tmp_path / "book")
+    assert checkpoint.unk_id is None
+    assert checkpoint.tokenizer is not None
+    with pytest.raises(UnknownWord, match="'cat' is not in the vocabulary"):
+        checkpoint.tokenizer.encoder()("word1 cat")
 
 
 def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from checkpoint_edits import change_json
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.model.positions import sinusoid_table
 from seqserve_export.pipeline import ExportOptions, export_bundle
+from seqserve_export.word_files import WordFiles
 from seqserve_server.local import LocalModel
+from seqserve_server.tokenizer.words import WordTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 IDS, PREFIX = [7, 5, 19, 3], [2, 4, 9, 9, 21, 8]
@@ -102,6 +105,42 @@ def test_a_bundle_decodes_as_pytorch_would(tmp_path: Path) -> None:
         assert (model.description.family, model.description.source_prefix) == ("torch", (2,))
         decoded = model.generate([[2, *IDS]], max_new_tokens=12)[0].token_ids
     assert decoded == [*prefix[1:], 3][: [*prefix[1:], 3].index(3)]
+
+
+def write_words(directory: Path, source: int = 25, target: int = 31) -> dict[str, str]:
+    """Vocabularies of so many words, and the settings that name them."""
+    special = ["<unk>", "<pad>", "<bos>", "<eos>"]
+    (directory / "source.json").write_text(json.dumps([*special, *(f"word{n}" for n in range(4, source))]))
+    (directory / "target.txt").write_text("\n".join([*special, *(f"wort{n}" for n in range(4, target))]) + "\n")
+    return {"source_vocab": "source.json", "target_vocab": "target.txt"}
+
+
+def test_named_vocabularies_make_a_bundle_of_text(tmp_path: Path) -> None:
+    write(tmp_path / "source", {})
+    names = write_words(tmp_path / "source")
+    (tmp_path / "source" / "config.json").write_text(json.dumps(settings(source_prefix=[2], **names)))
+    checkpoint = choose_family(tmp_path / "source").read(tmp_path / "source")
+    assert isinstance(checkpoint.tokenizer, WordFiles)
+    assert checkpoint.tokenizer.encoder()("word7\tword5 cat word19") == [7, 5, 0, 19]
+    assert set(checkpoint.provenance["source_files"]) >= {"source.json", "target.txt"}
+    tokenizer = WordTokenizer(checkpoint.tokenizer.vocabulary)
+    assert tokenizer.decode([2, 5, 1, 0, 7, 3]) == "wort5 <unk> wort7"
+
+
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"target_vocab": ...}, "source_vocab and target_vocab go together"),
+    ({"source_vocab": "../source/source.json"}, "source_vocab '../source/source.json' is not the name of a file in"),
+    ({"target_vocab": "words.json"}, "target_vocab 'words.json' is not the name of a file in"),
+    ({"target_vocab": ["target.txt"]}, r"target_vocab \['target.txt'\] is not the name of a file in"),
+    ({"source_vocab": ".."}, "source_vocab '..' is not the name of a file in"),
+    ({"source_vocab": "target.txt"}, r"target\.txt: 31 tokens, but the model has 25"),
+])
+def test_vocabularies_that_do_not_fit_are_named(tmp_path: Path, changed: dict[str, Any], told: str) -> None:
+    write(tmp_path / "source", settings())
+    names = write_words(tmp_path / "source")
+    change_json(tmp_path / "source" / "config.json", **{**names, **changed})
+    with pytest.raises(ExportError, match=told):
+        choose_family(tmp_path / "source").read(tmp_path / "source")
 
 
 @pytest.mark.parametrize(("values", "told"), [

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from seqserve.marian_text import UnknownLanguage
+from seqserve.word_text import UnknownWord
 from seqserve_export.errors import ExportError
 from seqserve_export.families import LoadedCheckpoint
 
@@ -66,7 +67,7 @@ def sentence_sources(checkpoint: LoadedCheckpoint, file: Path) -> list[ProofSour
     for number, line in enumerate(lines, start=1):
         try:
             ids = _complete(checkpoint, encode(line))
-        except UnknownLanguage as error:
+        except (UnknownLanguage, UnknownWord) as error:
             raise ExportError(f"--sentences: line {number}: {error}") from None
         if len(ids) > limit:
             raise ExportError(f"--sentences: line {number} has {len(ids)} tokens, the model takes {limit}")

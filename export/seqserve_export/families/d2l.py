@@ -1,21 +1,22 @@
 """State dictionaries of the Transformer in "Dive into Deep Learning", with the vocabularies it was trained on."""
 
-import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from seqserve.word_text import SPACES
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
 from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+from seqserve_export.word_files import WordFiles
 
 PICKLE_FILE = "model.pt"
 VOCABULARIES = ("source_vocab", "target_vocab")
@@ -38,20 +39,6 @@ DECODER_NORMS = (("attention_norm", "addnorm1"), ("cross_norm", "addnorm2"), ("f
 _BLOCK = re.compile(r"\b(encoder|decoder)\.blks\.(?:block)?(\d+)\.")
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """Tokens in id order, from ``file``."""
-
-    file: Path
-    tokens: tuple[str, ...]
-
-    def id_of(self, token: str) -> int:
-        """The id of a special token, which must be there."""
-        if token not in self.tokens:
-            raise ExportError(f"{self.file}: has no {token}")
-        return self.tokens.index(token)
-
-
 def recognises(directory: Path) -> bool:
     """Two vocabularies beside the weights."""
     return all(_vocabulary_file(directory, name) is not None for name in VOCABULARIES)
@@ -59,7 +46,7 @@ def recognises(directory: Path) -> bool:
 
 def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     """Read the book's model. Sources are words and the end token; decoding starts from ``<bos>``."""
-    source, target = (read_vocabulary(directory, name) for name in VOCABULARIES)
+    source, target = (find_vocabulary(directory, name) for name in VOCABULARIES)
     path = directory / CONFIG_FILE
     settings = read_settings(path) if path.is_file() else {}
     file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
@@ -80,6 +67,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         source_prefix=(),
         source_suffix=(source.id_of(END),),
         unk_id=source.tokens.index(UNKNOWN) if UNKNOWN in source.tokens else None,
+        tokenizer=_words(source, target, config),
         default_max_new_tokens=min(int(settings.get("num_steps") or DEFAULT_MAX_NEW_TOKENS), config.max_target_length),
         provenance={
             "source_class": "d2l.Transformer", "positions": options.positions or "true",
@@ -89,22 +77,21 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     )
 
 
-def read_vocabulary(directory: Path, name: str) -> Vocabulary:
-    """A JSON list of tokens in id order, or a text file of one token a line."""
+def _words(source: Vocabulary, target: Vocabulary, config: TransformerConfig) -> WordFiles:
+    """The book's tokenizer: words between spaces. Its answers show ``<unk>``, and nothing of the other special ones."""
+    words = WordFiles(
+        source.tokens, target.tokens, UNKNOWN if UNKNOWN in source.tokens else None, (PAD, BEGIN, END), SPACES,
+        str(source.file), str(target.file),
+    )
+    return words.check(config.source_vocab_size, config.target_vocab_size)
+
+
+def find_vocabulary(directory: Path, name: str) -> Vocabulary:
+    """The one of that name, as JSON or as text."""
     file = _vocabulary_file(directory, name)
     if file is None:
         raise ExportError(f"{directory}: no {name}.json here (a list of tokens in id order), nor {name}.txt")
-    try:
-        text = file.read_text(encoding="utf-8")
-        tokens = json.loads(text) if file.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ExportError(f"{file}: not a list of tokens")
-    if len(set(tokens)) != len(tokens):
-        twice = next(token for token in tokens if tokens.count(token) > 1)
-        raise ExportError(f"{file}: {twice!r} is there more than once")
-    return Vocabulary(file, tuple(tokens))
+    return read_vocabulary(file)
 
 
 def _vocabulary_file(directory: Path, name: str) -> Path | None:

@@ -1,5 +1,6 @@
 """State dictionaries around ``torch.nn.Transformer``; config.json names what surrounds it: embeddings and output."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -11,9 +12,11 @@ from torch import Tensor
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
 from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+from seqserve_export.word_files import WordFiles
 
 PICKLE_FILE = "model.pt"
 FORMAT = "torch.nn.Transformer"
@@ -38,6 +41,8 @@ DEFAULTS: dict[str, Any] = {
     "source_suffix": None,  # None: the end token
     "unk_id": None,
     "max_new_tokens": None,
+    "source_vocab": None,  # names of files with the words in id order; None: the bundle takes and returns ids
+    "target_vocab": None,
 }
 NORMS = {
     "encoder": (("attention_norm", "norm1"), ("ffn_norm", "norm2")),
@@ -73,6 +78,7 @@ def load(directory: Path) -> LoadedCheckpoint:
         raise ExportError(f"{path}: {error}") from None
     model = Transformer(config)
     fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file)
+    vocabularies = find_vocabularies(directory, settings)
     suffix = (config.eos_id,) if settings["source_suffix"] is None else tuple(settings["source_suffix"])
     return LoadedCheckpoint(
         family="torch",
@@ -81,7 +87,11 @@ def load(directory: Path) -> LoadedCheckpoint:
         source_suffix=suffix,
         unk_id=settings["unk_id"],
         default_max_new_tokens=min(settings["max_new_tokens"] or DEFAULT_MAX_NEW_TOKENS, config.max_target_length),
-        provenance={"source_class": FORMAT, "source_files": digests([path, file])},
+        tokenizer=_words(*vocabularies, settings, config) if vocabularies is not None else None,
+        provenance={
+            "source_class": FORMAT,
+            "source_files": digests([path, file, *(vocabulary.file for vocabulary in vocabularies or ())]),
+        },
     )
 
 
@@ -93,6 +103,36 @@ def read_settings(path: Path) -> dict[str, Any]:
     if missing := [name for name in REQUIRED if name not in values]:
         raise ExportError(f"{path}: missing keys {', '.join(missing)}")
     return {**DEFAULTS, **values}
+
+
+def find_vocabularies(directory: Path, settings: dict[str, Any]) -> tuple[Vocabulary, Vocabulary] | None:
+    """Those of both sides, which may be one file; None where config.json names none."""
+    names = [settings["source_vocab"], settings["target_vocab"]]
+    if names == [None, None]:
+        return None
+    if None in names:
+        raise ExportError(f"{CONFIG_FILE}: source_vocab and target_vocab go together; name both or neither")
+    for key, name in zip(("source_vocab", "target_vocab"), names, strict=True):
+        # Only the directory's own files: a checkpoint of strangers must not copy others into a bundle.
+        if not isinstance(name, str) or name != Path(name).name or not (directory / name).is_file():
+            raise ExportError(f"{CONFIG_FILE}: {key} {name!r:.80} is not the name of a file in {directory}")
+    source, target = (read_vocabulary(directory / name) for name in names)
+    return source, target
+
+
+def _words(
+    source: Vocabulary, target: Vocabulary, settings: dict[str, Any], config: TransformerConfig
+) -> WordFiles:
+    """Words between whitespace; texts of answers leave the pad, start and end tokens out."""
+    words = WordFiles(
+        source.tokens, target.tokens, source_name=str(source.file), target_name=str(target.file)
+    ).check(config.source_vocab_size, config.target_vocab_size)
+    unknown = settings["unk_id"]
+    return dataclasses.replace(
+        words,
+        unk_token=source.tokens[unknown] if unknown is not None else None,
+        special_tokens=tuple(target.tokens[settings[key]] for key in ("pad_id", "bos_id", "eos_id")),
+    )
 
 
 def _take_positions(tensors: dict[str, Tensor], settings: dict[str, Any], file: Path) -> dict[str, Tensor]:
