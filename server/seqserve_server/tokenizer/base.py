@@ -13,7 +13,7 @@ from seqserve.word_text import KIND as WORDS
 class Tokenizer(ABC):
     """A bundle's tokenizer. Content only: special tokens are the model description's business.
 
-    ``encode`` and ``id_of`` speak the source's vocabulary, ``decode`` and ``tokens`` the target's.
+    ``encode``, ``id_of`` and ``source_tokens`` speak the source's vocabulary, ``decode`` and ``tokens`` the target's.
     """
 
     @staticmethod
@@ -60,6 +60,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
+
+    def source_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Source entries of ids; the same as ``tokens`` where both sides share a vocabulary."""
+        return self.tokens(ids)
 
     @abstractmethod
     def id_of(self, token: str) -> int | None:

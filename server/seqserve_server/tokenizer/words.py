@@ -43,9 +43,16 @@ class WordTokenizer(Tokenizer):
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Target entries of ids; an id without an entry reads as its number in angle brackets."""
-        size = len(self._entries)
-        return [self._entries[token_id] if 0 <= token_id < size else f"<{token_id}>" for token_id in ids]
+        return _entries(self._entries, ids)
+
+    def source_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Source entries of ids, in the same way."""
+        return _entries(self._vocabulary.source, ids)
 
     def id_of(self, token: str) -> int | None:
         """Id of a source entry."""
         return self._vocabulary.ids.get(token)
+
+
+def _entries(vocabulary: Sequence[str], ids: Sequence[int]) -> list[str]:
+    return [vocabulary[token_id] if 0 <= token_id < len(vocabulary) else f"<{token_id}>" for token_id in ids]
