@@ -130,7 +130,18 @@ def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> N
     (4, {"num_blks": 3}, "num_blks is 3, but model.safetensors has 2"),
     (4, {"use_bias": True}, "use_bias is True, but model.safetensors has False"),
     (4, {"lr": 0.1}, "unknown keys lr; known: num_hiddens"),
-    (4, {"max_len": 0}, "max_source_length: 0 must be at least 1"),
+    (None, {"num_heads": 5}, "config.json: num_heads 5: not a divisor of the width 24"),
+    (4, {"max_len": 0}, r"config.json: max_len 0 is not an integer in 2..131072"),
+    (4, {"max_len": 10**12}, r"config.json: max_len 1000000000000 is not an integer in 2..131072"),
+    (4, {"num_steps": 0}, "config.json: num_steps 0 is not an integer of at least 1"),
+    (4, {"num_steps": "9"}, "config.json: num_steps '9' is not an integer of at least 1"),
+    (4, {"num_steps": None}, "config.json: num_steps None is not an integer"),
+    (4, {"num_hiddens": 24.0}, "config.json: num_hiddens 24.0 is not an integer"),
+    (None, {"num_heads": [4]}, r"config.json: num_heads \[4\] is not an integer"),
+    (None, {"num_heads": True}, "config.json: num_heads True is not an integer"),
+    (4, {"use_bias": 0}, "config.json: use_bias 0 is not true or false"),
+    (4, {"dropout": 1}, "config.json: dropout 1 is not a number from 0 to below 1"),
+    (4, {"dropout": float("nan")}, "config.json: dropout nan is not a number"),
 ])
 def test_settings_that_do_not_fit_are_named(
     tmp_path: Path, heads: int | None, settings: dict[str, object] | None, told: str
@@ -159,6 +170,22 @@ def test_another_models_weights_are_refused(tmp_path: Path) -> None:
     state = {f"net.{name}": tensor for name, tensor in book.state_dict().items()}
     save_file(state, tmp_path / "book" / "model.safetensors")
     with pytest.raises(ExportError, match="not the state dictionary of the book's Transformer"):
+        read(tmp_path / "book")
+
+
+def test_the_number_of_steps_is_the_bundles_default(tmp_path: Path) -> None:
+    write_book(tmp_path / "book", settings={"num_steps": 9, "dropout": 0.1, "bias": False})
+    assert read(tmp_path / "book").default_max_new_tokens == 9
+
+
+def test_blocks_may_be_numbered_without_the_books_word(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book")
+    state = {name.replace(".block", "."): tensor for name, tensor in book.state_dict().items()}
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    torch.testing.assert_close(logits_of(read(tmp_path / "book")), book(IDS, PREFIX), atol=1e-5, rtol=0)
+    state["encoder.blks.block1.addnorm1.ln.bias"] = torch.zeros(24)
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    with pytest.raises(ExportError, match=r"encoder\.blks\.block1\.addnorm1\.ln\.bias is there twice, under two names"):
         read(tmp_path / "book")
 
 

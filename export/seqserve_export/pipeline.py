@@ -82,7 +82,10 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     check_options(options)
     progress("loading the checkpoint")
     checkpoint = choose_family(options.source, options.family).read(options.source, options.checkpoint)
-    description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
+    try:
+        description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
+    except BundleError as error:  # what a family's own checks let through
+        raise ExportError(f"{options.source}: cannot become a bundle: {error}") from error
     if options.sentences is None:
         sources, longest = proof_sources.random_sources(checkpoint, proof_sources.COUNT), PROOF_NEW_TOKENS
     else:
