@@ -25,7 +25,7 @@ class Desk:
     def __init__(self, places: int = 8) -> None:
         self.engine = ArithmeticEngine()
         self.dispatcher = Dispatcher(Gate(places))
-        self.loop = Loop(self.engine, Scheduler(make_limits(max_rows=4), START, END), END, self.dispatcher.publish)
+        self.loop = Loop(self.engine, Scheduler(make_limits(max_rows=4), END), END, self.dispatcher.publish)
         self.dispatcher.attach(self.loop)
 
     async def step(self, count: int = 1) -> None:
@@ -38,7 +38,7 @@ class Desk:
 
 
 def request(source: tuple[int, ...] = SOURCE, most: int = 40, deadline: float | None = None) -> Request:
-    return Request(0, source, most, deadline=deadline)
+    return Request(0, source, (START,), most, deadline=deadline)
 
 
 async def test_a_batch_is_answered_when_its_last_request_ends_and_in_its_order() -> None:
@@ -179,7 +179,7 @@ def test_publishing_to_a_closed_event_loop_is_no_error() -> None:
         return Desk()
 
     desk = asyncio.run(make())
-    desk.loop.submit([Request(1, SOURCE, 1)])
+    desk.loop.submit([Request(1, SOURCE, (START,), 1)])
     desk.loop.step()
     del desk
     gc.collect()

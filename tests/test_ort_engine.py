@@ -224,12 +224,12 @@ def test_neighbours_that_leave_fail_or_arrive_change_no_bit_of_anybody(open_engi
 
     def play(engine: OrtEngine, chosen: Sequence[int], cancels: dict[int, int]) -> dict[int, Event]:
         ended: dict[int, Event] = {}
-        loop = Loop(engine, Scheduler(model_limits, 2, 1), 1,
+        loop = Loop(engine, Scheduler(model_limits, 1), 1,
                     lambda events: ended.update((event.request_id, event) for event in events))
         rng, step, waiting, busy = random.Random(len(chosen)), 0, list(chosen), True
         while busy or waiting:
             count = rng.randrange(4)
-            loop.submit([Request(number, rows[number], 12) for number in waiting[:count]])
+            loop.submit([Request(number, rows[number], (2,), 12) for number in waiting[:count]])
             waiting = waiting[count:]
             loop.cancel([number for number, when in cancels.items() if when == step])
             busy = loop.step()

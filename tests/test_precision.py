@@ -197,10 +197,10 @@ def test_errors_of_logits_seen_piece_by_piece_are_those_of_all_together() -> Non
 class Silent:
     """A bundle whose answers end at once, as a decoder."""
 
-    def generate(self, sources: Sequence[Sequence[int]], /, **_: Any) -> list[Generated]:
+    def generate(self, sources: Sequence[Sequence[int]], prompts: object, /, **_: Any) -> list[Generated]:
         return [Generated([], [-0.5], -0.5, "eos", Times(0.0))] * len(sources)
 
-    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> np.ndarray[Any, Any]:
+    def step_logits(self, source_ids: object, target_ids: Sequence[int], prompt: object, /) -> np.ndarray[Any, Any]:
         assert len(target_ids) == 1
         return np.zeros((1, 4), np.float32)
 
@@ -208,7 +208,7 @@ class Silent:
 def test_answers_without_a_token_agree_in_all_of_them() -> None:
     silent: Any = Silent()
     report = compare(
-        silent, silent, [ProofSource((1,)), ProofSource((2,))], precision="int8", max_new_tokens=4, arrivals=[0, 0],
+        silent, silent, [ProofSource((1,), (3,))] * 2, precision="int8", max_new_tokens=4, arrivals=[0, 0],
         sizes=(2, 1), min_agreement=1.0, progress=lambda _: None,
     )
     assert (report.tokens_equal, report.sources_equal, report.mixed_equal) == (1.0, 2, 2)

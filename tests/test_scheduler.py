@@ -15,11 +15,11 @@ ENDLESS = [28, END]  # sums to 29: repeats the start until its limit
 
 
 def make_scheduler(**limits: int) -> Scheduler:
-    return Scheduler(make_limits(**limits), START, END)
+    return Scheduler(make_limits(**limits), END)
 
 
 def request(number: int, source: tuple[int, ...] = (5, END), max_new_tokens: int = 4, **options: float) -> Request:
-    return Request(number, source, max_new_tokens, **options)  # type: ignore[arg-type]
+    return Request(number, source, (START,), max_new_tokens, **options)  # type: ignore[arg-type]
 
 
 def advance(scheduler: Scheduler) -> list[Event]:

@@ -63,6 +63,20 @@ async def test_sources_beyond_the_models_length_are_counted_not_refused() -> Non
     assert long.token_ids == [3] * 20_000
 
 
+async def test_special_tokens_are_those_of_the_language_asked_for() -> None:
+    languages = {
+        "source_prefix": ("source_language",), "decoder_prompt": (1, "target_language"),
+        "languages": {"de": 20, "fr": 22}, "default_source_language": "de", "default_max_new_tokens": 40,
+    }
+    async with serving(description=languages) as served, connected(served) as client:
+        assert (await client.tokenize(["c"], add_special_tokens=True))[0].token_ids == [20, 5, 1]
+        assert (await client.tokenize(["c"], add_special_tokens=True, source_language="fr"))[0].token_ids == [22, 5, 1]
+        assert (await client.tokenize(["c"], source_language="fr"))[0].token_ids == [5]
+        error = await refusal(served.stub.Tokenize(TEXTS(texts=["c"], source_language="en")))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "source_language")
+    assert "'en' is not one of de, fr" in error.message
+
+
 TEXTS, SEQUENCES = pb.TokenizeRequest, pb.DetokenizeRequest
 IDS = pb.TokenIds
 BAD: list[tuple[Any, str, str]] = [

@@ -23,7 +23,7 @@ def write_bundle(directory: Path) -> None:
     description = ModelDescription(
         name="tiny", family="native", precision="fp32", source_vocab_size=VOCABULARY, target_vocab_size=VOCABULARY,
         max_source_length=LONGEST, max_target_length=LONGEST, source_prefix=(), source_suffix=(config.eos_id,),
-        decoder_start_id=config.decoder_start_id, eos_id=config.eos_id, pad_id=config.pad_id, unk_id=None,
+        decoder_prompt=(config.decoder_start_id,), eos_id=config.eos_id, pad_id=config.pad_id, unk_id=None,
         states=state_tensors(config), default_max_new_tokens=LONGEST,
     )
     (directory / MODEL_FILE).write_text(description.to_json())

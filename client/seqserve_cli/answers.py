@@ -38,7 +38,10 @@ class Answer:
 
 def decoding_options(options: argparse.Namespace) -> GenerationOptions:
     """The options of the command line that go with each request."""
-    return {"max_new_tokens": options.max_new_tokens, "min_new_tokens": options.min_new_tokens}
+    return {
+        "max_new_tokens": options.max_new_tokens, "min_new_tokens": options.min_new_tokens,
+        "source_language": options.source_language, "target_language": options.target_language,
+    }
 
 
 def parsed(line: str, number: int, kind: str) -> Content:
@@ -117,7 +120,7 @@ class Bundle:
 
         def generate(contents: list[Any]) -> list[Answer]:
             with self._errors():
-                results = self._model.generate(IN_PROCESS_KINDS[kind], contents, **_limits(options))
+                results = self._model.generate(IN_PROCESS_KINDS[kind], contents, **decoding_options(options))
             return [Answer.of_result(result) for result in results]
 
         async def ask(contents: list[Any]) -> list[Answer]:
@@ -128,12 +131,8 @@ class Bundle:
     async def stream(self, options: argparse.Namespace, kind: str, content: Content) -> AsyncIterator[Any]:
         """Chunks of one answer. Nobody else is waiting, so the event loop may be held up by each step."""
         with self._errors():
-            for chunk in self._model.stream(IN_PROCESS_KINDS[kind], content, **_limits(options)):
+            for chunk in self._model.stream(IN_PROCESS_KINDS[kind], content, **decoding_options(options)):
                 yield chunk
 
 
 IN_PROCESS_KINDS = {"texts": "text", "tokens": "tokens", "token_ids": "token_ids"}
-
-
-def _limits(options: argparse.Namespace) -> dict[str, Any]:
-    return {"max_new_tokens": options.max_new_tokens, "min_new_tokens": options.min_new_tokens}

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="generated tokens before the model may end (default: the model's)",
     )
+    remote.add_languages(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--tokens", action="store_true", help="lines hold source pieces between spaces; so do the answers"

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_target(parser)
     parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
     parser.add_argument("--special", action="store_true", help="also the special tokens that the model puts around")
+    parser.add_argument("--source-language", metavar="CODE", help="with --special, for models that have several")
     parser.add_argument("--reverse", action="store_true", help="lines hold ids between spaces; print their texts")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--tokens", action="store_true", help="print vocabulary entries instead of ids")
@@ -43,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    if options.reverse and (options.special or options.tokens):
-        raise exits.CommandError("--reverse prints texts; --special and --tokens mean nothing to it", exits.USAGE)
+    if options.reverse and (options.special or options.source_language or options.tokens):
+        raise exits.CommandError("--reverse prints texts; it takes none of --special, --source-language and --tokens",
+                                 exits.USAGE)
     from_stdin = options.texts in ([], ["-"])
     if from_stdin and sys.stdin is None:
         raise exits.CommandError("no text: stdin is closed", exits.USAGE)
@@ -79,7 +81,9 @@ async def _answers(client: AsyncClient, options: argparse.Namespace, first: int,
         rows: list[Any] = [parsed(line, first + place, "token_ids") for place, line in enumerate(lines)]
         texts = await client.detokenize(rows, model=options.model_name)
         return [json.dumps({"text": text}, ensure_ascii=False) for text in texts] if options.json else texts
-    results = await client.tokenize(lines, add_special_tokens=options.special, model=options.model_name)
+    results = await client.tokenize(
+        lines, add_special_tokens=options.special, source_language=options.source_language, model=options.model_name
+    )
     if options.json:
         records = ({"token_ids": each.token_ids, "tokens": each.tokens} for each in results)
         return [json.dumps(record, ensure_ascii=False) for record in records]

@@ -139,11 +139,12 @@ class AsyncClient:
         texts: Sequence[str],
         *,
         add_special_tokens: bool = False,
+        source_language: str | None = None,
         model: str | None = None,
         timeout: float | Unset | None = UNSET,
     ) -> list[TokenizedText]:
         """Ids and pieces of texts; see ``Client.tokenize``."""
-        request = messages.tokenize_request(texts, model, add_special_tokens)
+        request = messages.tokenize_request(texts, model, add_special_tokens, source_language)
         if not request.texts:
             return []
         return messages.tokenized_from(await self._call("Tokenize", request, timeout))

@@ -147,6 +147,7 @@ class Client:
         texts: Sequence[str],
         *,
         add_special_tokens: bool = False,
+        source_language: str | None = None,
         model: str | None = None,
         timeout: float | Unset | None = UNSET,
     ) -> list[TokenizedText]:
@@ -155,10 +156,11 @@ class Client:
         Args:
             texts: May be empty strings; an empty list is answered without a call.
             add_special_tokens: Those around the text too; without, ``token_ids`` are what ``generate`` takes.
+            source_language: Code, for models whose special tokens name the language.
             model: Name of the model; needed where the server has several.
             timeout: Seconds; None for no deadline; by default the client's.
         """
-        request = messages.tokenize_request(texts, model, add_special_tokens)
+        request = messages.tokenize_request(texts, model, add_special_tokens, source_language)
         if not request.texts:
             return []
         return messages.tokenized_from(self._call(self._stub.Tokenize, request, timeout))

@@ -25,10 +25,13 @@ class GenerationOptions(TypedDict, total=False):
     Attributes:
         max_new_tokens: Most generated tokens, the end token included.
         min_new_tokens: Fewest generated tokens before the end token may be chosen.
+        source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
     """
 
     max_new_tokens: int | None
     min_new_tokens: int | None
+    source_language: str | None
+    target_language: str | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
@@ -177,6 +180,7 @@ def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
                 has_tokenizer=model.has_tokenizer,
                 limits=ModelLimits(**{name: getattr(model.limits, name) for name in _LIMIT_NAMES}),
                 defaults=_set_fields(model.defaults),
+                languages=list(model.languages),
             )
             for model in response.models
         ],
@@ -188,11 +192,15 @@ def _set_fields(message: Message) -> dict[str, Any]:
     return {field.name: value for field, value in message.ListFields()}
 
 
-def tokenize_request(texts: Sequence[str], model: str | None, add_special_tokens: bool) -> seq2seq_pb2.TokenizeRequest:
+def tokenize_request(
+    texts: Sequence[str], model: str | None, add_special_tokens: bool, source_language: str | None
+) -> seq2seq_pb2.TokenizeRequest:
     """The message for texts to tokenise; raises as ``generate_request`` does."""
     if isinstance(texts, str):
         raise TypeError(f"texts is a list with one entry per text; for one text write [{texts!r}]")
-    request = seq2seq_pb2.TokenizeRequest(model=model or "", add_special_tokens=add_special_tokens)
+    request = seq2seq_pb2.TokenizeRequest(
+        model=model or "", add_special_tokens=add_special_tokens, source_language=source_language
+    )
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts, entry {index}: expected a string, not {type(text).__name__}")

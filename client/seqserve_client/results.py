@@ -1,6 +1,6 @@
 """What calls return. Frozen; lists inside are fresh copies that belong to the caller."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ class ModelInfo:
         has_tokenizer: Whether text can be sent, or only tokens and ids.
         limits: What a request may ask for.
         defaults: What an unset option means, by option name.
+        languages: Codes that ``source_language`` and ``target_language`` take; empty for models without languages.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ModelInfo:
     has_tokenizer: bool
     limits: ModelLimits
     defaults: dict[str, int | float | str | bool]
+    languages: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

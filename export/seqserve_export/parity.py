@@ -44,12 +44,14 @@ class BundleDecoder(Protocol):
     def encoder_states(self, source_ids: Sequence[int], /) -> NDArray[np.float32]:
         """[length, width] of one complete source."""
 
-    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> NDArray[np.float32]:
-        """[len(target_ids), vocabulary] of incremental, teacher-forced steps."""
+    def step_logits(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+    ) -> NDArray[np.float32]:
+        """[len(target_ids), vocabulary] of incremental, teacher-forced steps that begin with a prompt."""
 
     def generate(
-        self, sources: Sequence[Sequence[int]], /, *, max_new_tokens: int | None = None,
-        min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+        self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, *,
+        max_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
     ) -> Sequence[Generated]:
         """Decode greedily; ``arrivals[i]`` is the loop step at which source i is submitted."""
 
@@ -150,21 +152,30 @@ class _Measured:
 
 def prove(
     model: Transformer, bundle: BundleDecoder, sources: Sequence[ProofSource], *,
-    max_new_tokens: int, arrivals: Sequence[int], progress: Callable[[int], None] = lambda _: None,
+    max_new_tokens: int, arrivals: Sequence[int], forced_end: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> ParityReport:
     """Compare a bundle with its model.
 
     Args:
         max_new_tokens: Where greedy decoding stops: a random model never ends by itself.
         arrivals: The loop step at which each source joins the mixed batch.
+        forced_end: Whether the bundle makes the last token that the limit allows the end token.
         progress: Told how many sources are done.
     """
     measured = _Measured()
     for first in range(0, len(sources), REFERENCE_BATCH):
         batch = sources[first : first + REFERENCE_BATCH]
-        _compare_batch(model, bundle, batch, first, max_new_tokens, measured)
+        decoded = reference.greedy(
+            model, [source.ids for source in batch], max_new_tokens, prompts=[source.prompt for source in batch],
+            forced_end=forced_end,
+        )
+        _compare_batch(model, bundle, batch, decoded, first, max_new_tokens, measured)
         progress(first + len(batch))
-    mixed = bundle.generate([source.ids for source in sources], max_new_tokens=max_new_tokens, arrivals=arrivals)
+    mixed = bundle.generate(
+        [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens,
+        arrivals=arrivals,
+    )
     tie_gap = 2 * measured.logits_error
     return ParityReport(
         sources=len(sources),
@@ -188,28 +199,27 @@ def prove(
 
 
 def _compare_batch(
-    model: Transformer, bundle: BundleDecoder, batch: Sequence[ProofSource], first: int, max_new_tokens: int,
-    measured: _Measured,
+    model: Transformer, bundle: BundleDecoder, batch: Sequence[ProofSource], decoded: Sequence[reference.Decoded],
+    first: int, max_new_tokens: int, measured: _Measured,
 ) -> None:
-    """Everything that is compared source by source, for a few sources that the reference computes together."""
-    ids = [source.ids for source in batch]
-    states = reference.encoder_states(model, ids)
-    decoded = reference.greedy(model, ids, max_new_tokens)
+    """Everything that is compared source by source, for a few sources that the reference computed together."""
+    states = reference.encoder_states(model, [source.ids for source in batch])
     forced = {
-        place: reference.step_logits(model, [source.ids], [source.forced_target])[0]
+        place: reference.step_logits(model, [source.ids], [source.forced_target], [source.prompt])[0]
         for place, source in enumerate(batch) if source.forced_target
     }
     for place, source in enumerate(batch):
         expected = decoded[place]
         fed = chosen_tokens(expected, model.config.eos_id)
-        actual = bundle.step_logits(source.ids, fed)
-        measured.largest_logit = max(measured.largest_logit, float(np.abs(expected.logits.max(axis=-1)).max()))
+        actual = bundle.step_logits(source.ids, fed, source.prompt)
+        largest = np.abs(expected.logits.max(axis=-1)).max(initial=0.0)
+        measured.largest_logit = max(measured.largest_logit, float(largest))
         encoder_error = largest_error(bundle.encoder_states(source.ids), states[place])
         logits_error = largest_error(actual, expected.logits)
         if place in forced:
-            long_logits = bundle.step_logits(source.ids, source.forced_target)
+            long_logits = bundle.step_logits(source.ids, source.forced_target, source.prompt)
             logits_error = _larger(logits_error, largest_error(long_logits, forced[place]))
-        (alone,) = bundle.generate([source.ids], max_new_tokens=max_new_tokens)
+        (alone,) = bundle.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
         difference = first_difference(first + place, expected, alone, model.config.eos_id)
         if difference is None:
             error = largest_error(np.asarray(alone.log_probs), np.asarray(expected.log_probs))

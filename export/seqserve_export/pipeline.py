@@ -93,19 +93,20 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     except BundleError as error:  # what a family's own checks let through
         raise ExportError(f"{options.source}: cannot become a bundle: {error}") from error
     if options.sentences is None:
-        sources, longest = proof_sources.random_sources(checkpoint, proof_sources.COUNT), PROOF_NEW_TOKENS
+        sources, longest = proof_sources.random_sources(description, proof_sources.COUNT), PROOF_NEW_TOKENS
     else:
-        sources, longest = proof_sources.sentence_sources(checkpoint, options.sentences), PROOF_NEW_TOKENS_TEXT
+        sources = proof_sources.sentence_sources(description, checkpoint.tokenizer, options.sentences)
+        longest = PROOF_NEW_TOKENS_TEXT
     try:
         with _unfinished(options.out) as directory:
             write_graphs(checkpoint.model, directory, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
-            report = _prove(checkpoint.model, directory, sources, longest, open_bundle, progress)
+            report = _prove(checkpoint.model, description, directory, sources, longest, open_bundle, progress)
             rounded = None
             if options.precision != "fp32":
                 rounded = precision.round_bundle(
                     directory, description, sources, precision=options.precision,
-                    max_new_tokens=min(longest, description.max_target_length),
+                    max_new_tokens=min(longest, description.max_new_tokens),
                     arrivals=proof_sources.arrivals(len(sources)), min_agreement=options.min_agreement,
                     open_bundle=open_bundle, progress=progress,
                 )
@@ -159,10 +160,13 @@ def describe(checkpoint: LoadedCheckpoint, name: str, precision: str) -> ModelDe
         source_vocab_size=config.source_vocab_size, target_vocab_size=config.target_vocab_size,
         max_source_length=config.max_source_length, max_target_length=config.max_target_length,
         source_prefix=checkpoint.source_prefix, source_suffix=checkpoint.source_suffix,
-        decoder_start_id=config.decoder_start_id, eos_id=config.eos_id, pad_id=config.pad_id,
-        unk_id=checkpoint.unk_id, states=state_tensors(config),
+        decoder_prompt=checkpoint.decoder_prompt or (config.decoder_start_id,),
+        eos_id=config.eos_id, pad_id=config.pad_id, unk_id=checkpoint.unk_id, states=state_tensors(config),
         default_max_new_tokens=checkpoint.default_max_new_tokens,
         default_min_new_tokens=checkpoint.default_min_new_tokens,
+        forced_end=checkpoint.forced_end, languages=checkpoint.languages,
+        default_source_language=checkpoint.default_source_language,
+        default_target_language=checkpoint.default_target_language,
         dimensions=config.to_dict(),
         provenance={
             **checkpoint.provenance, "torch": torch.__version__, "opset": trace.OPSET, "ir_version": trace.IR_VERSION,
@@ -194,14 +198,14 @@ def _write_descriptions(directory: Path, description: ModelDescription, tokenize
 
 
 def _prove(
-    model: Transformer, directory: Path, sources: list[proof_sources.ProofSource], max_new_tokens: int,
-    open_bundle: Opener, progress: Progress,
+    model: Transformer, description: ModelDescription, directory: Path, sources: list[proof_sources.ProofSource],
+    max_new_tokens: int, open_bundle: Opener, progress: Progress,
 ) -> ParityReport:
     """The report of a bundle that passed."""
     with _reference_threads(model), open_bundle(directory, verify=False) as opened:
         report = parity.prove(
             model, opened, sources,
-            max_new_tokens=min(max_new_tokens, model.config.max_target_length),
+            max_new_tokens=min(max_new_tokens, description.max_new_tokens), forced_end=description.forced_end,
             arrivals=proof_sources.arrivals(len(sources)),
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )

@@ -120,17 +120,20 @@ def compare(
         arrivals: The loop step at which each source joins the mixed batches.
     """
     ids = [source.ids for source in sources]
-    expected = exact.generate(ids, max_new_tokens=max_new_tokens)
+    prompts = [source.prompt for source in sources]
+    expected = exact.generate(ids, prompts, max_new_tokens=max_new_tokens)
     alone: list[Generated] = []
-    for number, source in enumerate(ids):
-        alone += rounded.generate([source], max_new_tokens=max_new_tokens)
+    for number, source in enumerate(sources):
+        alone += rounded.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
         progress(f"comparing: {number + 1} of {len(ids)} sources")
-    mixed = rounded.generate(ids, max_new_tokens=max_new_tokens, arrivals=arrivals)
+    mixed = rounded.generate(ids, prompts, max_new_tokens=max_new_tokens, arrivals=arrivals)
     errors = LogitErrors()
-    for source, answer in list(zip(ids, expected, strict=True))[:LOGIT_SOURCES]:
+    for source, answer in list(zip(sources, expected, strict=True))[:LOGIT_SOURCES]:
         # Without tokens the first step is compared alone: the last target is never fed, so that any id does for it.
         fed = answer.token_ids or [0]
-        errors.add(exact.step_logits(source, fed), rounded.step_logits(source, fed))
+        errors.add(
+            exact.step_logits(source.ids, fed, source.prompt), rounded.step_logits(source.ids, fed, source.prompt)
+        )
     longer = sum(max(len(one.token_ids), len(other.token_ids)) for one, other in zip(expected, alone, strict=True))
     return PrecisionReport(
         precision=precision, sources=len(ids), bytes_before=sizes[0], bytes_after=sizes[1],

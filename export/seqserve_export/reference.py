@@ -48,22 +48,32 @@ def encoder_states(model: Transformer, sources: Sources) -> list[NDArray[np.floa
 
 
 @torch.no_grad()
-def step_logits(model: Transformer, sources: Sources, targets: Sources) -> list[NDArray[np.float32]]:
-    """Teacher-forced logits [target length, vocabulary]: row i is what the model thinks of target position i."""
-    start, pad_id = model.config.decoder_start_id, model.config.pad_id
-    fed, _ = pad([[start, *target[:-1]] for target in targets], pad_id)
-    logits = model(*pad(sources, pad_id), fed)
+def step_logits(
+    model: Transformer, sources: Sources, targets: Sources, prompts: Sources | None = None
+) -> list[NDArray[np.float32]]:
+    """Teacher-forced logits [target length, vocabulary]: row i is what the model thinks of target position i.
+
+    Args:
+        prompts: What the decoder is fed before the targets, all of one length; by default the decoder start token.
+    """
+    pad_id, prompts = model.config.pad_id, _prompts(model, len(sources), prompts)
+    fed, _ = pad([[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)], pad_id)
+    logits = model(*pad(sources, pad_id), fed)[:, len(prompts[0]) - 1 :]
     return [row[: len(target)].numpy() for row, target in zip(logits, targets, strict=True)]
 
 
 @torch.no_grad()
 def greedy(
-    model: Transformer, sources: Sources, max_new_tokens: int, min_new_tokens: int = 0, *, cache: bool = True
+    model: Transformer, sources: Sources, max_new_tokens: int, min_new_tokens: int = 0, *,
+    prompts: Sources | None = None, forced_end: bool = False, cache: bool = True,
 ) -> list[Decoded]:
     """Decode a batch of complete sources, each until its end token or ``max_new_tokens`` tokens.
 
     Args:
         min_new_tokens: The end token may not come before this many others.
+        prompts: As in ``step_logits``.
+        forced_end: The last token that the limit allows is the end token. It then has no logits, its log-probability
+            is 0, and the reason is still "length".
         cache: Keep keys and values of earlier positions. Without, every step computes the whole prefix anew: the same
             result, by the shortest path from the model's definition.
     """
@@ -71,12 +81,14 @@ def greedy(
     ids, lengths = pad(sources, config.pad_id)
     encoded = model.encode(ids, lengths)
     state = model.begin(encoded, lengths)
-    prefix = torch.full((len(sources), 1), config.decoder_start_id)
+    prefix = torch.tensor([list(prompt) for prompt in _prompts(model, len(sources), prompts)])
+    begun, fed = prefix.shape[1], 0
     steps: list[Tensor] = []
     ended = torch.zeros(len(sources), dtype=torch.bool)
-    while len(steps) < max_new_tokens and not bool(ended.all()):
+    while len(steps) < max_new_tokens - forced_end and not bool(ended.all()):
         if cache:
-            logits = model.decode(prefix[:, -1:], state)[:, -1]
+            logits = model.decode(prefix[:, fed:], state)[:, -1]
+            fed = prefix.shape[1]
         else:
             logits = model.decode(prefix, model.begin(encoded, lengths))[:, -1]
         allowed = logits
@@ -87,20 +99,27 @@ def greedy(
         steps.append(logits)
         ended |= chosen == config.eos_id
         prefix = torch.cat([prefix, chosen[:, None]], dim=1)
+    # [rows, steps, vocabulary], which may be without steps
+    logits = torch.stack(steps, dim=1) if steps else encoded.new_zeros(len(sources), 0, config.target_vocab_size)
     return [
-        _cut(prefix[row, 1:].tolist(), torch.stack([step[row] for step in steps]), config.eos_id)
+        _cut(prefix[row, begun:].tolist(), logits[row], config.eos_id, forced_end=forced_end)
         for row in range(len(sources))
     ]
 
 
-def _cut(chosen: list[int], logits: Tensor, eos_id: int) -> Decoded:
+def _prompts(model: Transformer, count: int, prompts: Sources | None) -> Sources:
+    return [[model.config.decoder_start_id]] * count if prompts is None else prompts
+
+
+def _cut(chosen: list[int], logits: Tensor, eos_id: int, *, forced_end: bool) -> Decoded:
     """What one row generated, up to and including its end token."""
-    end = chosen.index(eos_id) + 1 if eos_id in chosen else len(chosen)
-    log_probs = torch.log_softmax(logits[:end], dim=-1).gather(1, torch.tensor(chosen[:end])[:, None])[:, 0]
     finished = eos_id in chosen
+    end = chosen.index(eos_id) + 1 if finished else len(chosen)
+    picked = torch.tensor(chosen[:end], dtype=torch.int64)[:, None]
+    log_probs = torch.log_softmax(logits[:end], dim=-1).gather(1, picked)[:, 0].tolist()
     return Decoded(
         token_ids=chosen[: end - finished],
-        log_probs=log_probs.tolist(),
+        log_probs=log_probs if finished or not forced_end else [*log_probs, 0.0],
         logits=logits[:end].numpy(),
         finish_reason="eos" if finished else "length",
     )

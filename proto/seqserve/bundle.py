@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Framing, Place
+
+FORMAT = 2
 MODEL_FILE = "model.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
@@ -92,8 +94,9 @@ class StateTensor:
 class ModelDescription:
     """``model.json``: everything the server knows about a model besides its graphs and its tokenizer.
 
-    Lengths count tokens, special tokens included. ``source_prefix`` and ``source_suffix`` are the ids that the family
-    puts around the content of a source.
+    Lengths count tokens, special tokens included. ``source_prefix`` and ``source_suffix`` are what the family puts
+    around the content of a source, ``decoder_prompt`` what the decoder is fed before it chooses (:mod:`.framing`).
+    ``forced_end`` makes the last token that ``max_new_tokens`` allows the end token, whatever the model would choose.
     """
 
     name: str
@@ -103,28 +106,32 @@ class ModelDescription:
     target_vocab_size: int
     max_source_length: int
     max_target_length: int
-    source_prefix: tuple[int, ...]
-    source_suffix: tuple[int, ...]
-    decoder_start_id: int
+    source_prefix: tuple[Place, ...]
+    source_suffix: tuple[Place, ...]
+    decoder_prompt: tuple[Place, ...]
     eos_id: int
     pad_id: int
     unk_id: int | None
     states: tuple[StateTensor, ...]
     default_max_new_tokens: int
     default_min_new_tokens: int = 0
+    forced_end: bool = False
+    languages: dict[str, int] = field(default_factory=dict)
+    default_source_language: str | None = None
+    default_target_language: str | None = None
     dimensions: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise BundleError(f"{MODEL_FILE}: format {self.format} is not {FORMAT}; export the model again")
         if self.precision not in PRECISIONS:
             raise BundleError(f"{MODEL_FILE}: precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        if not 1 <= self.default_max_new_tokens <= self.max_target_length:
+        if not self.decoder_prompt:
+            raise BundleError(f"{MODEL_FILE}: decoder_prompt: at least the start token is needed")
+        if not 1 <= self.default_max_new_tokens <= self.max_new_tokens:
             raise BundleError(
                 f"{MODEL_FILE}: default_max_new_tokens {self.default_max_new_tokens} is outside "
-                f"1..{self.max_target_length} (max_target_length)"
+                f"1..{self.max_new_tokens} (max_target_length and decoder_prompt)"
             )
         if not self.states:
             raise BundleError(f"{MODEL_FILE}: states: a decoder without state cannot be served")
@@ -136,15 +143,43 @@ class ModelDescription:
                 f"{MODEL_FILE}: default_min_new_tokens {self.default_min_new_tokens} is outside "
                 f"0..{self.default_max_new_tokens} (default_max_new_tokens)"
             )
-        # The server trusts these: no id from outside a vocabulary may reach the runtime.
-        ids = {"source_prefix": self.source_prefix, "source_suffix": self.source_suffix}
-        bounds = dict.fromkeys(ids, self.source_vocab_size)
-        for name in ("decoder_start_id", "eos_id"):
-            ids[name], bounds[name] = (getattr(self, name),), self.target_vocab_size
-        for name, values in ids.items():
-            for token_id in values:
-                if not 0 <= token_id < bounds[name]:
-                    raise BundleError(f"{MODEL_FILE}: {name}: id {token_id} is outside 0..{bounds[name] - 1}")
+        self._check_ids()
+
+    def _check_ids(self) -> None:
+        """The server trusts these: no id from outside a vocabulary may reach the runtime."""
+        source, target = self.source_vocab_size, self.target_vocab_size
+        languages = tuple(self.languages.values())
+        for name, places, size, word in (
+            ("source_prefix", self.source_prefix, source, SOURCE_LANGUAGE),
+            ("source_suffix", self.source_suffix, source, SOURCE_LANGUAGE),
+            ("decoder_prompt", self.decoder_prompt, target, TARGET_LANGUAGE),
+            ("eos_id", (self.eos_id,), target, ""),
+            ("languages", languages, min(source, target), ""),
+        ):
+            for place in places:
+                if isinstance(place, str) and place != word:
+                    raise BundleError(f"{MODEL_FILE}: {name}: {place!r} is neither an id nor {word!r}")
+                if isinstance(place, int) and not 0 <= place < size:
+                    raise BundleError(f"{MODEL_FILE}: {name}: id {place} is outside 0..{size - 1}")
+            if word in places and not self.languages:
+                raise BundleError(f"{MODEL_FILE}: languages: {name} needs them, and there are none")
+        for name in ("default_source_language", "default_target_language"):
+            if getattr(self, name) is not None and getattr(self, name) not in self.languages:
+                raise BundleError(f"{MODEL_FILE}: {name}: {getattr(self, name)!r} is not one of the languages")
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most tokens that one answer can have: all positions but those of the prompt after its first token."""
+        return self.max_target_length - len(self.decoder_prompt) + 1
+
+    @property
+    def framing(self) -> Framing:
+        """What is put around sources and before targets."""
+        return Framing(
+            source_prefix=self.source_prefix, source_suffix=self.source_suffix, decoder_prompt=self.decoder_prompt,
+            languages=self.languages, default_source_language=self.default_source_language,
+            default_target_language=self.default_target_language,
+        )
 
     def to_json(self) -> str:
         """The file's text."""
@@ -163,6 +198,8 @@ class ModelDescription:
             raise BundleError(f"{MODEL_FILE}: not JSON: {error}") from None
         if not isinstance(values, dict):
             raise BundleError(f"{MODEL_FILE}: not a JSON object")
+        if values.get("format") != FORMAT:
+            raise BundleError(f"{MODEL_FILE}: format {values.get('format')} is not {FORMAT}; export the model again")
         known = {entry.name: entry for entry in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(known)):
             raise BundleError(f"{MODEL_FILE}: unknown fields: {', '.join(unknown)}")
@@ -179,7 +216,7 @@ class ModelDescription:
             states = tuple(StateTensor(**{**entry, "shape": tuple(entry["shape"])}) for entry in values["states"])
         except (TypeError, KeyError, ValueError) as error:
             raise BundleError(f"{MODEL_FILE}: states are malformed: {error}") from None
-        tuples = {name: tuple(values[name]) for name in ("source_prefix", "source_suffix")}
+        tuples = {name: tuple(values[name]) for name in ("source_prefix", "source_suffix", "decoder_prompt")}
         return cls(**{**values, **tuples, "states": states})
 
 
@@ -187,10 +224,16 @@ def _ill_typed(declared: object, value: object) -> str | None:
     """What a JSON value should be and is not, or None. JSON would happily carry "512" or 1.5 for an integer."""
     if declared is int or (declared == int | None and value is not None):
         return None if _is_integer(value) else "an integer"
-    if declared is str:
+    if declared is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if declared is str or (declared == str | None and value is not None):
         return None if isinstance(value, str) else "a string"
-    if declared == tuple[int, ...]:
-        return None if isinstance(value, list) and all(_is_integer(item) for item in value) else "a list of integers"
+    if declared == tuple[Place, ...]:
+        good = isinstance(value, list) and all(_is_integer(item) or isinstance(item, str) for item in value)
+        return None if good else "a list of integers and words"
+    if declared == dict[str, int]:
+        good = isinstance(value, dict) and all(_is_integer(item) for item in value.values())
+        return None if good else "an object of integers"
     if declared == tuple[StateTensor, ...]:
         good = isinstance(value, list) and all(isinstance(item, dict) for item in value)
         return None if good else "a list of objects"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seqserve.bundle import ModelDescription
+from seqserve.framing import Frame, LanguageError
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 
@@ -16,14 +17,17 @@ class Options:
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
+    source_language: str | None = None
+    target_language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Options with defaults filled in, all within the model's limits."""
+    """Options with defaults filled in, all within the model's limits. ``frame`` is what the languages make of it."""
 
     max_new_tokens: int
     min_new_tokens: int
+    frame: Frame
 
 
 def resolve_options(options: Options, model: ModelDescription) -> Resolved:
@@ -32,7 +36,17 @@ def resolve_options(options: Options, model: ModelDescription) -> Resolved:
     Raises:
         InvalidRequest: naming the option, its value and its limit.
     """
-    limit = model.max_target_length
+    longest, least = resolve_lengths(options, model)
+    return Resolved(longest, least, frame_of(options.source_language, options.target_language, model))
+
+
+def resolve_lengths(options: Options, model: ModelDescription) -> tuple[int, int]:
+    """The most and the fewest generated tokens.
+
+    Raises:
+        InvalidRequest: naming the option, its value and its limit.
+    """
+    limit = model.max_new_tokens
     longest, least = options.max_new_tokens, options.min_new_tokens
     if longest is not None and not 1 <= longest <= limit:
         raise InvalidRequest("options.max_new_tokens", f"{longest} is outside 1..{limit}")
@@ -45,10 +59,22 @@ def resolve_options(options: Options, model: ModelDescription) -> Resolved:
         least = min(model.default_min_new_tokens, longest)
     if least > longest:
         raise InvalidRequest("options.min_new_tokens", f"{least} is over options.max_new_tokens {longest}")
-    return Resolved(longest, least)
+    return longest, least
 
 
-def complete_source(content: Sequence[int], model: ModelDescription, field: str) -> tuple[int, ...]:
+def frame_of(source_language: str | None, target_language: str | None, model: ModelDescription) -> Frame:
+    """What is put around a source and before its target.
+
+    Raises:
+        InvalidRequest: a language is missing or unknown, or the model has none.
+    """
+    try:
+        return model.framing.frame(source_language, target_language)
+    except LanguageError as error:
+        raise InvalidRequest(f"options.{error.field}", str(error)) from None
+
+
+def complete_source(content: Sequence[int], model: ModelDescription, frame: Frame, field: str) -> tuple[int, ...]:
     """Put the family's special tokens around content ids and check the result.
 
     Raises:
@@ -59,7 +85,7 @@ def complete_source(content: Sequence[int], model: ModelDescription, field: str)
         raise InvalidRequest(field, "empty: there is nothing to encode")
     check_length(len(content), model, field)
     _check_ids(content, model, field)
-    return (*model.source_prefix, *content, *model.source_suffix)
+    return frame.complete(tuple(content))
 
 
 def check_complete(source: Sequence[int], model: ModelDescription, field: str) -> None:
@@ -93,17 +119,17 @@ def check_length(content: int, model: ModelDescription, field: str) -> None:
         raise InputTooLong(field, count, model.max_source_length)
 
 
-def check_memory(source_length: int, options: Resolved, limits: SchedulerLimits) -> None:
+def check_memory(source_length: int, prompt_length: int, max_new_tokens: int, limits: SchedulerLimits) -> None:
     """A request that could never fit the state buffers alone is refused at the door, not queued for ever.
 
     Raises:
         InvalidRequest: naming max_new_tokens and the byte budget.
     """
-    need = Capacity(1, options.max_new_tokens, source_length)
+    need = Capacity(1, prompt_length - 1 + max_new_tokens, source_length)
     if not limits.fits(need):
         raise InvalidRequest(
             "options.max_new_tokens",
-            f"{options.max_new_tokens} with a source of {source_length} tokens needs "
+            f"{max_new_tokens} with a source of {source_length} tokens needs "
             f"{limits.cost.bytes_of(need.rounded())} bytes of state, over the budget of {limits.cache_bytes}",
         )
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from seqserve.framing import Frame
+from seqserve_server.admission import frame_of
 from seqserve_server.inputs import Content, read_source
 from seqserve_server.local import Generated, LocalModel
 from seqserve_server.request import Durations
@@ -46,20 +48,28 @@ class InProcess:
         self._local = local
 
     def generate(
-        self, kind: str, contents: Sequence[Content], *, max_new_tokens: int | None, min_new_tokens: int | None
+        self, kind: str, contents: Sequence[Content], *, max_new_tokens: int | None, min_new_tokens: int | None,
+        source_language: str | None = None, target_language: str | None = None,
     ) -> list[Result]:
         """One result per input. ``kind`` is "text", "tokens" or "token_ids"; errors name ``inputs[i]``."""
-        sources = [self._read(kind, content, f"inputs[{place}]") for place, content in enumerate(contents)]
-        generated = self._local.generate(sources, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens)
+        frame = frame_of(source_language, target_language, self._local.description)
+        sources = [self._read(kind, content, frame, f"inputs[{place}]") for place, content in enumerate(contents)]
+        generated = self._local.generate(
+            sources, [frame.prompt] * len(sources), max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens
+        )
         return [self._result(entry, len(source)) for entry, source in zip(generated, sources, strict=True)]
 
     def stream(
-        self, kind: str, content: Content, *, max_new_tokens: int | None, min_new_tokens: int | None
+        self, kind: str, content: Content, *, max_new_tokens: int | None, min_new_tokens: int | None,
+        source_language: str | None = None, target_language: str | None = None,
     ) -> Iterator[Chunk]:
         """Tokens of one input as they are chosen; the last chunk carries the result."""
-        source, tokenizer = self._read(kind, content, "input"), self._local.served.tokenizer
+        frame = frame_of(source_language, target_language, self._local.description)
+        source, tokenizer = self._read(kind, content, frame, "input"), self._local.served.tokenizer
         detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
-        for part in self._local.stream(source, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens):
+        for part in self._local.stream(
+            source, frame.prompt, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens
+        ):
             if isinstance(part, Generated):
                 result = self._result(part, len(source))
                 rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
@@ -67,8 +77,8 @@ class InProcess:
             else:
                 yield Chunk(detokenizer.push(part) if detokenizer is not None else "", part)
 
-    def _read(self, kind: str, content: Content, field: str) -> tuple[int, ...]:
-        return read_source(kind, content, self._local.description, self._local.served.tokenizer, field)
+    def _read(self, kind: str, content: Content, frame: Frame, field: str) -> tuple[int, ...]:
+        return read_source(kind, content, self._local.description, frame, self._local.served.tokenizer, field)
 
     def _result(self, generated: Generated, input_tokens: int) -> Result:
         tokenizer, ids = self._local.served.tokenizer, generated.token_ids

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from seqserve.bundle import ModelDescription
+from seqserve.framing import Frame
 from seqserve.marian_text import UnknownLanguage
 from seqserve.word_text import UnknownWord
 from seqserve_server.admission import check_length, complete_source
@@ -14,13 +15,14 @@ Content = str | Sequence[str] | Sequence[int]
 
 
 def read_source(
-    kind: str, content: Content, model: ModelDescription, tokenizer: Tokenizer | None, field: str, *,
+    kind: str, content: Content, model: ModelDescription, frame: Frame, tokenizer: Tokenizer | None, field: str, *,
     max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> tuple[int, ...]:
     """Source ids with the family's special tokens around them.
 
     Args:
         kind: "text" (a string), "tokens" (vocabulary entries) or "token_ids".
+        frame: The special tokens, for the languages asked for.
         field: What errors call the input, such as ``inputs[3]``.
 
     Raises:
@@ -28,13 +30,13 @@ def read_source(
     """
     name = f"{field}.{kind}"
     if kind == "token_ids":
-        return complete_source([int(token_id) for token_id in content], model, name)
+        return complete_source([int(token_id) for token_id in content], model, frame, name)
     if tokenizer is None:
         raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
     if isinstance(content, str):
-        return complete_source(_ids_of_text(content, tokenizer, name, max_text_bytes), model, name)
+        return complete_source(_ids_of_text(content, tokenizer, name, max_text_bytes), model, frame, name)
     check_length(len(content), model, name)  # before the look-ups: no work on what is refused anyway
-    return complete_source(_ids_of_tokens([str(token) for token in content], tokenizer, name), model, name)
+    return complete_source(_ids_of_tokens([str(token) for token in content], tokenizer, name), model, frame, name)
 
 
 def _ids_of_tokens(tokens: Sequence[str], tokenizer: Tokenizer, field: str) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.bundle import ModelDescription
-from seqserve_server.admission import Options, Resolved, check_complete, check_memory, resolve_options
+from seqserve_server.admission import Options, check_complete, check_memory, frame_of, resolve_lengths
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Release, Source, StepInput
@@ -73,22 +73,25 @@ class LocalModel:
         return self.served.version
 
     def generate(
-        self, sources: Sequence[Sequence[int]], *, max_new_tokens: int | None = None,
-        min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+        self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]] | None = None, *,
+        max_new_tokens: int | None = None, min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
     ) -> list[Generated]:
         """Decode complete id sequences (special tokens included) through the continuous batch.
 
         Args:
+            prompts: What the decoder is fed first, for each source; by default that of the model's default languages.
             arrivals: The loop step at which each source is submitted, ascending or not; by default all at the first.
 
         Raises:
             EngineFailure: the engine could not compute one of them.
         """
-        options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
-        for place, source in enumerate(sources):
-            check_complete(source, self.description, f"sources[{place}]")
-            check_memory(len(source), options, self.served.limits)
-        requests = [self._request(source, options) for source in sources]
+        lengths = resolve_lengths(Options(max_new_tokens, min_new_tokens), self.description)
+        if prompts is None:
+            prompts = [self._default_prompt()] * len(sources)
+        requests = [
+            self._request(source, prompt, lengths, f"sources[{place}]")
+            for place, (source, prompt) in enumerate(zip(sources, prompts, strict=True))
+        ]
         order = sorted(range(len(requests)), key=lambda place: 0 if arrivals is None else arrivals[place])
         step, submitted, busy = 0, 0, True
         while busy or submitted < len(order):
@@ -100,13 +103,13 @@ class LocalModel:
         return [self._take(request.id) for request in requests]
 
     def stream(
-        self, source: Sequence[int], *, max_new_tokens: int | None = None, min_new_tokens: int | None = None
+        self, source: Sequence[int], prompt: Sequence[int] | None = None, *, max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
     ) -> Iterator[list[int] | Generated]:
         """Decode one complete id sequence; yields new token ids after each step, and the whole at the end."""
-        options = resolve_options(Options(max_new_tokens, min_new_tokens), self.description)
-        check_complete(source, self.description, "source")
-        check_memory(len(source), options, self.served.limits)
-        request = self._request(source, options, stream=True)
+        lengths = resolve_lengths(Options(max_new_tokens, min_new_tokens), self.description)
+        prompt = self._default_prompt() if prompt is None else prompt
+        request = self._request(source, prompt, lengths, "source", stream=True)
         self._loop.submit([request])
         try:
             while request.id not in self._ended:
@@ -121,30 +124,40 @@ class LocalModel:
             self._loop.step()
             self._ended.pop(request.id, None)
 
-    def _request(self, source: Sequence[int], options: Resolved, *, stream: bool = False) -> Request:
+    def _default_prompt(self) -> tuple[int, ...]:
+        return frame_of(None, None, self.description).prompt
+
+    def _request(
+        self, source: Sequence[int], prompt: Sequence[int], lengths: tuple[int, int], field: str, *,
+        stream: bool = False,
+    ) -> Request:
+        longest, least = lengths
+        check_complete(source, self.description, field)
+        check_memory(len(source), len(prompt), longest, self.served.limits)
         self._next_id += 1
-        longest, least, now = options.max_new_tokens, options.min_new_tokens, time.monotonic()
-        return Request(self._next_id, tuple(source), longest, least, now, stream=stream)
+        return Request(self._next_id, tuple(source), tuple(prompt), longest, least, time.monotonic(), stream=stream)
 
     def encoder_states(self, source_ids: Sequence[int]) -> NDArray[np.float32]:
         """Encoder output [length, width] of one complete source, from the exported graph."""
         states = self._engine.run_encoder(pack([source_ids]), ["states"])["states"]
         return np.asarray(states, dtype=np.float32)
 
-    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits [len(target_ids), vocabulary] of incremental steps fed the start token, then the target's tokens.
+    def step_logits(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits [len(target_ids), vocabulary] of incremental steps fed the prompt, then the target's tokens.
 
         Row i is what the model thinks of position i; ``target_ids[i]`` is fed to the step after.
         """
-        engine, length = self._engine, len(target_ids)
-        engine.reserve(Capacity(1, length, len(source_ids)))
+        prompt = self._default_prompt() if prompt is None else prompt
+        engine, fed = self._engine, [*prompt, *target_ids[:-1]]
+        engine.reserve(Capacity(1, len(fed), len(source_ids)))
         engine.encode([Source(0, source_ids)])
-        fed = [self.description.decoder_start_id, *target_ids[:-1]]
         logits = [
             engine.step_with_logits(StepInput([token], [position], 1))[0] for position, token in enumerate(fed)
         ]
-        engine.release([Release(0, length, len(source_ids))])
-        return np.stack(logits)
+        engine.release([Release(0, len(fed), len(source_ids))])
+        return np.stack(logits[len(prompt) - 1 :])
 
     def _collect(self, events: list[Event]) -> None:
         for event in events:

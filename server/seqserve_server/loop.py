@@ -24,8 +24,8 @@ class StepFacts:
 
     Attributes:
         rows: Rows in the decoder step, 0 if there was none.
-        tokens: Tokens it gave, one per row that did not fail.
-        joined: Rows among them whose first token this is.
+        tokens: Tokens it gave, one per row that did not fail and whose prompt is over.
+        joined: Rows that had no token before this step.
         encode_seconds: One entry per encoder batch.
         step_seconds: Time in the decoder step.
         gap_seconds: From the end of the step before, which rows that were already running waited for their token.
@@ -98,9 +98,10 @@ class Loop:
                     self._wake.wait()
         finally:
             self._closed = True
-            self.report()
             events = self._unpublished + self._take_inbox()
+            # Callers first: an observer that raises may cost a figure, never a terminal event.
             self._publish(events + self._scheduler.fail_all(STOPPED))
+            self.report()
 
     def step(self) -> bool:
         """One iteration: plan, encode who arrives, decode one token for all, publish. Returns whether work is left."""
@@ -125,11 +126,11 @@ class Loop:
 
     def report(self) -> None:
         """Tell the observer of the step before, if it did anything."""
-        if self._observe is not None and self._unreported is not None:
-            facts, events = self._unreported
+        unreported, self._unreported = self._unreported, None
+        if self._observe is not None and unreported is not None:
+            facts, events = unreported
             if facts.rows or events:
                 self._observe(facts, events)
-        self._unreported = None
 
     def _encode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         """Encode arrivals. Returns failures; the step is then planned anew without those rows."""
@@ -156,13 +157,13 @@ class Loop:
         except Exception:
             logger.exception("a decoder step over %d rows failed", len(plan.tokens))
             return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
-        choice = greedy.choose(candidates, plan.end_banned, self._end_id)
+        choice = greedy.choose(candidates, plan.end_banned, self._end_id, plan.end_forced)
         now = self._clock()
-        facts.joined = plan.positions.count(0)
+        facts.joined = plan.prompting + plan.joining
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
         events = self._scheduler.apply(choice, now)
-        facts.tokens = facts.rows - sum(isinstance(event, Failed) for event in events)
+        facts.tokens = facts.rows - plan.prompting - sum(isinstance(event, Failed) for event in events)
         return events
 
     def _fail(self, batch: Sequence[Source], error: Exception) -> list[Event]:

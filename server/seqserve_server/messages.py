@@ -21,6 +21,8 @@ def read_options(message: pb.GenerationOptions) -> Options:
     return Options(
         max_new_tokens=message.max_new_tokens if message.HasField("max_new_tokens") else None,
         min_new_tokens=message.min_new_tokens if message.HasField("min_new_tokens") else None,
+        source_language=message.source_language if message.HasField("source_language") else None,
+        target_language=message.target_language if message.HasField("target_language") else None,
     )
 
 
@@ -53,9 +55,13 @@ def _read_request(
     content: Content = message.text
     if kind != "text":
         content = message.token_ids.ids if kind == "token_ids" else message.tokens.tokens
-    source = read_source(kind, content, model.description, model.tokenizer, field, max_text_bytes=max_text_bytes)
-    check_memory(len(source), options, model.limits)
-    return Request(0, source, options.max_new_tokens, options.min_new_tokens, deadline=deadline)
+    source = read_source(
+        kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
+    )
+    check_memory(len(source), len(options.frame.prompt), options.max_new_tokens, model.limits)
+    return Request(
+        0, source, options.frame.prompt, options.max_new_tokens, options.min_new_tokens, deadline=deadline
+    )
 
 
 def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None) -> pb.GenerationResult:
@@ -98,7 +104,7 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
         precision=description.precision,
         limits=pb.ModelLimits(
             max_source_tokens=description.max_source_length,
-            max_new_tokens=description.max_target_length,
+            max_new_tokens=description.max_new_tokens,
             max_inputs=max_inputs,
             max_waiting_requests=max_waiting,
             source_vocab_size=description.source_vocab_size,
@@ -107,6 +113,9 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
         defaults=pb.GenerationOptions(
             max_new_tokens=description.default_max_new_tokens,
             min_new_tokens=description.default_min_new_tokens,
+            source_language=description.default_source_language,
+            target_language=description.default_target_language,
         ),
+        languages=sorted(description.languages),
         has_tokenizer=model.tokenizer is not None,
     )

@@ -19,6 +19,7 @@ class Request:
 
     Attributes:
         source: Complete source ids, special tokens included; checked against vocabulary and limits.
+        prompt: What the decoder is fed before it chooses: the start token, then forced ones. They are not generated.
         max_new_tokens: Most generated tokens, the end token included.
         min_new_tokens: The end token is not chosen while fewer tokens than this were generated.
         deadline: When the caller stops waiting, or None.
@@ -27,11 +28,17 @@ class Request:
 
     id: int
     source: tuple[int, ...]
+    prompt: tuple[int, ...]
     max_new_tokens: int
     min_new_tokens: int = 0
     arrival: float = 0.0
     deadline: float | None = None
     stream: bool = False
+
+    @property
+    def target_length(self) -> int:
+        """The most positions that its rows can write: the last generated token is never fed."""
+        return len(self.prompt) - 1 + self.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)

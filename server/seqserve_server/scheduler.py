@@ -19,7 +19,7 @@ from seqserve_server.request import Event, Failed, Finished, FinishReason, Reque
 
 @dataclass(slots=True)
 class Row:
-    """A running request."""
+    """A running request. ``token`` is fed next; ``position`` counts the tokens that its state holds, one per step."""
 
     request: Request
     times: Times
@@ -27,9 +27,16 @@ class Row:
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
 
+    position: int = 0
+
     @property
-    def position(self) -> int:
-        """How many tokens its state holds: one per step so far."""
+    def prompted(self) -> bool:
+        """Whether the token to feed next is the prompt's last or a generated one, so that the step chooses a token."""
+        return self.position >= len(self.request.prompt) - 1
+
+    @property
+    def generated(self) -> int:
+        """Tokens chosen so far, an end token included."""
         return len(self.log_probs)
 
 
@@ -42,6 +49,9 @@ class Plan:
         encode: Encoder batches.
         tokens, positions: Of slots 0 .. n-1, for the step; empty when nothing runs.
         end_banned: Slots that may not end at this step.
+        end_forced: Slots that have to.
+        prompting: Slots whose prompt goes on after this step: what it chooses for them is not looked at.
+        joining: Slots whose first token this step chooses.
     """
 
     ended: list[Event]
@@ -52,14 +62,20 @@ class Plan:
     tokens: list[int]
     positions: list[int]
     end_banned: list[int]
+    end_forced: list[int]
+    prompting: int
+    joining: int
 
 
 class Scheduler:
-    """Owns the waiting queue and the slots. ``plan`` and ``apply`` alternate."""
+    """Owns the waiting queue and the slots. ``plan`` and ``apply`` alternate.
 
-    def __init__(self, limits: SchedulerLimits, decoder_start_id: int, end_id: int) -> None:
+    ``forced_end`` makes a row's last allowed token the end token; it then still ends for its length.
+    """
+
+    def __init__(self, limits: SchedulerLimits, end_id: int, *, forced_end: bool = False) -> None:
         self._limits = limits
-        self._start_id, self._end_id = decoder_start_id, end_id
+        self._end_id, self._forced_end = end_id, forced_end
         self._waiting: deque[Request] = deque()
         self._waiting_ids: set[int] = set()
         self._rows: list[Row | None] = []
@@ -130,7 +146,10 @@ class Scheduler:
             encode=group_by_length(sources),
             tokens=[row.token for row in rows],
             positions=[row.position for row in rows],
-            end_banned=[slot for slot, row in enumerate(rows) if row.position < row.request.min_new_tokens],
+            end_banned=[slot for slot, row in enumerate(rows) if row.generated < row.request.min_new_tokens],
+            end_forced=[slot for slot, row in enumerate(rows) if self._forced_end and row.prompted and _is_last(row)],
+            prompting=sum(not row.prompted for row in rows),
+            joining=sum(row.prompted and not row.generated for row in rows),
         )
 
     def encoded(self, sources: Sequence[Source], now: float) -> None:
@@ -154,6 +173,11 @@ class Scheduler:
                 self._leave(row.request.id)
                 events.append(Failed(row.request.id, "the model produced a value that is not finite"))
                 continue
+            prompt, row.position = row.request.prompt, row.position + 1
+            if row.position < len(prompt):
+                row.token = prompt[row.position]
+                continue
+            forced = self._forced_end and _is_last(row)
             row.log_probs.append(log_prob)
             row.token = token
             if row.times.first_token is None:
@@ -162,8 +186,9 @@ class Scheduler:
                 row.token_ids.append(token)
                 if row.request.stream:
                     events.append(TokensChosen(row.request.id, [token]))
-            if token == self._end_id or row.position >= row.request.max_new_tokens:
-                events.append(self._finish(row, now))
+            if token == self._end_id or row.generated >= row.request.max_new_tokens:
+                ended = token == self._end_id and not forced
+                events.append(self._finish(row, FinishReason.EOS if ended else FinishReason.LENGTH, now))
         return events
 
     def fail(self, request_ids: Sequence[int], message: str) -> list[Event]:
@@ -209,7 +234,7 @@ class Scheduler:
         while self._waiting:
             request = self._waiting[0]
             tokens += len(request.source)
-            need = Capacity(reserved.rows + 1, max(reserved.target, request.max_new_tokens),
+            need = Capacity(reserved.rows + 1, max(reserved.target, request.target_length),
                             max(reserved.source, len(request.source)))
             full = need.rows > self._limits.max_rows or not self._limits.fits(need)
             if full or (admitted and tokens > self._limits.encode_tokens):
@@ -220,7 +245,7 @@ class Scheduler:
         return admitted
 
     def _place(self, request: Request, now: float) -> Source:
-        row = Row(request, Times(request.arrival, admitted=now), self._start_id)
+        row = Row(request, Times(request.arrival, admitted=now), request.prompt[0])
         slot = next((index for index, other in enumerate(self._rows) if other is None), len(self._rows))
         self._rows[slot : slot + 1] = [row]
         self._slots[request.id] = slot
@@ -254,10 +279,9 @@ class Scheduler:
         self._dirty[slot] = Release(slot, row.position + 1, len(row.request.source))
         return row
 
-    def _finish(self, row: Row, now: float) -> Finished:
+    def _finish(self, row: Row, reason: FinishReason, now: float) -> Finished:
         self._leave(row.request.id)
         row.times.ended = now
-        reason = FinishReason.EOS if row.token == self._end_id else FinishReason.LENGTH
         return Finished(row.request.id, reason, row.token_ids, row.log_probs, row.times)
 
 
@@ -265,8 +289,12 @@ def _need(rows: Sequence[Row], *, reserved: bool) -> Capacity:
     """What rows need: now (``reserved`` false), or at most until they end."""
     if not rows:
         return Capacity(0, 0, 0)
-    target = max(row.request.max_new_tokens if reserved else row.position + 1 for row in rows)
+    target = max(row.request.target_length if reserved else row.position + 1 for row in rows)
     return Capacity(len(rows), target, max(len(row.request.source) for row in rows))
+
+
+def _is_last(row: Row) -> bool:
+    return row.generated + 1 >= row.request.max_new_tokens
 
 
 def group_by_length(sources: Sequence[Source]) -> list[list[Source]]:

@@ -62,7 +62,7 @@ class ServedModel:
 
     def scheduler(self) -> Scheduler:
         """A scheduler for this model's slots. There must be one only."""
-        return Scheduler(self.limits, self.description.decoder_start_id, self.description.eos_id)
+        return Scheduler(self.limits, self.description.eos_id, forced_end=self.description.forced_end)
 
 
 def refuse_precision(description: ModelDescription, directory: Path) -> None:

@@ -78,8 +78,10 @@ def refuse_two_runtimes() -> None:
 
 def warm_up(model: ServedModel) -> None:
     """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
-    request = Request(0, (model.description.eos_id,) * 4, max_new_tokens=2)
-    need = Capacity(1, request.max_new_tokens, len(request.source))
+    prompt = model.description.framing.example().prompt
+    most = min(2, model.description.max_new_tokens)
+    request = Request(0, (model.description.eos_id,) * 4, prompt, max_new_tokens=most)
+    need = Capacity(1, request.target_length, len(request.source))
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())
         raise StartupError(f"--cache-bytes: {model.limits.cache_bytes} are too few: one short request needs {least}")

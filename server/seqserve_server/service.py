@@ -90,6 +90,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             results = await self._tokenizing.tokenize(
                 request.texts, self._find(request.model), write_tokenized,
                 add_special_tokens=request.add_special_tokens,
+                source_language=request.source_language if request.HasField("source_language") else None,
             )
             return pb.TokenizeResponse(results=results)
 

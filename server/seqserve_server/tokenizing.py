@@ -6,10 +6,12 @@ turns, and a caller that is gone costs no more than the slice under way.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from seqserve.bundle import ModelDescription
+from seqserve.framing import LanguageError
 from seqserve.marian_text import UnknownLanguage
 from seqserve.word_text import UnknownWord
 from seqserve_server.errors import InvalidRequest
@@ -36,7 +38,7 @@ class Tokenizing:
 
     async def tokenize(
         self, texts: Sequence[str], model: ServedModel, form: Callable[[list[int], list[str]], Answer], *,
-        add_special_tokens: bool,
+        add_special_tokens: bool, source_language: str | None = None,
     ) -> list[Answer]:
         """One result per text.
 
@@ -51,8 +53,7 @@ class Tokenizing:
         for place, text in enumerate(texts):
             if (size := len(text.encode())) > self._max_text_bytes:
                 raise InvalidRequest(f"texts[{place}]", f"{size} bytes are over the limit of {self._max_text_bytes}")
-        prefix = model.description.source_prefix if add_special_tokens else ()
-        suffix = model.description.source_suffix if add_special_tokens else ()
+        prefix, suffix = _around(model.description, add_special_tokens, source_language)
 
         def tokenized(place: int, text: str) -> Answer:
             try:
@@ -101,6 +102,20 @@ def _tokenizer(model: ServedModel) -> Tokenizer:
     if model.tokenizer is None:
         raise InvalidRequest("model", "this model has no tokenizer; it takes and returns token ids")
     return model.tokenizer
+
+
+def _around(
+    model: ModelDescription, add_special_tokens: bool, source_language: str | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens before and after each text."""
+    if not add_special_tokens and source_language is None:
+        return (), ()
+    try:
+        # Nothing is generated, so no target language is asked for.
+        frame = dataclasses.replace(model.framing, decoder_prompt=(model.eos_id,)).frame(source_language)
+    except LanguageError as error:
+        raise InvalidRequest(error.field, str(error)) from None
+    return (frame.prefix, frame.suffix) if add_special_tokens else ((), ())
 
 
 def _check_count(count: int, field: str, limit: int) -> None:

@@ -27,10 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
             description = local.description
             states = ", ".join(f"{state.name} x{state.count}" for state in description.states)
             _say(f"graphs        ok, {description.family} {description.precision}, states: {states}")
-            limit = min(SMOKE_TOKENS, description.max_target_length)
-            source = (*description.source_prefix, *([description.eos_id] * 3), *description.source_suffix)
-            alone = local.generate([source], max_new_tokens=limit)[0]
-            pair = local.generate([source, source], max_new_tokens=limit)
+            limit, frame = min(SMOKE_TOKENS, description.max_new_tokens), description.framing.example()
+            source, prompt = frame.complete((description.eos_id,) * 3), frame.prompt
+            alone = local.generate([source], [prompt], max_new_tokens=limit)[0]
+            pair = local.generate([source, source], [prompt, prompt], max_new_tokens=limit)
             if not all(math.isfinite(value) for value in alone.log_probs):
                 raise BundleError("smoke decode: a log-probability is not finite")
             if any((other.token_ids, other.log_probs) != (alone.token_ids, alone.log_probs) for other in pair):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqserve.framing import Place
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import weights_file
 from seqserve_export.model import Transformer
@@ -18,7 +19,10 @@ class LoadedCheckpoint:
 
     Attributes:
         model: In eval mode, float32, frozen. Its configuration holds the pad, end and decoder start ids.
-        source_prefix, source_suffix: Ids around the content of every source.
+        source_prefix, source_suffix, decoder_prompt: Ids, or words for languages (``seqserve.framing``), around the
+            content of every source and before every target; an empty prompt is the decoder start token alone.
+        languages: Their ids by code, for families that have several; with the defaults of the source.
+        forced_end: Whether the last token that a limit allows is the end token.
         unk_id: The id of an unknown token, if the vocabulary has one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
         tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
@@ -28,8 +32,13 @@ class LoadedCheckpoint:
 
     family: str
     model: Transformer
-    source_prefix: tuple[int, ...]
-    source_suffix: tuple[int, ...]
+    source_prefix: tuple[Place, ...]
+    source_suffix: tuple[Place, ...]
+    decoder_prompt: tuple[Place, ...] = ()
+    languages: dict[str, int] = field(default_factory=dict)
+    default_source_language: str | None = None
+    default_target_language: str | None = None
+    forced_end: bool = False
     unk_id: int | None
     default_max_new_tokens: int
     default_min_new_tokens: int = 0

@@ -13,12 +13,13 @@ GENERATION_FILE = "generation_config.json"
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "encoder_repetition_penalty": (None, 1.0),
     "encoder_no_repeat_ngram_size": (None, 0), "begin_suppress_tokens": (None, []), "sequence_bias": (None, {}),
-    "forced_bos_token_id": (None,), "num_beams": (None, 1), "do_sample": (None, False),
+    "num_beams": (None, 1), "do_sample": (None, False),
     "exponential_decay_length_penalty": (None,),
 }
 RECORDED = (
-    *NEUTRAL, "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "max_length", "max_new_tokens", "min_length",
-    "min_new_tokens", "length_penalty", "early_stopping", "renormalize_logits",
+    *NEUTRAL, "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty", "early_stopping",
+    "renormalize_logits",
 )
 
 
@@ -27,7 +28,10 @@ class Generation:
     """Generation settings that a bundle can honour.
 
     Attributes:
-        max_new_tokens: None where the directory does not say.
+        forced_first: What transformers makes the first generated token (language codes are not here), or None.
+        forced_end: Whether the last token that a limit allows is the end token.
+        max_new_tokens, min_new_tokens: The first is None where the directory does not say. Neither counts the decoder
+            start and the forced first token, which transformers counts in part.
         suppressed: Ids that are never generated.
         settings: The directory's own values, for later options (beams) and for the record.
         notes: What differs from ``transformers.generate``, one line each.
@@ -36,11 +40,18 @@ class Generation:
     decoder_start_id: int
     eos_id: int
     pad_id: int
+    forced_first: int | None
+    forced_end: bool
     max_new_tokens: int | None
     min_new_tokens: int
     suppressed: frozenset[int]
     settings: dict[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What the decoder is fed before it chooses."""
+        return (self.decoder_start_id, *([] if self.forced_first is None else [self.forced_first]))
 
 
 def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
@@ -55,26 +66,34 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     ids = {name: _one_id(name, values.get(name, config.get(name)), where) for name in (
         "decoder_start_token_id", "eos_token_id", "pad_token_id",
     )}
-    # transformers counts the decoder start in max_length and min_length, this project only generated tokens.
-    longest = values.get("max_new_tokens") or (values.get("max_length") or 0) - 1
-    shortest = values.get("min_new_tokens") or (values.get("min_length") or 0) - 1
+    forced_first, forced_end = _forced(values, ids["eos_token_id"], where)
+    # max_length and min_length count the decoder start and the forced token, the other two only the forced one.
+    forced = int(forced_first is not None)
+    longest = (values.get("max_new_tokens") or (values.get("max_length") or 0) - 1) - forced
+    shortest = (values.get("min_new_tokens") or (values.get("min_length") or 0) - 1) - forced
     notes = [
         f"{where}: {name} {values[name]!r} is recorded but not applied: decoding is greedy"
         for name, neutral in NEUTRAL.items() if values.get(name) not in neutral
     ]
-    if values.get("forced_eos_token_id") is not None:
-        notes.append(
-            f"{where}: forced_eos_token_id is not applied: where transformers ends a text that reaches its limit with "
-            "a forced end token, the bundle returns the token it chose and finish reason \"length\""
-        )
     return Generation(
         decoder_start_id=ids["decoder_start_token_id"], eos_id=ids["eos_token_id"], pad_id=ids["pad_token_id"],
+        forced_first=forced_first, forced_end=forced_end,
         max_new_tokens=int(longest) if longest > 0 else None,
         min_new_tokens=max(0, int(shortest)),
         suppressed=_suppressed(values, ids["eos_token_id"], where),
         settings={name: values[name] for name in RECORDED if values.get(name) is not None},
         notes=tuple(notes),
     )
+
+
+def _forced(values: dict[str, Any], eos_id: int, where: str) -> tuple[int | None, bool]:
+    first, last = (
+        None if values.get(name) is None else _one_id(name, values[name], where)
+        for name in ("forced_bos_token_id", "forced_eos_token_id")
+    )
+    if last not in (None, eos_id):
+        raise ExportError(f"{where}: forced_eos_token_id {last} is not supported; only the eos_token_id {eos_id} is")
+    return first, last is not None
 
 
 def _one_id(name: str, value: object, where: str) -> int:

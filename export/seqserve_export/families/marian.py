@@ -76,6 +76,8 @@ def load(directory: Path) -> LoadedCheckpoint:
         model=freeze(model),
         source_prefix=(),
         source_suffix=(config.eos_id,),
+        decoder_prompt=generation.prompt,
+        forced_end=generation.forced_end,
         unk_id=tokenizer.unknown_id if tokenizer is not None else None,
         default_max_new_tokens=min(generation.max_new_tokens or 256, config.max_target_length),
         default_min_new_tokens=generation.min_new_tokens,
