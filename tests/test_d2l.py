@@ -1,5 +1,6 @@
 """The book's state dictionaries: equal to the book's arithmetic, and refused where something does not fit."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_export.word_files import WordFiles
+from seqserve_server import verify_command
 from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
+from seqserve_server.served_model import EngineLimits, ServedModel
+from seqserve_server.server import warm_up
 from seqserve_server.tokenizer.words import WordTokenizer
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]
@@ -81,6 +85,18 @@ def test_a_bundle_decodes_as_the_book_would(tmp_path: Path, positions: str | Non
     assert hypothesis.text == " ".join(word for word in words if word != "<bos>")
     end = TARGET.index("<eos>")
     assert decoded == [*prefix[1:], end][: [*prefix[1:], end].index(end)]
+
+
+def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_book(tmp_path / "book", settings={"num_heads": 4})
+    assert TARGET.index("<eos>") >= len(SOURCE)
+    options = ExportOptions(source=tmp_path / "book", out=tmp_path / "out")
+    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    assert verify_command.run(argparse.Namespace(bundle=tmp_path / "out")) == 0
+    assert "the same alone and in a batch" in capsys.readouterr().out
+    warm_up(ServedModel.open(tmp_path / "out", EngineLimits(threads=1)))
 
 
 def test_special_tokens_come_from_each_sides_own_vocabulary(tmp_path: Path) -> None:

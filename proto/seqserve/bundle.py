@@ -181,6 +181,13 @@ class ModelDescription:
             default_target_language=self.default_target_language,
         )
 
+    @property
+    def example_source(self) -> tuple[int, ...]:
+        """A short complete source, for trying the model out. ``eos_id`` is the target's, and no source may have it."""
+        frame = self.framing.example()
+        room = self.max_source_length - len(frame.prefix) - len(frame.suffix)
+        return frame.complete((min(self.eos_id, self.source_vocab_size - 1),) * min(3, room))
+
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
