@@ -131,6 +131,27 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             self.between_chunks()
         yield seq2seq_pb2.GenerateStreamResponse(result=result)
 
+    def Tokenize(
+        self, request: seq2seq_pb2.TokenizeRequest, context: grpc.ServicerContext
+    ) -> seq2seq_pb2.TokenizeResponse:
+        """Ids are the lengths of words; 1 is the end token."""
+        self._begin(request, context)
+        results = []
+        for index, text in enumerate(request.texts):
+            check_source(seq2seq_pb2.Input(text=text or "."), f"texts[{index}]", context)
+            tokens = [*text.split(), *["</s>"] * request.add_special_tokens]
+            ids = [1 if token == "</s>" else len(token) for token in tokens]
+            results.append(seq2seq_pb2.TokenizedText(token_ids=ids, tokens=tokens))
+        return seq2seq_pb2.TokenizeResponse(results=results)
+
+    def Detokenize(
+        self, request: seq2seq_pb2.DetokenizeRequest, context: grpc.ServicerContext
+    ) -> seq2seq_pb2.DetokenizeResponse:
+        """The text of an id is as many letters."""
+        self._begin(request, context)
+        texts = [" ".join("x" * token_id for token_id in sequence.ids) for sequence in request.token_ids]
+        return seq2seq_pb2.DetokenizeResponse(texts=texts)
+
     def GetModelInfo(
         self, request: seq2seq_pb2.GetModelInfoRequest, context: grpc.ServicerContext
     ) -> seq2seq_pb2.GetModelInfoResponse:

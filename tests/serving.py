@@ -25,6 +25,7 @@ from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server.config import ServerConfig
 from seqserve_server.served_model import ServedModel
 from seqserve_server.server import RunningServer, running_server
+from seqserve_server.tokenizer import Tokenizer
 from seqserve_server.tokenizer.hub import HubTokenizer
 
 WORDS = ["<unk>", "</s>", "<s>", *"abcdefghijklmnopqrstuvwxyz"]
@@ -93,11 +94,15 @@ def make_config(**changes: Any) -> ServerConfig:
 
 
 def make_model(
-    config: ServerConfig, engine: ArithmeticEngine, *, tokenizer: bool = True, **description: Any
+    config: ServerConfig, engine: ArithmeticEngine, *, tokenizer: bool | Tokenizer = True, **description: Any
 ) -> ServedModel:
-    """What loading a bundle would give."""
+    """What loading a bundle would give. ``tokenizer`` is one, or whether there is the usual one."""
     limits = make_limits(config.max_rows, config.encode_tokens, config.cache_bytes)
-    return ServedModel(describe(**description), "0123456789ab", make_tokenizer() if tokenizer else None, engine, limits)
+    if isinstance(tokenizer, bool):
+        chosen: Tokenizer | None = make_tokenizer() if tokenizer else None
+    else:
+        chosen = tokenizer
+    return ServedModel(describe(**description), "0123456789ab", chosen, engine, limits)
 
 
 def make_stub(channel: grpc.aio.Channel) -> Any:
@@ -112,7 +117,7 @@ def make_health(channel: grpc.aio.Channel) -> Any:
 
 @contextlib.asynccontextmanager
 async def serving(
-    engine: ArithmeticEngine | None = None, *, tokenizer: bool = True,
+    engine: ArithmeticEngine | None = None, *, tokenizer: bool | Tokenizer = True,
     client_options: list[tuple[str, Any]] | None = None, description: dict[str, Any] | None = None, **config: Any,
 ) -> AsyncIterator[Served]:
     """Start, yield, stop. Whatever steps a test still holds are let go at the end."""

@@ -1,5 +1,6 @@
 """The book's state dictionaries: equal to the book's arithmetic, and refused where something does not fit."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -8,11 +9,18 @@ import torch
 from safetensors.torch import save_file
 
 from book_model import BookModel
+from seqserve.word_text import UnknownWord
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.pipeline import ExportOptions, export_bundle
+from seqserve_export.word_files import WordFiles
+from seqserve_server import verify_command
+from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
+from seqserve_server.served_model import EngineLimits, ServedModel
+from seqserve_server.server import warm_up
+from seqserve_server.tokenizer.words import WordTokenizer
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]
 TARGET = ["<pad>", "<unk>", *(f"wort{n}" for n in range(27)), "<eos>", "<bos>"]
@@ -70,8 +78,25 @@ def test_a_bundle_decodes_as_the_book_would(tmp_path: Path, positions: str | Non
     with LocalModel.open(tmp_path / "out", threads=1) as model:
         assert model.description.family == "d2l"
         decoded = model.generate([IDS], max_new_tokens=12)[0].token_ids
+        (answer,) = InProcess(model).generate("text", ["word3 word1  word15"], max_new_tokens=12, min_new_tokens=None)
+    words = [TARGET[token_id] for token_id in decoded]
+    (hypothesis,) = answer.hypotheses
+    assert (hypothesis.token_ids, hypothesis.tokens) == (decoded, words)
+    assert hypothesis.text == " ".join(word for word in words if word != "<bos>")
     end = TARGET.index("<eos>")
     assert decoded == [*prefix[1:], end][: [*prefix[1:], end].index(end)]
+
+
+def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_book(tmp_path / "book", settings={"num_heads": 4})
+    assert TARGET.index("<eos>") >= len(SOURCE)
+    options = ExportOptions(source=tmp_path / "book", out=tmp_path / "out")
+    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    assert verify_command.run(argparse.Namespace(bundle=tmp_path / "out")) == 0
+    assert "the same alone and in a batch" in capsys.readouterr().out
+    warm_up(ServedModel.open(tmp_path / "out", EngineLimits(threads=1)))
 
 
 def test_special_tokens_come_from_each_sides_own_vocabulary(tmp_path: Path) -> None:
@@ -81,6 +106,25 @@ def test_special_tokens_come_from_each_sides_own_vocabulary(tmp_path: Path) -> N
     assert (checkpoint.source_suffix, checkpoint.unk_id) == ((2,), 0)
     assert (config.pad_id, config.eos_id, config.decoder_start_id) == (0, 29, 30)
     assert config.max_source_length == 1000
+
+
+def test_texts_are_words_between_spaces_and_answers_show_unknown_words_as_the_book_does(tmp_path: Path) -> None:
+    write_book(tmp_path / "book")
+    files = read(tmp_path / "book").tokenizer
+    assert isinstance(files, WordFiles)
+    assert files.encoder()(" word3  Word3 word1\tword1 word19 <eos>") == [7, 0, 0, 23, 2]
+    tokenizer = WordTokenizer(files.vocabulary)
+    assert tokenizer.decode([30, 2, 1, 0, 3, 29]) == "wort0 <unk> wort1"
+
+
+def test_a_vocabulary_without_an_unknown_token_refuses_words_that_it_lacks(tmp_path: Path) -> None:
+    write_book(tmp_path / "book")
+    (tmp_path / "book" / "source_vocab.json").write_text(json.dumps(["nothing", *SOURCE[1:]]))
+    checkpoint = read(tmp_path / "book")
+    assert checkpoint.unk_id is None
+    assert checkpoint.tokenizer is not None
+    with pytest.raises(UnknownWord, match="'cat' is not in the vocabulary"):
+        checkpoint.tokenizer.encoder()("word1 cat")
 
 
 def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> None:
@@ -102,7 +146,18 @@ def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> N
     (4, {"num_blks": 3}, "num_blks is 3, but model.safetensors has 2"),
     (4, {"use_bias": True}, "use_bias is True, but model.safetensors has False"),
     (4, {"lr": 0.1}, "unknown keys lr; known: num_hiddens"),
-    (4, {"max_len": 0}, "max_source_length: 0 must be at least 1"),
+    (None, {"num_heads": 5}, "config.json: num_heads 5: not a divisor of the width 24"),
+    (4, {"max_len": 0}, r"config.json: max_len 0 is not an integer in 2..131072"),
+    (4, {"max_len": 10**12}, r"config.json: max_len 1000000000000 is not an integer in 2..131072"),
+    (4, {"num_steps": 0}, "config.json: num_steps 0 is not an integer of at least 1"),
+    (4, {"num_steps": "9"}, "config.json: num_steps '9' is not an integer of at least 1"),
+    (4, {"num_steps": None}, "config.json: num_steps None is not an integer"),
+    (4, {"num_hiddens": 24.0}, "config.json: num_hiddens 24.0 is not an integer"),
+    (None, {"num_heads": [4]}, r"config.json: num_heads \[4\] is not an integer"),
+    (None, {"num_heads": True}, "config.json: num_heads True is not an integer"),
+    (4, {"use_bias": 0}, "config.json: use_bias 0 is not true or false"),
+    (4, {"dropout": 1}, "config.json: dropout 1 is not a number from 0 to below 1"),
+    (4, {"dropout": float("nan")}, "config.json: dropout nan is not a number"),
 ])
 def test_settings_that_do_not_fit_are_named(
     tmp_path: Path, heads: int | None, settings: dict[str, object] | None, told: str
@@ -131,6 +186,22 @@ def test_another_models_weights_are_refused(tmp_path: Path) -> None:
     state = {f"net.{name}": tensor for name, tensor in book.state_dict().items()}
     save_file(state, tmp_path / "book" / "model.safetensors")
     with pytest.raises(ExportError, match="not the state dictionary of the book's Transformer"):
+        read(tmp_path / "book")
+
+
+def test_the_number_of_steps_is_the_bundles_default(tmp_path: Path) -> None:
+    write_book(tmp_path / "book", settings={"num_steps": 9, "dropout": 0.1, "bias": False})
+    assert read(tmp_path / "book").default_max_new_tokens == 9
+
+
+def test_blocks_may_be_numbered_without_the_books_word(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book")
+    state = {name.replace(".block", "."): tensor for name, tensor in book.state_dict().items()}
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    torch.testing.assert_close(logits_of(read(tmp_path / "book")), book(IDS, PREFIX), atol=1e-5, rtol=0)
+    state["encoder.blks.block1.addnorm1.ln.bias"] = torch.zeros(24)
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    with pytest.raises(ExportError, match=r"encoder\.blks\.block1\.addnorm1\.ln\.bias is there twice, under two names"):
         read(tmp_path / "book")
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from seqserve.bundle import BundleError
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.graphs.quantize import LEVELS, quantize_weight
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
+from seqserve_export.precision import LogitErrors, compare
+from seqserve_export.proof_sources import ProofSource
 from seqserve_server.graph_operators import operators, refuse_coupling
-from seqserve_server.local import LocalModel
+from seqserve_server.local import Generated, LocalModel
+from seqserve_server.request import Times
 from tiny_model import write_native
 
 
@@ -129,6 +132,87 @@ def test_a_graph_that_couples_rows_is_refused(tmp_path: Path, operator: str, ins
     (tmp_path / "decoder.onnx").write_bytes(graph(operator, inside=inside))
     with pytest.raises(BundleError, match=rf"decoder\.onnx: {operator}: results would depend on the other requests"):
         refuse_coupling(tmp_path / "decoder.onnx")
+
+
+@pytest.mark.parametrize("operator", ["BatchNormalization", "QAttention", "MatMulInteger"])
+def test_operators_that_compute_every_row_by_itself_are_taken(tmp_path: Path, operator: str) -> None:
+    (tmp_path / "decoder.onnx").write_bytes(graph(operator))
+    refuse_coupling(tmp_path / "decoder.onnx")
+
+
+@pytest.mark.parametrize("as_default", [False, True])
+def test_a_model_local_function_that_couples_rows_is_refused(tmp_path: Path, as_default: bool) -> None:
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "scale", "zero"])
+    function = helper.make_function("local", "Harmless", ["x"], ["y"], [node], opsets)
+    if as_default:
+        branch = helper.make_attribute("branch", helper.make_graph([node], "inner", [], []))
+        function = helper.make_function(
+            "local", "Harmless", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], opsets,
+            attribute_protos=[branch],
+        )
+    call = helper.make_node("Harmless", ["x"], ["y"], domain="local")
+    model = helper.make_model(
+        helper.make_graph([call], "top", [], []), functions=[function], opset_imports=opsets
+    )
+    (tmp_path / "decoder.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match=r"decoder\.onnx: DynamicQuantizeLinear: results would depend"):
+        refuse_coupling(tmp_path / "decoder.onnx")
+
+
+def field(number: int, content: bytes) -> bytes:
+    """One length-delimited field of the wire format."""
+    size, length = len(content), b""
+    while size > 127:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def test_subgraphs_nested_without_end_are_one_line(tmp_path: Path) -> None:
+    nested = b""
+    for _ in range(3000):
+        nested = field(1, field(5, field(6, nested)))  # graph.node.attribute.g
+    (tmp_path / "decoder.onnx").write_bytes(field(7, nested))
+    with pytest.raises(BundleError, match=r"^decoder\.onnx: not an ONNX graph$"):
+        refuse_coupling(tmp_path / "decoder.onnx")
+
+
+def test_errors_of_logits_seen_piece_by_piece_are_those_of_all_together() -> None:
+    random = np.random.default_rng(6)
+    parts = [random.standard_normal((steps, 50)).astype(np.float32) * 4 + 7 for steps in (1, 5, 12)]
+    others = [part + random.standard_normal(part.shape).astype(np.float32) * 0.1 for part in parts]
+    errors = LogitErrors()
+    for part, other in zip(parts, others, strict=True):
+        errors.add(part, other)
+    whole, apart = np.concatenate(parts), np.abs(np.concatenate(others) - np.concatenate(parts))
+    assert errors.largest == apart.max()
+    assert errors.mean == pytest.approx(apart.mean())
+    assert errors.deviation == pytest.approx(whole.std())
+    constant = LogitErrors()
+    constant.add(np.full((2, 3), 0.1, np.float32), np.full((2, 3), 0.1, np.float32))
+    assert (constant.largest, constant.mean) == (0, 0)
+    assert constant.deviation == pytest.approx(0, abs=1e-6)
+
+
+class Silent:
+    """A bundle whose answers end at once, as a decoder."""
+
+    def generate(self, sources: Sequence[Sequence[int]], prompts: object, /, **_: Any) -> list[Generated]:
+        return [Generated([], [-0.5], -0.5, "eos", Times(0.0))] * len(sources)
+
+    def step_logits(self, source_ids: object, target_ids: Sequence[int], prompt: object, /) -> np.ndarray[Any, Any]:
+        assert len(target_ids) == 1
+        return np.zeros((1, 4), np.float32)
+
+
+def test_answers_without_a_token_agree_in_all_of_them() -> None:
+    silent: Any = Silent()
+    report = compare(
+        silent, silent, [ProofSource((1,), (3,))] * 2, precision="int8", max_new_tokens=4, arrivals=[0, 0],
+        sizes=(2, 1), min_agreement=1.0, progress=lambda _: None,
+    )
+    assert (report.tokens_equal, report.sources_equal, report.mixed_equal) == (1.0, 2, 2)
+    assert report.passed
 
 
 def test_operators_are_those_that_onnx_reads(exported: tuple[Exported, Path]) -> None:

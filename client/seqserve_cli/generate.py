@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from seqserve_cli import answers, exits, remote
-from seqserve_cli.lines import answer_in_order, blocks_of_lines, from_thread
+from seqserve_cli.lines import answer_in_order, one_block, stdin_blocks
 from seqserve_client import AsyncClient, InvalidInput
 
 DESCRIPTION = """\
@@ -72,17 +72,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.texts and sys.stdin.isatty():
         options.print_help(sys.stderr)
         return exits.USAGE
-    asyncio.run(_generate(options, _stdin() if from_stdin else _given(options.texts)))
+    asyncio.run(_generate(options, stdin_blocks() if from_stdin else one_block(options.texts)))
     return exits.OK
-
-
-def _stdin() -> AsyncIterator[list[str]]:
-    buffered = sys.stdin.buffer
-    return from_thread(blocks_of_lines(getattr(buffered, "raw", buffered)))
-
-
-async def _given(texts: list[str]) -> AsyncIterator[list[str]]:
-    yield texts
 
 
 async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]]) -> None:

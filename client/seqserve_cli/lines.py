@@ -5,6 +5,7 @@ call. So a line that is typed is answered at once, and a file goes through in fu
 """
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import BinaryIO, TypeVar
@@ -40,6 +41,17 @@ def _decoded(line: bytes, number: int) -> str:
         return line.removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
         raise exits.CommandError(f"line {number} is not UTF-8: {error}") from None
+
+
+def stdin_blocks() -> AsyncIterator[list[str]]:
+    """The lines of stdin, in blocks as they arrive."""
+    buffered = sys.stdin.buffer
+    return from_thread(blocks_of_lines(getattr(buffered, "raw", buffered)))
+
+
+async def one_block(lines: list[str]) -> AsyncIterator[list[str]]:
+    """Lines that are all there, such as the arguments of a command."""
+    yield lines
 
 
 async def from_thread(items: Iterator[Item], ahead: int = 4) -> AsyncIterator[Item]:

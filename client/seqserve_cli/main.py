@@ -34,6 +34,7 @@ COMMANDS = (
     Command("verify", "check a bundle: checksums, graphs, a smoke decode", "server"),
     Command("serve", "serve bundles over gRPC", "server"),
     Command("generate", "generate from texts: arguments or stdin lines in, one line out for each", "server"),
+    Command("tokenize", "print the token ids of texts, or the texts of token ids"),
     Command("info", "show the models of a server, with their limits"),
     Command("health", "exit with 0 only when a server is serving"),
     Command("bench", "measure a server under load"),

@@ -26,7 +26,16 @@ from seqserve_client.errors import (
     Unavailable,
 )
 from seqserve_client.messages import GenerationOptions
-from seqserve_client.results import Chunk, Hypothesis, ModelInfo, ModelLimits, Result, ServerInfo, Timing
+from seqserve_client.results import (
+    Chunk,
+    Hypothesis,
+    ModelInfo,
+    ModelLimits,
+    Result,
+    ServerInfo,
+    Timing,
+    TokenizedText,
+)
 
 __all__ = [
     "UNSET",
@@ -51,6 +60,7 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "Timing",
+    "TokenizedText",
     "TooManyInputs",
     "Unavailable",
 ]

@@ -22,7 +22,7 @@ from seqserve_client.channel import (
 )
 from seqserve_client.errors import Cancelled, ModelNotFound
 from seqserve_client.messages import GenerationOptions
-from seqserve_client.results import Chunk, Result, ServerInfo
+from seqserve_client.results import Chunk, Result, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 
 
@@ -133,6 +133,34 @@ class AsyncClient:
         """Generate for one input and yield tokens as they are chosen; not awaited itself; see ``Client.stream``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
         return AsyncChunkStream(self._start("GenerateStream", request, timeout))
+
+    async def tokenize(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = False,
+        source_language: str | None = None,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+    ) -> list[TokenizedText]:
+        """Ids and pieces of texts; see ``Client.tokenize``."""
+        request = messages.tokenize_request(texts, model, add_special_tokens, source_language)
+        if not request.texts:
+            return []
+        return messages.tokenized_from(await self._call("Tokenize", request, timeout))
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        *,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+    ) -> list[str]:
+        """Texts of ids; see ``Client.detokenize``."""
+        request = messages.detokenize_request(token_ids, model)
+        if not request.token_ids:
+            return []
+        return list((await self._call("Detokenize", request, timeout)).texts)
 
     async def info(self, *, timeout: float | Unset | None = UNSET) -> ServerInfo:
         """The models of the server, with their limits and defaults."""

@@ -20,7 +20,7 @@ from seqserve_client.channel import (
 )
 from seqserve_client.errors import ModelNotFound
 from seqserve_client.messages import GenerationOptions
-from seqserve_client.results import Chunk, Result, ServerInfo
+from seqserve_client.results import Chunk, Result, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 
 
@@ -141,6 +141,42 @@ class Client:
         """Generate for one input and yield tokens as they are chosen; arguments as for ``generate``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
         return ChunkStream(self._start(self._stub.GenerateStream, request, timeout))
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special_tokens: bool = False,
+        source_language: str | None = None,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+    ) -> list[TokenizedText]:
+        """Ids and pieces of texts, as ``generate`` makes them; nothing is generated, and no length limit applies.
+
+        Args:
+            texts: May be empty strings; an empty list is answered without a call.
+            add_special_tokens: Those around the text too; without, ``token_ids`` are what ``generate`` takes.
+            source_language: Code, for models whose special tokens name the language.
+            model: Name of the model; needed where the server has several.
+            timeout: Seconds; None for no deadline; by default the client's.
+        """
+        request = messages.tokenize_request(texts, model, add_special_tokens, source_language)
+        if not request.texts:
+            return []
+        return messages.tokenized_from(self._call(self._stub.Tokenize, request, timeout))
+
+    def detokenize(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        *,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+    ) -> list[str]:
+        """Texts of ids of the target vocabulary, as ``generate`` makes them: special tokens are left out."""
+        request = messages.detokenize_request(token_ids, model)
+        if not request.token_ids:
+            return []
+        return list(self._call(self._stub.Detokenize, request, timeout).texts)
 
     def info(self, *, timeout: float | Unset | None = UNSET) -> ServerInfo:
         """The models of the server, with their limits and defaults."""

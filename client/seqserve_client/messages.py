@@ -7,7 +7,16 @@ from google.protobuf.message import Message
 
 from seqserve.v1 import seq2seq_pb2
 from seqserve_client.errors import InvalidInput
-from seqserve_client.results import Chunk, Hypothesis, ModelInfo, ModelLimits, Result, ServerInfo, Timing
+from seqserve_client.results import (
+    Chunk,
+    Hypothesis,
+    ModelInfo,
+    ModelLimits,
+    Result,
+    ServerInfo,
+    Timing,
+    TokenizedText,
+)
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -181,3 +190,44 @@ def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
 
 def _set_fields(message: Message) -> dict[str, Any]:
     return {field.name: value for field, value in message.ListFields()}
+
+
+def tokenize_request(
+    texts: Sequence[str], model: str | None, add_special_tokens: bool, source_language: str | None
+) -> seq2seq_pb2.TokenizeRequest:
+    """The message for texts to tokenise; raises as ``generate_request`` does."""
+    if isinstance(texts, str):
+        raise TypeError(f"texts is a list with one entry per text; for one text write [{texts!r}]")
+    request = seq2seq_pb2.TokenizeRequest(
+        model=model or "", add_special_tokens=add_special_tokens, source_language=source_language
+    )
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts, entry {index}: expected a string, not {type(text).__name__}")
+        try:
+            request.texts.append(text)
+        except ValueError as error:  # a lone surrogate
+            field = f"texts[{index}]"
+            raise InvalidInput(f"{field}: {error}", field=field) from None
+    return request
+
+
+def detokenize_request(token_ids: Sequence[Sequence[int]], model: str | None) -> seq2seq_pb2.DetokenizeRequest:
+    """The message for sequences of ids; raises as ``generate_request`` does."""
+    request = seq2seq_pb2.DetokenizeRequest(model=model or "")
+    for index, ids in enumerate(token_ids):
+        if isinstance(ids, int | str | bytes):
+            raise TypeError(f"token_ids is a list of lists; entry {index} is {ids!r}")
+        try:
+            request.token_ids.add(ids=ids)
+        except TypeError as error:
+            raise TypeError(f"token_ids, entry {index}: {error}") from None
+        except ValueError as error:  # out of 32 bits
+            field = f"token_ids[{index}]"
+            raise InvalidInput(f"{field}: {error}", field=field) from None
+    return request
+
+
+def tokenized_from(response: seq2seq_pb2.TokenizeResponse) -> list[TokenizedText]:
+    """One result per text."""
+    return [TokenizedText(list(result.token_ids), list(result.tokens)) for result in response.results]

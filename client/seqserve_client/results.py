@@ -79,6 +79,19 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """The tokens of one text.
+
+    Attributes:
+        token_ids: Ids of the source vocabulary.
+        tokens: The source's entry of each id.
+    """
+
+    token_ids: list[int]
+    tokens: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelLimits:
     """Bounds on one request.
 

@@ -61,7 +61,7 @@ def error_from(call: FailedCall) -> SeqserveError:
     if kind is QueueFull and not reason and "larger than max" in text:
         # Size limits are enforced inside gRPC, on either side, before our server could name a reason.
         kind = MessageTooLarge
-    if kind is InvalidInput and facts.get("field") == "inputs":
+    if kind is InvalidInput and facts.get("field") in ("inputs", "texts", "token_ids"):
         kind = TooManyInputs  # the list itself, not an input in it; an empty one is never sent
     if "retry_after" not in facts and (pushback := trailers.get("grpc-retry-pushback-ms", "")).isdigit():
         facts["retry_after"] = int(pushback) / 1000

@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--positions", choices=("true", "book"),
         help="d2l: positions of generated tokens: true ones (default), or all 0 as in the book's predict",
     )
+    parser.add_argument(
+        "--sha256", metavar="HEX", help="refuse a weights file whose SHA-256 is another, before anything of it is read"
+    )
     parser.add_argument("--force", action="store_true", help="replace an older bundle at OUT")
 
 
@@ -55,7 +58,7 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
     """Export; the parity report goes to stdout, everything else to stderr. Returns the exit code."""
     options = ExportOptions(
         source=args.source, out=args.out, family=args.family, precision=args.precision, name=args.name,
-        sentences=args.sentences, force=args.force, min_agreement=args.min_agreement,
+        sentences=args.sentences, force=args.force, min_agreement=args.min_agreement, sha256=args.sha256,
         checkpoint=SourceOptions(heads=args.heads, positions=args.positions),
     )
     started = time.monotonic()

@@ -21,6 +21,7 @@ from seqserve_export import parity, precision, proof_sources
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
+from seqserve_export.families.files import check_sha256
 from seqserve_export.families.registry import AUTO
 from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import padded_head_size
@@ -39,6 +40,7 @@ SMALL_PARAMETERS = 10_000_000
 
 Progress = Callable[[str], None]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class ExportOptions:
     sentences: Path | None = None
     force: bool = False
     min_agreement: float = 0.0
+    sha256: str | None = None  # of the weights file, in hexadecimal
     checkpoint: SourceOptions = NOTHING_SAID
 
 
@@ -82,8 +85,14 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     """
     check_options(options)
     progress("loading the checkpoint")
-    checkpoint = choose_family(options.source, options.family).read(options.source, options.checkpoint)
-    description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
+    family = choose_family(options.source, options.family)
+    if options.sha256 is not None:
+        check_sha256(family.weights(options.source), options.sha256)
+    checkpoint = family.read(options.source, options.checkpoint)
+    try:
+        description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
+    except BundleError as error:  # what a family's own checks let through
+        raise ExportError(f"{options.source}: cannot become a bundle: {error}") from error
     if options.sentences is None:
         sources, longest = proof_sources.random_sources(description, proof_sources.COUNT), PROOF_NEW_TOKENS
     else:
@@ -131,6 +140,8 @@ def check_options(options: ExportOptions) -> None:
         raise ExportError("--min-agreement: means nothing for fp32, whose tokens have to agree in any case")
     if options.name is not None and not _NAME.fullmatch(options.name):
         raise ExportError(f"--name {options.name!r}: letters, digits, '.', '_' and '-' only")
+    if options.sha256 is not None and not _SHA256.fullmatch(options.sha256):
+        raise ExportError(f"--sha256 {options.sha256:.80}: not 64 hexadecimal digits")
     out = options.out
     if not os.path.lexists(out):
         return

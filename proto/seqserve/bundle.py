@@ -19,7 +19,7 @@ ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 WEIGHTS_FILE = "weights.data"  # of both graphs
 TOKENIZER_FILE = "tokenizer/tokenizer.json"  # alone, it is a Hub tokenizer for both sides
-TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says what the other files are; "marian": these
+TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says which of these are there
 SOURCE_PIECES_FILE, TARGET_PIECES_FILE = "tokenizer/source.spm", "tokenizer/target.spm"
 SOURCE_VOCABULARY_FILE, TARGET_VOCABULARY_FILE = "tokenizer/vocab.json", "tokenizer/target_vocab.json"
 TOKENIZER_FILES = (
@@ -181,6 +181,13 @@ class ModelDescription:
             languages=self.languages, default_source_language=self.default_source_language,
             default_target_language=self.default_target_language,
         )
+
+    @property
+    def example_source(self) -> tuple[int, ...]:
+        """A short complete source, for trying the model out. ``eos_id`` is the target's, and no source may have it."""
+        frame = self.framing.example()
+        room = self.max_source_length - len(frame.prefix) - len(frame.suffix)
+        return frame.complete((min(self.eos_id, self.source_vocab_size - 1),) * min(3, room))
 
     def to_json(self) -> str:
         """The file's text."""

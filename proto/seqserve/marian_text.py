@@ -166,6 +166,11 @@ class MarianVocabulary:
         return re.compile("(" + "|".join(map(re.escape, sorted(self._special, key=len, reverse=True))) + ")")
 
     @cached_property
+    def source_entries(self) -> dict[int, str]:
+        """Source token of an id."""
+        return {token_id: token for token, token_id in self.source.items()}
+
+    @cached_property
     def target_entries(self) -> dict[int, str]:
         """Target token of an id."""
         return {token_id: token for token, token_id in self.target.items()}

@@ -1,8 +1,8 @@
 """Which operators a graph has, read from the file itself: serving needs no ONNX library for that.
 
 Walks the protobuf wire format (https://protobuf.dev/programming-guides/encoding/) along the few fields of
-``onnx.proto`` that lead to operator names, subgraphs included; everything else, weights above all, is skipped by its
-length.
+``onnx.proto`` that lead to operator names, those of subgraphs and of the model's own functions included; everything
+else, weights above all, is skipped by its length.
 """
 
 import mmap
@@ -12,11 +12,9 @@ from pathlib import Path
 from seqserve.bundle import BundleError
 
 # What couples the rows of a batch: one scale over all of them, or sums in an order that depends on their number.
-COUPLING = frozenset({
-    "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits", "QAttention",
-    "BatchNormalization",
-})
-MODEL_GRAPH, GRAPH_NODE, NODE_OPERATOR, NODE_ATTRIBUTE, ATTRIBUTE_GRAPHS = 7, 1, 4, 5, (6, 11)
+COUPLING = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"})
+MODEL_GRAPH, MODEL_FUNCTION, GRAPH_NODE, FUNCTION_NODE, FUNCTION_DEFAULT = 7, 25, 1, 7, 11
+NODE_OPERATOR, NODE_ATTRIBUTE, ATTRIBUTE_GRAPHS = 4, 5, (6, 11)
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
@@ -31,7 +29,7 @@ def refuse_coupling(path: Path) -> None:
             found = sorted(COUPLING.intersection(operators(data)))
     except OSError as error:
         raise BundleError(f"{path.name}: cannot be read: {error.strerror}") from None
-    except (ValueError, IndexError, UnicodeDecodeError):
+    except (ValueError, IndexError, UnicodeDecodeError, RecursionError):  # the last: subgraphs nested without end
         raise BundleError(f"{path.name}: not an ONNX graph") from None
     if found:
         raise BundleError(
@@ -44,20 +42,29 @@ def operators(data: mmap.mmap | bytes) -> Iterator[str]:
     """Operator names of a serialised ModelProto, in file order, with repetitions."""
     for number, start, end in _fields(data, 0, len(data)):
         if number == MODEL_GRAPH:
-            yield from _of_graph(data, start, end)
+            yield from _of_nodes(data, start, end, GRAPH_NODE)
+        elif number == MODEL_FUNCTION:
+            yield from _of_nodes(data, start, end, FUNCTION_NODE)
 
 
-def _of_graph(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[str]:
+def _of_nodes(data: mmap.mmap | bytes, start: int, end: int, nodes: int) -> Iterator[str]:
+    """Of a graph or a function, whose nodes are in the field ``nodes``."""
     for number, node, node_end in _fields(data, start, end):
-        if number != GRAPH_NODE:
+        if number == FUNCTION_DEFAULT and nodes == FUNCTION_NODE:
+            yield from _of_attribute(data, node, node_end)
+        if number != nodes:
             continue
         for inner, first, last in _fields(data, node, node_end):
             if inner == NODE_OPERATOR:
                 yield bytes(data[first:last]).decode()
             elif inner == NODE_ATTRIBUTE:
-                for part, begin, stop in _fields(data, first, last):
-                    if part in ATTRIBUTE_GRAPHS:
-                        yield from _of_graph(data, begin, stop)
+                yield from _of_attribute(data, first, last)
+
+
+def _of_attribute(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[str]:
+    for number, first, last in _fields(data, start, end):
+        if number in ATTRIBUTE_GRAPHS:
+            yield from _of_nodes(data, first, last, GRAPH_NODE)
 
 
 def _fields(data: mmap.mmap | bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
 from seqserve.marian_text import UnknownLanguage
+from seqserve.word_text import UnknownWord
 from seqserve_server.admission import check_length, complete_source
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.tokenizer import Tokenizer
@@ -56,5 +57,5 @@ def _ids_of_text(text: str, tokenizer: Tokenizer, field: str, max_bytes: int) ->
         raise InvalidRequest(field, "empty or only whitespace: there is nothing to encode")
     try:
         return tokenizer.encode(text)
-    except UnknownLanguage as error:
+    except (UnknownLanguage, UnknownWord) as error:
         raise InvalidRequest(field, str(error)) from None

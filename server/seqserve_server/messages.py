@@ -89,6 +89,11 @@ def _timing(spent: Durations) -> pb.Timing:
     )
 
 
+def write_tokenized(token_ids: list[int], tokens: list[str]) -> pb.TokenizedText:
+    """The tokens of one text."""
+    return pb.TokenizedText(token_ids=token_ids, tokens=tokens)
+
+
 def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> pb.ModelInfo:
     """What a client may know of a model."""
     description = model.description

@@ -80,7 +80,7 @@ def warm_up(model: ServedModel) -> None:
     """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
     prompt = model.description.framing.example().prompt
     most = min(2, model.description.max_new_tokens)
-    request = Request(0, (model.description.eos_id,) * 4, prompt, max_new_tokens=most)
+    request = Request(0, model.description.example_source, prompt, max_new_tokens=most)
     need = Capacity(1, request.target_length, len(request.source))
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())

@@ -16,11 +16,12 @@ from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, ServerError, UnknownModel
-from seqserve_server.messages import read_requests, write_model_info, write_result
+from seqserve_server.messages import read_requests, write_model_info, write_result, write_tokenized
 from seqserve_server.request import Finished
 from seqserve_server.served_model import ServedModel
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 from seqserve_server.tokenizer import IncrementalDetokenizer
+from seqserve_server.tokenizing import Tokenizing
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -35,6 +36,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         self._dispatcher = dispatcher
         self._served: ServedModel | None = None
         self._max_inputs, self._max_text_bytes, self._max_waiting = max_inputs, max_text_bytes, max_waiting
+        self._tokenizing = Tokenizing(max_inputs=max_inputs, max_text_bytes=max_text_bytes)
 
     def serve(self, model: ServedModel) -> None:
         """From here on calls are answered; before, they are told that the model is loading."""
@@ -81,6 +83,26 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                         await context.write(pb.GenerateStreamResponse(text=text, token_ids=part))
 
         await _guarded(context, answer)
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """Texts to source ids."""
+        async def answer() -> pb.TokenizeResponse:
+            results = await self._tokenizing.tokenize(
+                request.texts, self._find(request.model), write_tokenized,
+                add_special_tokens=request.add_special_tokens,
+                source_language=request.source_language if request.HasField("source_language") else None,
+            )
+            return pb.TokenizeResponse(results=results)
+
+        return await _guarded(context, answer)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        """Target ids to texts."""
+        async def answer() -> pb.DetokenizeResponse:
+            sequences = [sequence.ids for sequence in request.token_ids]
+            return pb.DetokenizeResponse(texts=await self._tokenizing.detokenize(sequences, self._find(request.model)))
+
+        return await _guarded(context, answer)
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
         """What is served, with limits and defaults."""

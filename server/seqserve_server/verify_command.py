@@ -27,8 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
             description = local.description
             states = ", ".join(f"{state.name} x{state.count}" for state in description.states)
             _say(f"graphs        ok, {description.family} {description.precision}, states: {states}")
-            limit, frame = min(SMOKE_TOKENS, description.max_new_tokens), description.framing.example()
-            source, prompt = frame.complete((description.eos_id,) * 3), frame.prompt
+            limit = min(SMOKE_TOKENS, description.max_new_tokens)
+            source, prompt = description.example_source, description.framing.example().prompt
             alone = local.generate([source], [prompt], max_new_tokens=limit)[0]
             pair = local.generate([source, source], [prompt, prompt], max_new_tokens=limit)
             if not all(math.isfinite(value) for value in alone.log_probs):

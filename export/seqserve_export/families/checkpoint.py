@@ -8,6 +8,7 @@ from typing import Any
 
 from seqserve.framing import Place
 from seqserve_export.errors import ExportError
+from seqserve_export.families.files import weights_file
 from seqserve_export.model import Transformer
 from seqserve_export.tokenizer_files import TokenizerFiles
 
@@ -62,6 +63,11 @@ class SourceOptions:
 NOTHING_SAID = SourceOptions()
 
 
+def usual_weights(directory: Path) -> Path:
+    """``model.safetensors``, or what Hugging Face pickled."""
+    return weights_file(directory, pickled=True)
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of checkpoint directory.
@@ -71,12 +77,14 @@ class Family:
         recognises: Whether the directory's files look like this family; reads no weights.
         load: Reads the directory; raises ExportError when it cannot be served exactly.
         takes: The names of the ``SourceOptions`` that mean something to it; others are refused.
+        weights: Finds the weights file of a directory, for ``--sha256``.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     load: Callable[[Path, SourceOptions], LoadedCheckpoint]
     takes: tuple[str, ...] = ()
+    weights: Callable[[Path], Path] = usual_weights
 
     def read(self, directory: Path, options: SourceOptions = NOTHING_SAID) -> LoadedCheckpoint:
         """Load, after refusing options that mean nothing here."""

@@ -1,21 +1,23 @@
 """State dictionaries of the Transformer in "Dive into Deep Learning", with the vocabularies it was trained on."""
 
-import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from seqserve.word_text import SPACES
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.settings import FLAG, MAX_POSITIONS, check_settings, integer, number
+from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
 from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+from seqserve_export.word_files import WordFiles
 
 PICKLE_FILE = "model.pt"
 VOCABULARIES = ("source_vocab", "target_vocab")
@@ -25,31 +27,18 @@ MAX_LENGTH = 1000  # the book's PositionalEncoding has this many rows
 DEFAULT_MAX_NEW_TOKENS = 256
 
 # Of config.json, which is optional: what shapes do not tell, and what they must agree with.
-KNOWN_SETTINGS = (
-    "num_hiddens", "ffn_num_hiddens", "num_heads", "num_blks", "num_layers", "use_bias", "bias", "dropout", "max_len",
-    "num_steps",
-)
+SIZE = integer(1)
+SETTINGS = {
+    "num_hiddens": SIZE, "ffn_num_hiddens": SIZE, "num_heads": SIZE, "num_blks": SIZE, "num_layers": SIZE,
+    "use_bias": FLAG, "bias": FLAG, "dropout": number(0, 1), "max_len": integer(2, MAX_POSITIONS), "num_steps": SIZE,
+}
 ATTENTION = (("query", "W_q"), ("key", "W_k"), ("value", "W_v"), ("output", "W_o"))
 FFN = (("ffn.inner", "ffn.dense1"), ("ffn.outer", "ffn.dense2"))
 ENCODER_ATTENTIONS = (("attention", "attention"),)
 DECODER_ATTENTIONS = (("attention", "attention1"), ("cross", "attention2"))
 ENCODER_NORMS = (("attention_norm", "addnorm1"), ("ffn_norm", "addnorm2"))
 DECODER_NORMS = (("attention_norm", "addnorm1"), ("cross_norm", "addnorm2"), ("ffn_norm", "addnorm3"))
-_BLOCK = re.compile(r"\b(encoder|decoder)\.blks\.(?:block)?(\d+)\.")
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Tokens in id order, from ``file``."""
-
-    file: Path
-    tokens: tuple[str, ...]
-
-    def id_of(self, token: str) -> int:
-        """The id of a special token, which must be there."""
-        if token not in self.tokens:
-            raise ExportError(f"{self.file}: has no {token}")
-        return self.tokens.index(token)
+_BLOCK, _BLOCK_NAME = re.compile(r"^(encoder|decoder)\.blks\.(?:block)?(\d+)\."), r"\1.blks.block\2."
 
 
 def recognises(directory: Path) -> bool:
@@ -59,11 +48,11 @@ def recognises(directory: Path) -> bool:
 
 def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     """Read the book's model. Sources are words and the end token; decoding starts from ``<bos>``."""
-    source, target = (read_vocabulary(directory, name) for name in VOCABULARIES)
+    source, target = (find_vocabulary(directory, name) for name in VOCABULARIES)
     path = directory / CONFIG_FILE
     settings = read_settings(path) if path.is_file() else {}
     file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
-    tensors = {_BLOCK.sub(r"\1.blks.block\2.", name): tensor for name, tensor in read_weights(file).items()}
+    tensors = name_blocks(read_weights(file), file)
     try:
         config = infer_config(tensors, settings, options.heads, file, (source, target))
     except (ConfigError, TypeError, ValueError) as error:
@@ -80,7 +69,8 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         source_prefix=(),
         source_suffix=(source.id_of(END),),
         unk_id=source.tokens.index(UNKNOWN) if UNKNOWN in source.tokens else None,
-        default_max_new_tokens=min(int(settings.get("num_steps") or DEFAULT_MAX_NEW_TOKENS), config.max_target_length),
+        tokenizer=_words(source, target, config),
+        default_max_new_tokens=min(settings.get("num_steps", DEFAULT_MAX_NEW_TOKENS), config.max_target_length),
         provenance={
             "source_class": "d2l.Transformer", "positions": options.positions or "true",
             "source_files": digests([path, file, source.file, target.file]),
@@ -89,22 +79,21 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     )
 
 
-def read_vocabulary(directory: Path, name: str) -> Vocabulary:
-    """A JSON list of tokens in id order, or a text file of one token a line."""
+def _words(source: Vocabulary, target: Vocabulary, config: TransformerConfig) -> WordFiles:
+    """The book's tokenizer: words between spaces. Its answers show ``<unk>``, and nothing of the other special ones."""
+    words = WordFiles(
+        source.tokens, target.tokens, UNKNOWN if UNKNOWN in source.tokens else None, (PAD, BEGIN, END), SPACES,
+        str(source.file), str(target.file),
+    )
+    return words.check(config.source_vocab_size, config.target_vocab_size)
+
+
+def find_vocabulary(directory: Path, name: str) -> Vocabulary:
+    """The one of that name, as JSON or as text."""
     file = _vocabulary_file(directory, name)
     if file is None:
         raise ExportError(f"{directory}: no {name}.json here (a list of tokens in id order), nor {name}.txt")
-    try:
-        text = file.read_text(encoding="utf-8")
-        tokens = json.loads(text) if file.suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ExportError(f"{file}: not a list of tokens")
-    if len(set(tokens)) != len(tokens):
-        twice = next(token for token in tokens if tokens.count(token) > 1)
-        raise ExportError(f"{file}: {twice!r} is there more than once")
-    return Vocabulary(file, tuple(tokens))
+    return read_vocabulary(file)
 
 
 def _vocabulary_file(directory: Path, name: str) -> Path | None:
@@ -115,9 +104,23 @@ def _vocabulary_file(directory: Path, name: str) -> Path | None:
 def read_settings(path: Path) -> dict[str, Any]:
     """The book's hyper-parameters by the book's names."""
     settings = read_json(path)
-    if unknown := sorted(set(settings) - set(KNOWN_SETTINGS)):
-        raise ExportError(f"{path}: unknown keys {', '.join(unknown)}; known: {', '.join(KNOWN_SETTINGS)}")
+    check_settings(path, settings, SETTINGS)
     return settings
+
+
+def name_blocks(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Blocks as ``block0``, the book's own name for them; some save ``0``.
+
+    Raises:
+        ExportError: both names are there, of which one would be lost.
+    """
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        ours = _BLOCK.sub(_BLOCK_NAME, name)
+        if ours in named:
+            raise ExportError(f"{file}: tensor {ours} is there twice, under two names for one block")
+        named[ours] = tensor
+    return named
 
 
 def infer_config(
@@ -148,7 +151,7 @@ def infer_config(
         if name in settings and settings[name] != size:
             raise ExportError(f"{CONFIG_FILE}: {name} is {settings[name]}, but {file.name} has {size}")
     heads = _heads(heads, settings, width)
-    length = int(settings.get("max_len", MAX_LENGTH))
+    length = settings.get("max_len", MAX_LENGTH)
     target = vocabularies[1]
     return TransformerConfig(
         source_vocab_size=tables[0].shape[0], target_vocab_size=tables[1].shape[0],
@@ -166,13 +169,14 @@ def _heads(given: int | None, settings: dict[str, Any], width: int) -> int:
     stated = settings.get("num_heads")
     if given is not None and stated is not None and given != stated:
         raise ExportError(f"--heads {given}: {CONFIG_FILE} says num_heads {stated}")
-    heads = given if given is not None else stated
+    heads: int | None = given if given is not None else stated
     if heads is None:
         raise ExportError(
             f"the head count cannot be read from the weights: give --heads N, or num_heads in {CONFIG_FILE}"
         )
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise ExportError(f"--heads {heads}: not a divisor of the width {width}")
+    if heads < 1 or width % heads:
+        name = f"--heads {heads}" if given is not None else f"{CONFIG_FILE}: num_heads {heads}"
+        raise ExportError(f"{name}: not a divisor of the width {width}")
     return heads
 
 

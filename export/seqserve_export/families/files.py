@@ -17,6 +17,7 @@ from seqserve_export.errors import ExportError
 CONFIG_FILE = "config.json"
 SAFETENSORS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ExportError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ExportError(f"{path}: not a JSON object")
@@ -51,6 +52,7 @@ def weights_file(directory: Path, *, pickled: bool, pickle_file: str = PICKLE_FI
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Pickled files are read with ``weights_only``, so that they cannot run code."""
+    refuse_lfs_pointer(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -62,6 +64,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ExportError(f"{path}: not a plain dictionary of tensors")
     return tensors
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the few lines that a clone without Git LFS has in place of a large file.
+
+    Raises:
+        ExportError: saying so, or that the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(len(LFS_POINTER))
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be read: {error.strerror}") from None
+    if begin == LFS_POINTER:
+        raise ExportError(f"{path}: a Git LFS pointer of {path.stat().st_size} bytes, not the file; run `git lfs pull`")
+
+
+def check_sha256(path: Path, wanted: str) -> None:
+    """Refuse a file other than the one that was asked for, before anything of it is used.
+
+    Raises:
+        ExportError: naming both digests.
+    """
+    refuse_lfs_pointer(path)
+    found = _sha256(path)
+    if found != wanted.lower():
+        raise ExportError(f"{path}: SHA-256 {found} is not --sha256 {wanted.lower()}")
 
 
 def digests(paths: list[Path]) -> dict[str, str]:

@@ -1,18 +1,28 @@
 """Which family a directory belongs to."""
 
+from functools import partial
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families import d2l, marian, native, torch_transformer
 from seqserve_export.families.checkpoint import Family
-from seqserve_export.families.files import CONFIG_FILE, read_json
+from seqserve_export.families.files import CONFIG_FILE, read_json, weights_file
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("native", native.recognises, lambda directory, _: native.load(directory)),
-        Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions")),
-        Family("torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory)),
+        Family(
+            "native", native.recognises, lambda directory, _: native.load(directory),
+            weights=partial(weights_file, pickled=False),
+        ),
+        Family(
+            "d2l", d2l.recognises, d2l.load, takes=("heads", "positions"),
+            weights=partial(weights_file, pickled=True, pickle_file=d2l.PICKLE_FILE),
+        ),
+        Family(
+            "torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory),
+            weights=partial(weights_file, pickled=True, pickle_file=torch_transformer.PICKLE_FILE),
+        ),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
     )
 }

@@ -1,5 +1,6 @@
 """State dictionaries around ``torch.nn.Transformer``; config.json names what surrounds it: embeddings and output."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -11,9 +12,22 @@ from torch import Tensor
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.settings import (
+    FLAG,
+    IDS,
+    MAX_POSITIONS,
+    TEXT,
+    TOKEN_ID,
+    check_settings,
+    integer,
+    number,
+    one_of,
+)
+from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
 from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+from seqserve_export.word_files import WordFiles
 
 PICKLE_FILE = "model.pt"
 FORMAT = "torch.nn.Transformer"
@@ -38,6 +52,19 @@ DEFAULTS: dict[str, Any] = {
     "source_suffix": None,  # None: the end token
     "unk_id": None,
     "max_new_tokens": None,
+    "source_vocab": None,  # names of files with the words in id order; None: the bundle takes and returns ids
+    "target_vocab": None,
+}
+SETTINGS = {
+    **dict.fromkeys(("source_embedding", "target_embedding", "output", "prefix"), TEXT),
+    **dict.fromkeys(("bos_id", "eos_id", "pad_id"), TOKEN_ID),
+    **dict.fromkeys(("output_bias", "source_positions", "target_positions"), TEXT.or_null()),
+    **dict.fromkeys(("source_vocab", "target_vocab"), TEXT.or_null()),
+    **dict.fromkeys(("scale_embedding", "norm_first"), FLAG),
+    "format": one_of(FORMAT), "heads": integer(1), "max_length": integer(2, MAX_POSITIONS),
+    "sinusoid_order": one_of("interleaved", "concatenated"), "activation": one_of("relu", "gelu"),
+    "layer_norm_eps": number(0, 1), "source_prefix": IDS, "source_suffix": IDS.or_null(), "unk_id": TOKEN_ID.or_null(),
+    "max_new_tokens": integer(1).or_null(),
 }
 NORMS = {
     "encoder": (("attention_norm", "norm1"), ("ffn_norm", "norm2")),
@@ -73,6 +100,8 @@ def load(directory: Path) -> LoadedCheckpoint:
         raise ExportError(f"{path}: {error}") from None
     model = Transformer.without_values(config)
     fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file)
+    check_ids(path, settings, config)
+    vocabularies = find_vocabularies(directory, settings)
     suffix = (config.eos_id,) if settings["source_suffix"] is None else tuple(settings["source_suffix"])
     return LoadedCheckpoint(
         family="torch",
@@ -80,19 +109,76 @@ def load(directory: Path) -> LoadedCheckpoint:
         source_prefix=tuple(settings["source_prefix"]),
         source_suffix=suffix,
         unk_id=settings["unk_id"],
-        default_max_new_tokens=min(settings["max_new_tokens"] or DEFAULT_MAX_NEW_TOKENS, config.max_target_length),
-        provenance={"source_class": FORMAT, "source_files": digests([path, file])},
+        default_max_new_tokens=min(
+            DEFAULT_MAX_NEW_TOKENS if settings["max_new_tokens"] is None else settings["max_new_tokens"],
+            config.max_target_length,
+        ),
+        tokenizer=_words(*vocabularies, settings, config) if vocabularies is not None else None,
+        provenance={
+            "source_class": FORMAT,
+            "source_files": digests([path, file, *(vocabulary.file for vocabulary in vocabularies or ())]),
+        },
     )
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """config.json, complete: every required key there, no unknown one, defaults filled in."""
     values = read_json(path)
-    if unknown := sorted(set(values) - set(REQUIRED) - set(DEFAULTS)):
-        raise ExportError(f"{path}: unknown keys {', '.join(unknown)}; known: {', '.join([*REQUIRED, *DEFAULTS])}")
+    check_settings(path, values, SETTINGS)
     if missing := [name for name in REQUIRED if name not in values]:
         raise ExportError(f"{path}: missing keys {', '.join(missing)}")
     return {**DEFAULTS, **values}
+
+
+def check_ids(path: Path, settings: dict[str, Any], config: TransformerConfig) -> None:
+    """Every id is one of its own side, and a source has room for content.
+
+    Raises:
+        ExportError: naming the file, the key and the range.
+    """
+    suffix = [settings["eos_id"]] if settings["source_suffix"] is None else settings["source_suffix"]
+    ids = {"source_prefix": settings["source_prefix"], "source_suffix": suffix}
+    if settings["unk_id"] is not None:
+        ids["unk_id"] = [settings["unk_id"]]
+    for name, values in ids.items():
+        if bad := [token_id for token_id in values if token_id >= config.source_vocab_size]:
+            told = "" if settings[name] is not None else " (eos_id, as no other is given)"
+            raise ExportError(f"{path}: {name}: id {bad[0]}{told} is outside 0..{config.source_vocab_size - 1}")
+    if (around := len(ids["source_prefix"]) + len(suffix)) >= config.max_source_length:
+        raise ExportError(
+            f"{path}: source_prefix and source_suffix have {around} ids, which leaves none of the "
+            f"{config.max_source_length} positions to the content"
+        )
+
+
+def find_vocabularies(directory: Path, settings: dict[str, Any]) -> tuple[Vocabulary, Vocabulary] | None:
+    """Those of both sides, which may be one file; None where config.json names none."""
+    names = [settings["source_vocab"], settings["target_vocab"]]
+    if names == [None, None]:
+        return None
+    if None in names:
+        raise ExportError(f"{CONFIG_FILE}: source_vocab and target_vocab go together; name both or neither")
+    for key, name in zip(("source_vocab", "target_vocab"), names, strict=True):
+        # Only the directory's own files: a checkpoint of strangers must not copy others into a bundle.
+        if name != Path(name).name or not (directory / name).is_file():
+            raise ExportError(f"{CONFIG_FILE}: {key} {name!r:.80} is not the name of a file in {directory}")
+    source, target = (read_vocabulary(directory / name) for name in names)
+    return source, target
+
+
+def _words(
+    source: Vocabulary, target: Vocabulary, settings: dict[str, Any], config: TransformerConfig
+) -> WordFiles:
+    """Words between whitespace; texts of answers leave the pad, start and end tokens out."""
+    words = WordFiles(
+        source.tokens, target.tokens, source_name=str(source.file), target_name=str(target.file)
+    ).check(config.source_vocab_size, config.target_vocab_size)
+    unknown = settings["unk_id"]
+    return dataclasses.replace(
+        words,
+        unk_token=source.tokens[unknown] if unknown is not None else None,
+        special_tokens=tuple(target.tokens[settings[key]] for key in ("pad_id", "bos_id", "eos_id")),
+    )
 
 
 def _take_positions(tensors: dict[str, Tensor], settings: dict[str, Any], file: Path) -> dict[str, Tensor]:
@@ -115,12 +201,13 @@ def infer_config(
     prefix = settings["prefix"]
     source, target = (_matrix(tensors, settings[f"{side}_embedding"], file) for side in ("source", "target"))
     width, heads = source.shape[1], settings["heads"]
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise ExportError(f"{CONFIG_FILE}: heads {heads!r} is not a divisor of the width {width}")
-    if settings["activation"] not in ("relu", "gelu"):
-        raise ExportError(f"{CONFIG_FILE}: activation {settings['activation']!r} is not one of relu, gelu")
+    if width % heads:
+        raise ExportError(f"{CONFIG_FILE}: heads {heads} is not a divisor of the width {width}")
+    for name in ("bos_id", "eos_id", "pad_id"):
+        if settings[name] >= target.shape[0]:
+            raise ExportError(f"{CONFIG_FILE}: {name}: {settings[name]} is outside the vocabulary of {target.shape[0]}")
     bias = f"{prefix}encoder.layers.0.self_attn.in_proj_bias" in tensors
-    lengths = [len(table) for table in tables.values()] or [int(settings["max_length"])] * 2
+    lengths = [len(table) for table in tables.values()] or [settings["max_length"]] * 2
     return TransformerConfig(
         source_vocab_size=source.shape[0], target_vocab_size=target.shape[0],
         width=width, heads=heads, head_size=width // heads,
@@ -143,8 +230,9 @@ def infer_config(
 def split_fused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """``in_proj_weight`` and ``in_proj_bias``, which hold queries, keys and values, as three tensors each."""
     parts = dict(tensors)
-    for name in tensors:
-        if (match := re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name)) and tensors[name].shape[0] % 3 == 0:
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*)\.in_proj_(weight|bias)", name)
+        if match and tensor.ndim and tensor.shape[0] % 3 == 0:
             for part, piece in zip(PROJECTIONS, parts.pop(name).chunk(3), strict=True):
                 parts[f"{match[1]}.{part}.{match[2]}"] = piece
     return parts

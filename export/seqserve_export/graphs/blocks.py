@@ -59,8 +59,8 @@ class NormChain:
     Post-norm: every sub-layer ends in ``norm(x + f(x))``. Pre-norm: the sum ("residual") and its norm, which the next
     sub-layer reads ("inputs"), travel together.
 
-    Addition and norm stay two nodes: on the CPU the fused operator takes three times as long as the two, and on other
-    devices the runtime fuses them when it loads the graph.
+    Addition and norm stay two nodes: on the CPU the fused operator takes longer than the two (docs/performance.md). A
+    runtime that gains by fusing them can still do so when it loads the graph; on other devices neither was measured.
     """
 
     def __init__(self, first: AddNorm, states: Tensor) -> None:

@@ -46,6 +46,16 @@ class Seq2SeqServiceStub:
                 request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/seqserve.v1.Seq2SeqService/Tokenize',
+                request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/seqserve.v1.Seq2SeqService/Detokenize',
+                request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/seqserve.v1.Seq2SeqService/GetModelInfo',
                 request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.GetModelInfoRequest.SerializeToString,
@@ -74,6 +84,21 @@ class Seq2SeqServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """Texts to ids of the source vocabulary, as Generate does it; for counting, splitting and looking. Needs a bundle with
+        a tokenizer. No length limit of the model applies.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Ids of the target vocabulary to texts, as Generate does it. Needs a bundle with a tokenizer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """The models that are served, with their limits and decoding defaults.
         """
@@ -93,6 +118,16 @@ def add_Seq2SeqServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamRequest.FromString,
                     response_serializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.TokenizeRequest.FromString,
+                    response_serializer=seqserve_dot_v1_dot_seq2seq__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.DetokenizeRequest.FromString,
+                    response_serializer=seqserve_dot_v1_dot_seq2seq__pb2.DetokenizeResponse.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -156,6 +191,60 @@ class Seq2SeqService:
             '/seqserve.v1.Seq2SeqService/GenerateStream',
             seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamRequest.SerializeToString,
             seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seqserve.v1.Seq2SeqService/Tokenize',
+            seqserve_dot_v1_dot_seq2seq__pb2.TokenizeRequest.SerializeToString,
+            seqserve_dot_v1_dot_seq2seq__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seqserve.v1.Seq2SeqService/Detokenize',
+            seqserve_dot_v1_dot_seq2seq__pb2.DetokenizeRequest.SerializeToString,
+            seqserve_dot_v1_dot_seq2seq__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

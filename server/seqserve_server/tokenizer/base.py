@@ -7,12 +7,13 @@ from pathlib import Path
 from seqserve.bundle import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, BundleError, ModelDescription
 from seqserve.marian_text import KIND as MARIAN
 from seqserve.marian_text import read_object
+from seqserve.word_text import KIND as WORDS
 
 
 class Tokenizer(ABC):
     """A bundle's tokenizer. Content only: special tokens are the model description's business.
 
-    ``encode`` and ``id_of`` speak the source's vocabulary, ``decode`` and ``tokens`` the target's.
+    ``encode``, ``id_of`` and ``source_tokens`` speak the source's vocabulary, ``decode`` and ``tokens`` the target's.
     """
 
     @staticmethod
@@ -28,11 +29,15 @@ class Tokenizer(ABC):
         # The kinds import this module, and no bundle needs the libraries of two.
         if (bundle / TOKENIZER_CONFIG_FILE).exists():
             kind = read_object(bundle / TOKENIZER_CONFIG_FILE, TOKENIZER_CONFIG_FILE).get("kind")
-            if kind != MARIAN:
-                raise BundleError(f"{TOKENIZER_CONFIG_FILE}: kind {kind!r:.40} is not {MARIAN!r}")
-            from seqserve_server.tokenizer.marian import MarianTokenizer
+            if kind == MARIAN:
+                from seqserve_server.tokenizer.marian import MarianTokenizer
 
-            return MarianTokenizer.read(bundle, model)
+                return MarianTokenizer.read(bundle, model)
+            if kind == WORDS:
+                from seqserve_server.tokenizer.words import WordTokenizer
+
+                return WordTokenizer.read(bundle, model)
+            raise BundleError(f"{TOKENIZER_CONFIG_FILE}: kind {kind!r:.40} is neither {MARIAN!r} nor {WORDS!r}")
         if (bundle / TOKENIZER_FILE).exists():
             from seqserve_server.tokenizer.hub import HubTokenizer
 
@@ -45,6 +50,7 @@ class Tokenizer(ABC):
 
         Raises:
             UnknownLanguage: a multilingual Marian model was asked for a language that it does not have.
+            UnknownWord: a vocabulary of words has neither this one nor a token for unknown ones.
         """
 
     @abstractmethod
@@ -54,6 +60,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
+
+    def source_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Source entries of ids; the same as ``tokens`` where both sides share a vocabulary."""
+        return self.tokens(ids)
 
     @abstractmethod
     def id_of(self, token: str) -> int | None:

@@ -72,6 +72,10 @@ class MarianTokenizer(Tokenizer):
         """Target entries of ids; an id without an entry reads as its number in angle brackets."""
         return [self._entries.get(token_id, f"<{token_id}>") for token_id in ids]
 
+    def source_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Source entries of ids, in the same way."""
+        return [self._vocabulary.source_entries.get(token_id, f"<{token_id}>") for token_id in ids]
+
     def id_of(self, token: str) -> int | None:
         """Id of a source entry."""
         return self._vocabulary.source.get(token)

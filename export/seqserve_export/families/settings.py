@@ -1,0 +1,68 @@
+"""What a key of a configuration file may hold. Nothing is converted: JSON would carry "8", true or 8.0 for an 8."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqserve_export.errors import ExportError
+
+MAX_POSITIONS = 1 << 17  # of tables that are computed: a typing error must not ask for gigabytes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is wanted, in words for errors, and whether a value is that."""
+
+    wanted: str
+    fits: Callable[[Any], bool]
+
+    def or_null(self) -> "Setting":
+        """The same, or nothing."""
+        return Setting(f"{self.wanted} or null", lambda value: value is None or self.fits(value))
+
+
+def integer(low: int, high: int | None = None) -> Setting:
+    """A whole number within bounds, both included."""
+    wanted = f"an integer of at least {low}" if high is None else f"an integer in {low}..{high}"
+    return Setting(wanted, lambda value: _is_integer(value) and value >= low and (high is None or value <= high))
+
+
+def number(low: float, high: float) -> Setting:
+    """A number from ``low`` up to, but without, ``high``."""
+    return Setting(
+        f"a number from {low:g} to below {high:g}",
+        lambda value: (_is_integer(value) or isinstance(value, float)) and math.isfinite(value) and low <= value < high,
+    )
+
+
+def one_of(*values: str) -> Setting:
+    """One of some words."""
+    return Setting(f"one of {', '.join(values)}", lambda value: isinstance(value, str) and value in values)
+
+
+FLAG = Setting("true or false", lambda value: isinstance(value, bool))
+TEXT = Setting("a string", lambda value: isinstance(value, str))
+IDS = Setting(
+    "a list of token ids",
+    lambda value: isinstance(value, list) and all(_is_integer(item) and item >= 0 for item in value),
+)
+TOKEN_ID = Setting("a token id", lambda value: _is_integer(value) and value >= 0)
+
+
+def check_settings(path: Path, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> None:
+    """Every value is what its key may hold.
+
+    Raises:
+        ExportError: naming the file, the key and what is wanted; or unknown keys.
+    """
+    if unknown := sorted(set(values) - set(settings)):
+        raise ExportError(f"{path}: unknown keys {', '.join(unknown)}; known: {', '.join(settings)}")
+    for name, value in values.items():
+        if not settings[name].fits(value):
+            raise ExportError(f"{path}: {name} {value!r:.80} is not {settings[name].wanted}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
