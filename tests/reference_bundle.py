@@ -41,6 +41,9 @@ class ReferenceBundle:
             for source, prompt in zip(sources, prompts, strict=True)
         ]
 
+    def text(self, token_ids: Sequence[int], /) -> str:
+        return " ".join(map(str, token_ids))
+
 
 def opener(bundle: ReferenceBundle) -> "Callable[..., ReferenceBundle]":
     """What the pipeline opens bundles with."""

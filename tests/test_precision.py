@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from seqserve.bundle import BundleError
 from seqserve_export.errors import ExportError, ParityError
@@ -18,6 +19,7 @@ from seqserve_export.graphs.quantize import LEVELS, quantize_weight
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
 from seqserve_export.precision import LogitErrors, compare
 from seqserve_export.proof_sources import ProofSource
+from seqserve_export.text_scores import TextScores
 from seqserve_server.graph_operators import operators, refuse_coupling
 from seqserve_server.local import Generated, LocalModel
 from seqserve_server.request import Times
@@ -27,6 +29,12 @@ from tiny_model import write_native
 @contextmanager
 def open_bundle(directory: Path, /, *, verify: bool) -> Iterator[LocalModel]:
     yield LocalModel.open(directory, threads=1, verify=verify)
+
+
+def write_tokenizer(path: Path, size: int) -> None:
+    inner = Tokenizer(models.WordLevel({f"w{number}": number for number in range(size)}, unk_token="w3"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.save(str(path))
 
 
 def export(source: Path, out: Path, **options: Any) -> Exported:
@@ -227,3 +235,31 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path: Path, content: bytes)
     (tmp_path / "decoder.onnx").write_bytes(content)
     with pytest.raises(BundleError, match=r"decoder\.onnx: not an ONNX graph"):
         refuse_coupling(tmp_path / "decoder.onnx")
+
+
+def test_texts_of_sentences_are_compared_and_random_ids_have_none(tmp_path: Path) -> None:
+    source = tmp_path / "words"
+    write_native(source, tied_output=True)
+    write_tokenizer(source / "tokenizer.json", 50)
+    (tmp_path / "lines.txt").write_text("w5 w6 w7\nw8 w9\nw10 w11 w12 w13\n")
+    made = export(source, tmp_path / "int8", sentences=tmp_path / "lines.txt")
+    assert made.rounded is not None
+    assert made.rounded.texts is not None
+    assert made.rounded.texts.sentences == 3
+    assert 0 < made.rounded.texts.chrf <= 100
+    assert "texts of 3 sentences" in made.rounded.table()
+    assert json.loads((tmp_path / "int8" / "parity.json").read_text())["int8"]["texts"]["sentences"] == 3
+
+
+def test_the_same_texts_are_a_hundred_and_others_are_less() -> None:
+    same = TextScores.of(["a man rides a horse", "two dogs"], ["a man rides a horse", "two dogs"])
+    other = TextScores.of(["a man rides a horse", "two dogs"], ["a man rides a cow", "two dogs"])
+    assert (same.sentences, round(same.bleu, 6), round(same.chrf, 6)) == (2, 100, 100)
+    assert 0 < other.bleu < 100
+    assert 0 < other.chrf < 100
+
+
+def test_suppressed_logits_are_not_part_of_the_errors() -> None:
+    errors = LogitErrors()
+    errors.add(np.array([[1.0, -1e12, 3.0]], np.float32), np.array([[1.5, -1e12 + 1e6, 3.0]], np.float32))
+    assert (errors.largest, errors.mean, errors.deviation) == (0.5, 0.25, 1.0)

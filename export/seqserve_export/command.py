@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", help="name of the model in the server (default: the source directory's)")
     parser.add_argument(
-        "--sentences", type=Path, metavar="FILE", help="prove on these lines of text instead of random token ids"
+        "--sentences", type=Path, metavar="FILE", help="prove on these lines of text instead of random token ids;"
+        " other precisions are then compared by BLEU and chrF too"
     )
     parser.add_argument(
         "--heads", type=int, metavar="N", help="d2l: number of attention heads, where config.json does not say it"

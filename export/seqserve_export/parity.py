@@ -55,6 +55,9 @@ class BundleDecoder(Protocol):
     ) -> Sequence[Generated]:
         """Decode greedily; ``arrivals[i]`` is the loop step at which source i is submitted."""
 
+    def text(self, token_ids: Sequence[int], /) -> str:
+        """Detokenised; only where the bundle has a tokenizer."""
+
 
 class Opener(Protocol):
     """Opens a bundle directory; with ``verify`` False it has no manifest yet."""

@@ -26,6 +26,7 @@ class ProofSource:
     ids: tuple[int, ...]
     prompt: tuple[int, ...]
     forced_target: tuple[int, ...] = ()
+    is_sentence: bool = False
 
 
 def random_sources(model: ModelDescription, count: int, *, seed: int = SEED) -> list[ProofSource]:
@@ -81,7 +82,7 @@ def sentence_sources(model: ModelDescription, tokenizer: TokenizerFiles | None, 
             raise ExportError(f"--sentences: line {number}: {error}") from None
         if len(ids) > limit:
             raise ExportError(f"--sentences: line {number} has {len(ids)} tokens, the model takes {limit}")
-        sources.append(ProofSource(ids, frame.prompt))
+        sources.append(ProofSource(ids, frame.prompt, is_sentence=True))
     return sources + random_sources(model, COUNT)[: max(COUNT - len(sources), 2 * LONG_TARGETS)]
 
 

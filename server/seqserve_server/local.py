@@ -14,7 +14,7 @@ from seqserve_server.admission import Options, check_complete, check_memory, fra
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Release, Source, StepInput
-from seqserve_server.errors import EngineFailure
+from seqserve_server.errors import EngineFailure, InvalidRequest
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.request import Event, Failed, Finished, Request, Times, TokensChosen
@@ -158,6 +158,16 @@ class LocalModel:
         ]
         engine.release([Release(0, len(fed), len(source_ids))])
         return np.stack(logits[len(prompt) - 1 :])
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Detokenised.
+
+        Raises:
+            InvalidRequest: the bundle has no tokenizer.
+        """
+        if self.served.tokenizer is None:
+            raise InvalidRequest("token_ids", "this model has no tokenizer")
+        return self.served.tokenizer.decode(token_ids)
 
     def _collect(self, events: list[Event]) -> None:
         for event in events:

@@ -50,12 +50,17 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, 
     if wrong:
         rest = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise ExportError(f"{file}: shapes disagree with {CONFIG_FILE}: {'; '.join(wrong[:SHOWN])}{rest}")
-    if bad := [theirs for theirs in names.values() if not bool(torch.isfinite(tensors[theirs]).all())]:
+    if bad := [theirs for theirs in names.values() if not _finite(tensors[theirs])]:
         raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite (NaN or infinite values)")
     for ours, theirs in names.items():
         path, _, leaf = ours.rpartition(".")
         setattr(model.get_submodule(path), leaf, nn.Parameter(tensors[theirs].float(), requires_grad=False))
     model.tie()
+
+
+def _finite(tensor: Tensor) -> bool:
+    """By the extremes, which NaN wins: ``torch.isfinite`` would take the tensor's memory once more."""
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def freeze(model: Transformer) -> Transformer:
