@@ -62,12 +62,14 @@ class Family:
         recognises: Whether the directory's files look like this family; reads no weights.
         load: Reads the directory; raises ExportError when it cannot be served exactly.
         takes: The names of the ``SourceOptions`` that mean something to it; others are refused.
+        reads_files: Whether a checkpoint may be one file instead of a directory.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     load: Callable[[Path, SourceOptions], LoadedCheckpoint]
     takes: tuple[str, ...] = ()
+    reads_files: bool = False
 
     def read(self, directory: Path, options: SourceOptions = NOTHING_SAID) -> LoadedCheckpoint:
         """Load, after refusing options that mean nothing here."""

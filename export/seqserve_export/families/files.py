@@ -16,6 +16,7 @@ from seqserve_export.errors import ExportError
 CONFIG_FILE = "config.json"
 SAFETENSORS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def weights_file(directory: Path, *, pickled: bool, pickle_file: str = PICKLE_FI
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name. Pickled files are read with ``weights_only``, so that they cannot run code."""
     try:
+        refuse_pointer(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
@@ -60,6 +62,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ExportError(f"{path}: not a plain dictionary of tensors")
     return tensors
+
+
+def refuse_pointer(path: Path) -> None:
+    """Say so where a file is not itself but what Git stores in its place: a clone without Git LFS is full of these.
+
+    Raises:
+        ExportError: it is a Git LFS pointer.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ExportError(f"{path}: a Git LFS pointer, not the file itself; fetch it with: git lfs pull")
 
 
 def digests(paths: list[Path]) -> dict[str, str]:

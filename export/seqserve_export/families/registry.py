@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import d2l, marian, native, torch_transformer
+from seqserve_export.families import argos, ctranslate2, d2l, marian, native, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
@@ -14,6 +14,8 @@ FAMILIES: dict[str, Family] = {
         Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions")),
         Family("torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory)),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
+        Family("ctranslate2", ctranslate2.recognises, lambda directory, _: ctranslate2.load(directory)),
+        Family("argos", argos.recognises, lambda source, _: argos.load(source), reads_files=True),
     )
 }
 AUTO = "auto"
@@ -22,19 +24,27 @@ AUTO = "auto"
 def choose_family(directory: Path, name: str = AUTO) -> Family:
     """The family of a checkpoint directory: the one that ``name`` says, or with "auto" the one that recognises it.
 
+    Some families read a single file too.
+
     Raises:
         ExportError: no directory, no model in it, an unknown architecture, or more than one family recognises it.
     """
     if name != AUTO and name not in FAMILIES:
         raise ExportError(f"--family {name}: not one of {AUTO}, {', '.join(FAMILIES)}")
-    if not directory.is_dir():
+    is_file = directory.is_file()
+    if not is_file and not directory.is_dir():
         raise ExportError(f"{directory}: no such checkpoint directory")
+    readers = {family.name: family for family in FAMILIES.values() if family.reads_files or not is_file}
     if name != AUTO:
+        if name not in readers:
+            raise ExportError(f"{directory}: a file; the family {name} reads directories")
         return FAMILIES[name]
-    found = [family for family in FAMILIES.values() if family.recognises(directory)]
+    found = [family for family in readers.values() if family.recognises(directory)]
     if len(found) > 1:
         names = ", ".join(family.name for family in found)
         raise ExportError(f"{directory}: fits several families ({names}); choose one with --family")
+    if not found and is_file:
+        raise ExportError(f"{directory}: a file that no family reads; give its directory, or a package (*.argosmodel)")
     if not found:
         raise ExportError(_unknown(directory))
     return found[0]
