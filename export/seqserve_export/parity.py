@@ -152,7 +152,7 @@ def prove(
     model: Transformer, bundle: BundleDecoder, sources: Sequence[ProofSource], *,
     max_new_tokens: int, arrivals: Sequence[int], progress: Callable[[int], None] = lambda _: None,
 ) -> ParityReport:
-    """Compare a bundle with its model.
+    """Compare a bundle with its model: the graphs alone, without the family's default of ``min_new_tokens``.
 
     Args:
         max_new_tokens: Where greedy decoding stops: a random model never ends by itself.
@@ -164,7 +164,9 @@ def prove(
         batch = sources[first : first + REFERENCE_BATCH]
         _compare_batch(model, bundle, batch, first, max_new_tokens, measured)
         progress(first + len(batch))
-    mixed = bundle.generate([source.ids for source in sources], max_new_tokens=max_new_tokens, arrivals=arrivals)
+    mixed = bundle.generate(
+        [source.ids for source in sources], max_new_tokens=max_new_tokens, min_new_tokens=0, arrivals=arrivals
+    )
     tie_gap = 2 * measured.logits_error
     return ParityReport(
         sources=len(sources),
@@ -209,7 +211,7 @@ def _compare_batch(
         if place in forced:
             long_logits = bundle.step_logits(source.ids, source.forced_target)
             logits_error = _larger(logits_error, largest_error(long_logits, forced[place]))
-        (alone,) = bundle.generate([source.ids], max_new_tokens=max_new_tokens)
+        (alone,) = bundle.generate([source.ids], max_new_tokens=max_new_tokens, min_new_tokens=0)
         difference = first_difference(first + place, expected, alone, model.config.eos_id)
         if difference is None:
             error = largest_error(np.asarray(alone.log_probs), np.asarray(expected.log_probs))
