@@ -129,6 +129,27 @@ def test_one_different_bit_in_a_mixed_batch_is_a_miss() -> None:
     assert report.misses == []
 
 
+class Longer(ReferenceBundle):
+    """Has a default of at least eight tokens, as a family may set one."""
+
+    def generate(
+        self, sources: Sequence[Sequence[int]], /, *, max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+    ) -> list[reference.Decoded]:
+        least = 8 if min_new_tokens is None else min_new_tokens
+        return super().generate(sources, max_new_tokens=max_new_tokens, min_new_tokens=least, arrivals=arrivals)
+
+
+def test_a_default_of_least_tokens_stays_out_of_the_proof() -> None:
+    model = tiny_model()
+    model.output.weight[EOS] *= 4
+    sources = proof_sources.random_sources(checkpoint(model), 40)
+    ends = reference.greedy(model, [source.ids for source in sources], 8)
+    assert any(result.finish_reason == "eos" for result in ends), "the default would show"
+    report = parity.prove(model, Longer(model), sources, max_new_tokens=8, arrivals=list(range(len(sources))))
+    assert report.passed
+
+
 def test_random_sources_cover_length_one_and_the_longest_and_end_with_the_end_token() -> None:
     sources = proof_sources.random_sources(checkpoint(), 200)
     lengths = [len(source.ids) for source in sources]

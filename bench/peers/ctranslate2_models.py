@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ctranslate2
 import numpy as np
@@ -155,7 +155,7 @@ class Words:
 
     bos_token, eos_token, unk_token, pad_token = "<s>", "</s>", "<unk>", "<pad>"
     unk_token_id = 0
-    special_tokens_map: dict[str, Any] = {}
+    special_tokens_map: ClassVar[dict[str, Any]] = {}
     num_madeup_words = 0
 
     def __init__(self) -> None:
@@ -215,6 +215,21 @@ def by_converter(
         Converter(saved).convert(str(directory), quantization=quantization, force=True)
 
 
+CONVERTED: dict[str, dict[str, Any]] = {
+    "Marian": {"kind": "Marian", "activation_function": "swish", "decoder_start_token_id": TARGET - 1},
+    "Marian, int8": {"kind": "Marian", "decoder_start_token_id": TARGET - 1, "quantization": "int8", "seed": 1},
+    "BART": {"kind": "Bart", "activation_function": "gelu", "normalize_before": False},
+    "mBART, int16": {"kind": "MBart", "tokenizer_class": "MBart50Tokenizer", "normalize_before": True,
+                     "quantization": "int16"},
+    "M2M100": {"kind": "M2M100", "activation_function": "relu"},
+    "Pegasus": {"kind": "Pegasus", "normalize_before": True, "normalize_embedding": False,
+                "decoder_start_token_id": TARGET - 1},
+    "T5, tied": {"kind": "T5", "decoder_start_token_id": TARGET - 1},
+    "T5, gated, untied, int8": {"kind": "T5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+                                "quantization": "int8", "decoder_start_token_id": TARGET - 1},
+}
+
+
 def variants() -> list[Variant]:
     """Every model that is compared."""
     spec, old, hub = (partial(partial, make) for make in (by_spec, by_old_writer, by_converter))
@@ -245,20 +260,8 @@ def variants() -> list[Variant]:
               (2, 1, "", 8, False), (2, 2, "TransformerBase", 8, False), (2, 2, "TransformerBig", 16, True),
               (3, 3, "TransformerSpec", 4, False), (4, 4, "TransformerSpec", 4, True),
               (5, 5, "TransformerSpec", 4, False))),
-        Variant("Marian", hub(kind="Marian", activation_function="swish", decoder_start_token_id=TARGET - 1), True, words),
-        Variant("Marian, int8", hub(kind="Marian", decoder_start_token_id=TARGET - 1, quantization="int8", seed=1), True,
-                words),
-        Variant("BART", hub(kind="Bart", activation_function="gelu", normalize_before=False), True, words),
-        Variant("mBART, int16", hub(
-            kind="MBart", tokenizer_class="MBart50Tokenizer", normalize_before=True, quantization="int16"), True, words),
-        Variant("M2M100", hub(kind="M2M100", activation_function="relu"), True, words),
-        Variant("Pegasus", hub(kind="Pegasus", normalize_before=True, normalize_embedding=False, decoder_start_token_id=TARGET - 1), True, words),
-        Variant("T5, tied", hub(kind="T5", decoder_start_token_id=TARGET - 1), True, words),
-        Variant("T5, gated, untied, int8", hub(
-            kind="T5", feed_forward_proj="gated-gelu", tie_word_embeddings=False, quantization="int8",
-            decoder_start_token_id=TARGET - 1), True, words),
     ]
-    return made
+    return made + [Variant(name, hub(**options), True, words) for name, options in CONVERTED.items()]
 
 
 LIBRARY = f"ctranslate2 {ctranslate2.__version__}"

@@ -57,7 +57,9 @@ class Case:
 def ask_ctranslate2(directory: Path, variant: Variant, seed: int, longest: int, count: int = SENTENCES) -> Case:
     """Random sources through ``translate_batch`` and random targets through ``score_batch``, in float32."""
     random = np.random.default_rng(seed)
-    source_words, target_words = ([word for word in words if not word.startswith("<")] for words in variant.vocabularies)
+    source_words, target_words = (
+        [word for word in words if not word.startswith("<")] for words in variant.vocabularies
+    )
     ending = ["</s>"] if variant.caller_ends else []
     lengths = [longest, *random.integers(1, 40, count - 1).tolist()]
     sources = [[*random.choice(source_words, length).tolist(), *ending] for length in lengths]
