@@ -64,7 +64,9 @@ def test_a_file_cut_anywhere_is_refused_with_the_place(tmp_path: Path) -> None:
          "w: float32 of shape [1073741824] is 4294967296 bytes, 4294967292 are stored"),
         (ONE + struct.pack("<BIBI", 1, 2**29, 0, 2**31), "w at offset 30 needs 2147483648 bytes, 0 are left"),
         (ONE + struct.pack("<BBI", 0, 9, 4), "w: unknown type 9"),
-        (b"\6\0\0\0" + b"\3\0\xff\xfe\0" + b"\0" * 50, "the name of the specification at offset 4 is not UTF-8"),
+        (b"\6\0\0\0" + b"\3\0\xff\xfe\0" + b"\0" * 50,
+         "the name of the specification at offset 4 is not up to 512 printable characters"),
+        (HEADER + struct.pack("<I", 1) + b"\4\0w\nw\0", "the name of variable 0 at offset 16 is not up to"),
     ],
 )
 def test_lengths_that_lie_are_found_before_memory_is_taken(tmp_path: Path, content: bytes, message: str) -> None:
@@ -160,6 +162,16 @@ def test_variables_that_do_not_fit_are_named(
         serialize({name: value for name, value in variables.items() if value is not None})
     )
     assert message in refusal(tmp_path)
+
+
+def test_a_small_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:
+    variables = tiny_variables(layers=20)
+    rows = {name: np.zeros((21 if "encoder" in name else 23, 100_000), np.int8) for name in variables
+            if "embeddings" in name and name.endswith("/weight")}
+    scales = {f"{name}_scale": np.ones(len(value), np.float32) for name, value in rows.items()}
+    write_directory(tmp_path, variables | rows | scales)
+    assert (tmp_path / "model.bin").stat().st_size < 5_000_000, "of 3 TB of parameters"
+    assert "where the rest of the file makes it [100000, 16]" in refusal(tmp_path)
 
 
 def test_a_vocabulary_that_does_not_fit_the_embedding_is_refused(tmp_path: Path) -> None:

@@ -250,8 +250,9 @@ def _publish(directory: Path, out: Path) -> None:
 
 
 def _default_name(source: Path) -> str:
-    """The source directory's name, in the characters that model names may have."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-._")
+    """The source's name, without a file's suffix, in the characters that model names may have."""
+    path = source.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
     return name or "model"
 
 

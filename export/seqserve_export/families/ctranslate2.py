@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.ctranslate2_config import complete_config
@@ -17,9 +19,9 @@ from seqserve_export.families.ctranslate2_spec import (
     read_tokens,
 )
 from seqserve_export.families.ctranslate2_vocabulary import NAMES, Vocabulary, find_file, read_vocabularies
-from seqserve_export.families.ctranslate2_weights import read_weights
+from seqserve_export.families.ctranslate2_weights import compute_positions, read_weights
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json
-from seqserve_export.families.weights import fill, freeze
+from seqserve_export.families.weights import check, fill, freeze
 from seqserve_export.model import Transformer
 from seqserve_export.model.config import ConfigError
 from seqserve_export.tokenizer_files import TokenizerFiles
@@ -145,8 +147,12 @@ def _fill_model(
         )
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{file.path}: {error}") from None
+    # Sizes follow from a few shapes. All have to agree before the file's word on these costs any memory.
+    with torch.device("meta"):
+        check(Transformer(config), weights.tensors, weights.names, file.path, settings="the rest of the file")
+    compute_positions(weights)
     model = Transformer(config)
-    fill(model, weights.tensors, weights.names, file.path, settings="the rest of the file")
+    fill(model, weights.tensors, weights.names, file.path)
     return freeze(model), source, target
 
 
@@ -166,13 +172,13 @@ def _notes(file: ModelFile, tokens: Tokens, directory: Path) -> tuple[str, ...]:
     notes = []
     if not tokens.add_source_eos:
         notes.append(
-            f"add_source_eos is false: a source ends with {tokens.eos} only where the caller sends it, as with "
+            f"add_source_eos is false: a source ends with {tokens.eos!r} only where the caller sends it, as with "
             "CTranslate2's translate_batch"
         )
     if tokens.start is None:
         notes.append(
             "decoder_start_token is not set: CTranslate2 starts from the first token of the caller's target_prefix; "
-            f"the bundle starts from {tokens.eos}"
+            f"the bundle starts from {tokens.eos!r}"
         )
     if any(variable.type in ("int8", "int16") for variable in file.variables.values() if variable.values.ndim > 1):
         notes.append(

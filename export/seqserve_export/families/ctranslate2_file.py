@@ -33,6 +33,7 @@ TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
 STORED = {"float32": "<f4", "int8": "i1", "int16": "<i2", "int32": "<i4", "float16": "<f2", "bfloat16": "<u2"}
 TYPE_OF_SIZE = {4: "float32", 2: "int16", 1: "int8"}
 MAX_RANK = 8
+MAX_NAME = 512
 INT16_SCALE = 1000.0  # of int16 weights from before the scale was stored
 # What an alias of a quantised variable brings with it.
 COMPANIONS = ("", "_scale", "_zero")
@@ -147,13 +148,15 @@ class _Reader:
         return int.from_bytes(self.take(size, what).tobytes(), "little")
 
     def string(self, what: str) -> str:
-        """A string, up to its first NUL."""
+        """A name, up to its first NUL."""
         start = self.offset
-        text = self.take(self.integer(2, f"the length of {what}"), what).tobytes()
-        try:
-            return text.split(b"\0", 1)[0].decode("utf-8")
-        except UnicodeDecodeError:
-            raise ExportError(f"{self.path}: damaged: {what} at offset {start} is not UTF-8") from None
+        text = self.take(self.integer(2, f"the length of {what}"), what).tobytes().split(b"\0", 1)[0]
+        name = text.decode("ascii", errors="replace")
+        if not (name.isascii() and name.isprintable() and len(name) <= MAX_NAME):  # it will stand in messages
+            raise ExportError(
+                f"{self.path}: damaged: {what} at offset {start} is not up to {MAX_NAME} printable characters"
+            )
+        return name
 
 
 def looks_like_model(path: Path) -> bool:

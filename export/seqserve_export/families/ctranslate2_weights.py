@@ -209,10 +209,17 @@ def _take_positions(weights: Weights) -> None:
     ):
         name = ENCODINGS.format(side)
         if name not in weights.tensors:
-            weights.tensors[name] = implied_positions(IMPLIED_POSITIONS, weights.choices["width"], weights.file)
+            weights.tensors[name] = torch.empty((IMPLIED_POSITIONS, weights.choices["width"]), device="meta")
         weights.names[f"{ours}.positions"] = name
         weights.choices[limit] = weights.matrix(name).shape[0]
     weights.choices["positions"] = "learned"
+
+
+def compute_positions(weights: Weights) -> None:
+    """Put in the positions that are not stored; until here they were only a shape."""
+    for name, tensor in weights.tensors.items():
+        if tensor.is_meta:
+            weights.tensors[name] = implied_positions(tensor.shape[0], tensor.shape[1], weights.file)
 
 
 def implied_positions(length: int, width: int, file: ModelFile) -> Tensor:

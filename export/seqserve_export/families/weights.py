@@ -27,11 +27,11 @@ def stored_names(model: Transformer) -> list[str]:
     return [name for name in model.state_dict() if name not in dropped]
 
 
-def fill(
+def check(
     model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
     settings: str = CONFIG_FILE,
 ) -> None:
-    """Copy tensors into the model.
+    """Whether the tensors are those of the model; reads no values, so that the model may be one without memory.
 
     Args:
         tensors: the file's tensors by the file's names.
@@ -40,7 +40,7 @@ def fill(
         settings: what the model's configuration comes from, for messages.
 
     Raises:
-        ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
+        ExportError: tensors missing or left over, or shapes that disagree with the configuration.
     """
     if missing := sorted(set(names.values()) - set(tensors)):
         raise ExportError(f"{file}: {_some(missing, 'tensor')} missing")
@@ -54,6 +54,16 @@ def fill(
     if wrong:
         rest = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise ExportError(f"{file}: shapes disagree with {settings}: {'; '.join(wrong[:SHOWN])}{rest}")
+
+
+def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path) -> None:
+    """Copy tensors into the model. Arguments are those of ``check``, which comes first.
+
+    Raises:
+        ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
+    """
+    check(model, tensors, names, file)
+    state = model.state_dict()
     if bad := [theirs for theirs in names.values() if not bool(torch.isfinite(tensors[theirs]).all())]:
         raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite (NaN or infinite values)")
     with torch.no_grad():
