@@ -27,17 +27,17 @@ class ReferenceBundle:
         return reference.encoder_states(self.model, [source_ids])[0]
 
     def step_logits(
-        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], last: int | None = None, /
     ) -> NDArray[np.float32]:
-        return reference.step_logits(self.model, [source_ids], [target_ids], [prompt])[0]
+        return reference.step_logits(self.model, [source_ids], [target_ids], [prompt], last)[0]
 
     def generate(
         self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, *,
-        max_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+        max_new_tokens: int | None = None, min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
     ) -> list[reference.Decoded]:
         limit = self.model.config.max_target_length if max_new_tokens is None else max_new_tokens
         return [
-            reference.greedy(self.model, [source], limit, prompts=[prompt])[0]
+            reference.greedy(self.model, [source], limit, min_new_tokens or 0, prompts=[prompt])[0]
             for source, prompt in zip(sources, prompts, strict=True)
         ]
 

@@ -14,7 +14,6 @@ import pytest
 
 from seqserve.bundle import BundleError
 from seqserve_export import command, pipeline
-from seqserve_export.graphs import trace
 from tiny_model import write_marian, write_native
 
 
@@ -125,12 +124,7 @@ def half(model: onnx_ir.Model, path: Path, **_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("external", [False, True])
-def test_a_write_that_is_cut_off_leaves_nothing(
-    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], external: bool
-) -> None:
-    if external:
-        monkeypatch.setattr(trace, "INLINE_LIMIT_BYTES", 0)
+def test_a_write_that_is_cut_off_leaves_nothing(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = source.parent / "new" / "out"
     with files_of_at_most(20_000):
         assert run(source, out) == 1

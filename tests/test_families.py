@@ -116,12 +116,12 @@ def test_a_model_one_directory_below_is_pointed_at(tmp_path: Path) -> None:
 
 def test_an_unknown_architecture_is_named_with_those_supported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    told = "architecture 'llama' is not supported; supported families: native, d2l, torch, marian"
+    told = "architecture 'llama' is not supported; supported families: native, d2l, torch, marian, ctranslate2, argos"
     assert refusal(tmp_path).endswith(told)
 
 
 def test_an_unknown_family_is_a_refusal_that_lists_the_known(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "bart") == "--family bart: not one of auto, native, d2l, torch, marian"
+    assert refusal(tmp_path, "bart") == "--family bart: not one of auto, native, d2l, torch, marian, ctranslate2, argos"
 
 
 def test_several_weights_files_are_not_guessed_between(tmp_path: Path) -> None:
@@ -144,6 +144,20 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert "not a readable weights file" in refusal(tmp_path)
+
+
+def test_a_git_lfs_pointer_in_place_of_weights_is_called_that(tmp_path: Path) -> None:
+    write_native(tmp_path)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735\n"
+    (tmp_path / "model.safetensors").write_bytes(pointer)
+    assert "model.safetensors: a Git LFS pointer of" in refusal(tmp_path)
+
+
+def test_a_file_is_no_checkpoint_unless_a_family_reads_files(tmp_path: Path) -> None:
+    write_native(tmp_path)
+    file = tmp_path / "model.safetensors"
+    assert refusal(file).endswith("a file that no family reads; give its directory, or a package (*.argosmodel)")
+    assert refusal(file, "native").endswith("a file; the family native reads directories")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"model_type": }'])

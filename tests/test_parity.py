@@ -61,9 +61,9 @@ class Noisy(ReferenceBundle):
         return super().encoder_states(source_ids) + np.float32(self.states)
 
     def step_logits(
-        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], last: int | None = None, /
     ) -> NDArray[np.float32]:
-        return super().step_logits(source_ids, target_ids, prompt) + np.float32(self.logits)
+        return super().step_logits(source_ids, target_ids, prompt, last) + np.float32(self.logits)
 
 
 @pytest.mark.parametrize("error", [2e-4, np.nan, np.inf])
@@ -77,9 +77,10 @@ def test_an_error_above_the_tolerance_is_a_miss(kind: str, error: float) -> None
 def test_an_error_only_at_late_positions_is_seen() -> None:
     class Late(ReferenceBundle):
         def step_logits(
-            self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+            self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int],
+            last: int | None = None, /,
         ) -> NDArray[np.float32]:
-            logits = super().step_logits(source_ids, target_ids, prompt)
+            logits = super().step_logits(source_ids, target_ids, prompt, last)
             logits[30:] += 1.0
             return logits
 
@@ -146,6 +147,29 @@ def test_one_different_bit_in_a_mixed_batch_is_a_miss() -> None:
     assert not report.passed
     assert report.mixed_differences == [2]
     assert report.misses == []
+
+
+class Longer(ReferenceBundle):
+    """Has a default of at least eight tokens, as a family may set one."""
+
+    def generate(
+        self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, *,
+        max_new_tokens: int | None = None, min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+    ) -> list[reference.Decoded]:
+        least = 8 if min_new_tokens is None else min_new_tokens
+        return super().generate(
+            sources, prompts, max_new_tokens=max_new_tokens, min_new_tokens=least, arrivals=arrivals
+        )
+
+
+def test_a_default_of_least_tokens_stays_out_of_the_proof() -> None:
+    model = tiny_model()
+    model.output.weight[EOS] *= 4
+    sources = proof_sources.random_sources(described(checkpoint(model)), 40)
+    ends = reference.greedy(model, [source.ids for source in sources], 8)
+    assert any(result.finish_reason == "eos" for result in ends), "the default would show"
+    report = parity.prove(model, Longer(model), sources, max_new_tokens=8, arrivals=list(range(len(sources))))
+    assert report.passed
 
 
 def test_random_sources_cover_length_one_and_the_longest_and_end_with_the_end_token() -> None:

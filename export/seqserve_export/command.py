@@ -24,7 +24,7 @@ FAILURE = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments; their defaults are those of ``ExportOptions``."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="directory of the checkpoint")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint: a directory, or an .argosmodel")
     parser.add_argument("out", type=Path, metavar="OUT", help="directory of the bundle to write")
     parser.add_argument(
         "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), help="kind of checkpoint (default: auto)"

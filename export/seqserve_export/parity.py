@@ -18,7 +18,8 @@ from seqserve_export.model import Transformer
 from seqserve_export.proof_sources import ProofSource
 
 TOLERANCE = 1e-4  # absolute, on encoder states, logits and log-probabilities of float32 bundles
-REFERENCE_BATCH = 16  # bounds what the reference's logits take: 16 * 32 steps * 32 000 entries are 64 MB
+REFERENCE_BATCH = 16  # sources that the reference computes together
+LOGIT_ENTRIES = 2**24  # that are held at a time, in two or three places: with 256 000 tokens, 64 steps
 LISTED = 10  # misses and ties shown one by one
 
 
@@ -45,13 +46,13 @@ class BundleDecoder(Protocol):
         """[length, width] of one complete source."""
 
     def step_logits(
-        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], last: int | None = None, /
     ) -> NDArray[np.float32]:
-        """[len(target_ids), vocabulary] of incremental, teacher-forced steps that begin with a prompt."""
+        """[len(target_ids), vocabulary] of incremental, teacher-forced steps after a prompt; or of the last few."""
 
     def generate(
         self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, *,
-        max_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+        max_new_tokens: int | None = None, min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
     ) -> Sequence[Generated]:
         """Decode greedily; ``arrivals[i]`` is the loop step at which source i is submitted."""
 
@@ -158,7 +159,7 @@ def prove(
     max_new_tokens: int, arrivals: Sequence[int], forced_end: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ParityReport:
-    """Compare a bundle with its model.
+    """Compare a bundle with its model: the graphs alone, without the family's default of ``min_new_tokens``.
 
     Args:
         max_new_tokens: Where greedy decoding stops: a random model never ends by itself.
@@ -167,8 +168,10 @@ def prove(
         progress: Told how many sources are done.
     """
     measured = _Measured()
-    for first in range(0, len(sources), REFERENCE_BATCH):
-        batch = sources[first : first + REFERENCE_BATCH]
+    steps = max(1, LOGIT_ENTRIES // model.config.target_vocab_size)
+    together = min(REFERENCE_BATCH, max(1, steps // max_new_tokens))
+    for first in range(0, len(sources), together):
+        batch = sources[first : first + together]
         decoded = reference.greedy(
             model, [source.ids for source in batch], max_new_tokens, prompts=[source.prompt for source in batch],
             forced_end=forced_end,
@@ -177,7 +180,7 @@ def prove(
         progress(first + len(batch))
     mixed = bundle.generate(
         [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens,
-        arrivals=arrivals,
+        min_new_tokens=0, arrivals=arrivals,
     )
     tie_gap = 2 * measured.logits_error
     return ParityReport(
@@ -207,8 +210,9 @@ def _compare_batch(
 ) -> None:
     """Everything that is compared source by source, for a few sources that the reference computed together."""
     states = reference.encoder_states(model, [source.ids for source in batch])
+    last = max(1, LOGIT_ENTRIES // model.config.target_vocab_size)
     forced = {
-        place: reference.step_logits(model, [source.ids], [source.forced_target], [source.prompt])[0]
+        place: reference.step_logits(model, [source.ids], [source.forced_target], [source.prompt], last)[0]
         for place, source in enumerate(batch) if source.forced_target
     }
     for place, source in enumerate(batch):
@@ -220,9 +224,9 @@ def _compare_batch(
         encoder_error = largest_error(bundle.encoder_states(source.ids), states[place])
         logits_error = largest_error(actual, expected.logits)
         if place in forced:
-            long_logits = bundle.step_logits(source.ids, source.forced_target, source.prompt)
+            long_logits = bundle.step_logits(source.ids, source.forced_target, source.prompt, last)
             logits_error = _larger(logits_error, largest_error(long_logits, forced[place]))
-        (alone,) = bundle.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
+        (alone,) = bundle.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens, min_new_tokens=0)
         difference = first_difference(first + place, expected, alone, model.config.eos_id)
         if difference is None:
             error = largest_error(np.asarray(alone.log_probs), np.asarray(expected.log_probs))

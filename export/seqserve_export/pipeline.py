@@ -103,6 +103,8 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
             write_graphs(checkpoint.model, directory, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
             report = _prove(checkpoint.model, description, directory, sources, longest, open_bundle, progress)
+            notes = checkpoint.notes
+            del checkpoint  # the source's weights need no longer be mapped
             rounded = None
             if options.precision != "fp32":
                 rounded = precision.round_bundle(
@@ -119,7 +121,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
         raise ExportError(f"{options.out}: cannot be written: {error.strerror or error}") from error
     except BundleError as error:
         raise ExportError(f"the exported bundle does not open: {error}") from error
-    return Exported(dataclasses.replace(description, precision=options.precision), report, rounded, checkpoint.notes)
+    return Exported(dataclasses.replace(description, precision=options.precision), report, rounded, notes)
 
 
 def _write_reports(directory: Path, report: ParityReport, rounded: PrecisionReport | None) -> None:
@@ -267,8 +269,9 @@ def _publish(directory: Path, out: Path) -> None:
 
 
 def _default_name(source: Path) -> str:
-    """The source directory's name, in the characters that model names may have."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name).strip("-._")
+    """The source's name, without a file's suffix, in the characters that model names may have."""
+    path = source.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")
     return name or "model"
 
 

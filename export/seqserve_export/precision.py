@@ -64,8 +64,8 @@ class PrecisionReport:
 
         megabytes = self.bytes_before / 1e6, self.bytes_after / 1e6
         texts = () if self.texts is None else (
-            f"  texts of {f'{self.texts.sentences} sentences':28} BLEU {self.texts.bleu:.1f}, chrF {self.texts.chrf:.1f} "
-            "against the float32 ones",
+            f"  texts of {f'{self.texts.sentences} sentences':28} BLEU {self.texts.bleu:.1f}, chrF "
+            f"{self.texts.chrf:.1f} against the float32 ones",
         )
         return "\n".join((
             f"{self.precision} against the float32 graphs above",

@@ -49,17 +49,20 @@ def encoder_states(model: Transformer, sources: Sources) -> list[NDArray[np.floa
 
 @torch.no_grad()
 def step_logits(
-    model: Transformer, sources: Sources, targets: Sources, prompts: Sources | None = None
+    model: Transformer, sources: Sources, targets: Sources, prompts: Sources | None = None, last: int | None = None
 ) -> list[NDArray[np.float32]]:
     """Teacher-forced logits [target length, vocabulary]: row i is what the model thinks of target position i.
 
     Args:
         prompts: What the decoder is fed before the targets, all of one length; by default the decoder start token.
+        last: Keep only so many rows of each target, the last ones.
     """
     pad_id, prompts = model.config.pad_id, _prompts(model, len(sources), prompts)
     fed, _ = pad([[*prompt, *target[:-1]] for prompt, target in zip(prompts, targets, strict=True)], pad_id)
-    logits = model(*pad(sources, pad_id), fed)[:, len(prompts[0]) - 1 :]
-    return [row[: len(target)].numpy() for row, target in zip(logits, targets, strict=True)]
+    ids, lengths = pad(sources, pad_id)
+    states = model.decoder_states(fed, model.begin(model.encode(ids, lengths), lengths))[:, len(prompts[0]) - 1 :]
+    rows = (row[: len(target)] for row, target in zip(states, targets, strict=True))
+    return [model.project(row if last is None else row[-last:]).numpy() for row in rows]
 
 
 @torch.no_grad()

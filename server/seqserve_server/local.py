@@ -1,6 +1,7 @@
 """Decode in this process, without a server: the same engine, scheduler and loop, driven by the caller's thread."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,21 +144,23 @@ class LocalModel:
         return np.asarray(states, dtype=np.float32)
 
     def step_logits(
-        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int] | None = None
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int] | None = None,
+        last: int | None = None,
     ) -> NDArray[np.float32]:
         """Logits [len(target_ids), vocabulary] of incremental steps fed the prompt, then the target's tokens.
 
-        Row i is what the model thinks of position i; ``target_ids[i]`` is fed to the step after.
+        Row i is what the model thinks of position i; ``target_ids[i]`` is fed to the step after. ``last`` keeps only
+        so many rows, the last ones.
         """
         prompt = self._default_prompt() if prompt is None else prompt
         engine, fed = self._engine, [*prompt, *target_ids[:-1]]
         engine.reserve(Capacity(1, len(fed), len(source_ids)))
         engine.encode([Source(0, source_ids)])
-        logits = [
-            engine.step_with_logits(StepInput([token], [position], 1))[0] for position, token in enumerate(fed)
-        ]
+        kept: deque[NDArray[np.float32]] = deque(maxlen=min(len(target_ids), last or len(target_ids)))
+        for position, token in enumerate(fed):
+            kept.append(engine.step_with_logits(StepInput([token], [position], 1))[0])
         engine.release([Release(0, len(fed), len(source_ids))])
-        return np.stack(logits[len(prompt) - 1 :])
+        return np.stack(list(kept))
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Detokenised.

@@ -78,6 +78,7 @@ class Family:
         load: Reads the directory; raises ExportError when it cannot be served exactly.
         takes: The names of the ``SourceOptions`` that mean something to it; others are refused.
         weights: Finds the weights file of a directory, for ``--sha256``.
+        reads_files: Whether a checkpoint may be one file instead of a directory.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Family:
     load: Callable[[Path, SourceOptions], LoadedCheckpoint]
     takes: tuple[str, ...] = ()
     weights: Callable[[Path], Path] = usual_weights
+    reads_files: bool = False
 
     def read(self, directory: Path, options: SourceOptions = NOTHING_SAID) -> LoadedCheckpoint:
         """Load, after refusing options that mean nothing here."""

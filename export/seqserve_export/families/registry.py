@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import d2l, marian, native, torch_transformer
+from seqserve_export.families import argos, ctranslate2, d2l, marian, native, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json, weights_file
 
@@ -24,6 +24,13 @@ FAMILIES: dict[str, Family] = {
             weights=partial(weights_file, pickled=True, pickle_file=torch_transformer.PICKLE_FILE),
         ),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
+        Family(
+            "ctranslate2", ctranslate2.recognises, lambda directory, _: ctranslate2.load(directory),
+            weights=ctranslate2.weights,
+        ),
+        Family(
+            "argos", argos.recognises, lambda source, _: argos.load(source), weights=argos.weights, reads_files=True
+        ),
     )
 }
 AUTO = "auto"
@@ -32,19 +39,27 @@ AUTO = "auto"
 def choose_family(directory: Path, name: str = AUTO) -> Family:
     """The family of a checkpoint directory: the one that ``name`` says, or with "auto" the one that recognises it.
 
+    Some families read a single file too.
+
     Raises:
         ExportError: no directory, no model in it, an unknown architecture, or more than one family recognises it.
     """
     if name != AUTO and name not in FAMILIES:
         raise ExportError(f"--family {name}: not one of {AUTO}, {', '.join(FAMILIES)}")
-    if not directory.is_dir():
+    is_file = directory.is_file()
+    if not is_file and not directory.is_dir():
         raise ExportError(f"{directory}: no such checkpoint directory")
+    readers = {family.name: family for family in FAMILIES.values() if family.reads_files or not is_file}
     if name != AUTO:
+        if name not in readers:
+            raise ExportError(f"{directory}: a file; the family {name} reads directories")
         return FAMILIES[name]
-    found = [family for family in FAMILIES.values() if family.recognises(directory)]
+    found = [family for family in readers.values() if family.recognises(directory)]
     if len(found) > 1:
         names = ", ".join(family.name for family in found)
         raise ExportError(f"{directory}: fits several families ({names}); choose one with --family")
+    if not found and is_file:
+        raise ExportError(f"{directory}: a file that no family reads; give its directory, or a package (*.argosmodel)")
     if not found:
         raise ExportError(_unknown(directory))
     return found[0]

@@ -27,16 +27,20 @@ def stored_names(model: Transformer) -> list[str]:
     return [name for name in model.state_dict() if name not in dropped]
 
 
-def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path) -> None:
-    """Make tensors the model's parameters: not copies, so that what is mapped from a file stays there.
+def check(
+    model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
+    settings: str = CONFIG_FILE,
+) -> None:
+    """Whether the tensors are those of the model; reads no values, so that the model may be one without memory.
 
     Args:
         tensors: the file's tensors by the file's names.
         names: the file's name of every parameter in ``stored_names(model)``.
         file: the weights file, for messages.
+        settings: what the model's configuration comes from, for messages.
 
     Raises:
-        ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
+        ExportError: tensors missing or left over, or shapes that disagree with the configuration.
     """
     if missing := sorted(set(names.values()) - set(tensors)):
         raise ExportError(f"{file}: {_some(missing, 'tensor')} missing")
@@ -44,12 +48,23 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, 
         raise ExportError(f"{file}: {_some(extra, 'tensor')} not known to this architecture")
     state = model.state_dict()
     wrong = [
-        f"{theirs} is {list(tensors[theirs].shape)} where {CONFIG_FILE} makes it {list(state[ours].shape)}"
+        f"{theirs} is {list(tensors[theirs].shape)} where {settings} makes it {list(state[ours].shape)}"
         for ours, theirs in names.items() if tensors[theirs].shape != state[ours].shape
     ]
     if wrong:
         rest = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise ExportError(f"{file}: shapes disagree with {CONFIG_FILE}: {'; '.join(wrong[:SHOWN])}{rest}")
+        raise ExportError(f"{file}: shapes disagree with {settings}: {'; '.join(wrong[:SHOWN])}{rest}")
+
+
+def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path) -> None:
+    """Make tensors the model's parameters: not copies, so that what is mapped from a file stays there.
+
+    Arguments are those of ``check``, which comes first.
+
+    Raises:
+        ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
+    """
+    check(model, tensors, names, file)
     if bad := [theirs for theirs in names.values() if not _finite(tensors[theirs])]:
         raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite (NaN or infinite values)")
     for ours, theirs in names.items():

@@ -114,7 +114,11 @@ class Transformer(nn.Module):
         )
 
     def decode(self, target: Tensor, state: DecoderState) -> Tensor:
-        """Logits [batch, new, vocabulary] of new target tokens [batch, new]; advances ``state`` by them.
+        """Logits [batch, new, vocabulary] of new target tokens [batch, new]; advances ``state`` by them."""
+        return self.project(self.decoder_states(target, state))
+
+    def decoder_states(self, target: Tensor, state: DecoderState) -> Tensor:
+        """Decoder output [batch, new, width] of new target tokens [batch, new]; advances ``state`` by them.
 
         One call with a whole prefix is teacher forcing; calls of one token each are incremental decoding. Both run
         these lines, so the cache is tested against its absence.
@@ -130,7 +134,8 @@ class Transformer(nn.Module):
                 states, state.cross[index], state.source_visible, visible, bias, state.past[index]
             )
         state.position = start + new
-        return self.project(self.decoder_norm(states))
+        normed: Tensor = self.decoder_norm(states)
+        return normed
 
     def project(self, states: Tensor) -> Tensor:
         """Vocabulary logits [..., vocabulary] of decoder states [..., width]."""
