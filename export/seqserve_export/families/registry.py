@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import d2l, marian, native, torch_transformer
+from seqserve_export.families import d2l, marian, native, t5, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
@@ -14,6 +14,7 @@ FAMILIES: dict[str, Family] = {
         Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions")),
         Family("torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory)),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
+        Family("t5", t5.recognises, t5.load, takes=("max_source_length", "max_target_length")),
     )
 }
 AUTO = "auto"
