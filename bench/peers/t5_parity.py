@@ -53,7 +53,7 @@ def write_random(directory: Path, untied: bool = False, mt5: bool = False, **cha
     else:
         values["tie_word_embeddings"] = not untied
         model = transformers.T5ForConditionalGeneration(transformers.T5Config(**values)).eval()
-    width = values["d_model"]
+    width, size = values["d_model"], values["d_kv"]
     for name, tensor in model.state_dict().items():
         if "layer_norm" in name:
             tensor.copy_(1.0 + 0.2 * torch.randn_like(tensor))
@@ -61,8 +61,8 @@ def write_random(directory: Path, untied: bool = False, mt5: bool = False, **cha
             tensor.copy_(2.0 * torch.randn_like(tensor))
         elif name not in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"):
             # Sharp attention and a weak feed-forward part: otherwise a random model repeats one token for ever.
-            std = 1.0 if name == "shared.weight" else 0.15 if ".q." in name else 0.08 if "Dense" in name else 0.25
-            tensor.copy_(std * torch.randn_like(tensor))
+            std = tensor.shape[-1] ** -0.5 * (4 * size**-0.5 if ".q." in name else 0.4 if "Dense" in name else 1.0)
+            tensor.copy_((1.0 if name == "shared.weight" else std) * torch.randn_like(tensor))
     model.generation_config.max_length = LIMIT
     model.save_pretrained(directory)
     if untied:
