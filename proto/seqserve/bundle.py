@@ -18,11 +18,13 @@ MODEL_FILE = "model.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"  # alone, it is a Hub tokenizer for both sides
-TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says what the other files are; "marian": these
+TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says what the other files are
+PIECES_FILE = "tokenizer/pieces.spm"  # "sentencepiece": one model for both sides
+# "marian": these
 SOURCE_PIECES_FILE, TARGET_PIECES_FILE = "tokenizer/source.spm", "tokenizer/target.spm"
 SOURCE_VOCABULARY_FILE, TARGET_VOCABULARY_FILE = "tokenizer/vocab.json", "tokenizer/target_vocab.json"
 TOKENIZER_FILES = (
-    TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SOURCE_PIECES_FILE, TARGET_PIECES_FILE, SOURCE_VOCABULARY_FILE,
+    TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, PIECES_FILE, SOURCE_PIECES_FILE, TARGET_PIECES_FILE, SOURCE_VOCABULARY_FILE,
     TARGET_VOCABULARY_FILE,
 )
 PARITY_FILE = "parity.json"
