@@ -172,7 +172,7 @@ def test_suppressed_tokens_become_an_output_bias(directory: Path) -> None:
         ({"vocab_size": 61}, "shared.weight is [60, 12] where config.json makes it [61, 12]"),
         ({"num_layers": 3}, "encoder.block.2.layer.0.SelfAttention.k.weight"),
         ({"num_layers": 1}, "encoder.block.1.layer.0.SelfAttention.k.weight"),
-        ({"relative_attention_num_buckets": 2}, "relative_attention_num_buckets 2 with relative_attention_max_distance"),
+        ({"relative_attention_num_buckets": 2}, "relative_attention_num_buckets 2 with relative_attention_max"),
         ({"relative_attention_max_distance": 4}, "buckets 8 with relative_attention_max_distance 4 is not supported"),
         ({"relative_attention_num_buckets": 16}, "bias.weight is [8, 2] where config.json makes it [16, 2]"),
     ],

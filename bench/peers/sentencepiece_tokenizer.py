@@ -34,7 +34,7 @@ try:
 except ImportError:
     sys.exit("sentencepiece_tokenizer: transformers is not installed here; make bench-peers installs it")
 
-VOCABULARY, TINY_VOCABULARY, RANDOM_ROWS = 6000, 110, 3000
+VOCABULARY, TINY_VOCABULARY, ROWS = 6000, 110, 3000
 LANGUAGES = ("en", "de", "fr")
 MBART_LANGUAGES = (
     "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX "
@@ -58,8 +58,8 @@ VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any], list[str]]] 
 }
 AWKWARD = (
     "", " ", "\n", "A man", "  A  man  rides ", "A\tman\nrides", "A\u00a0man\u3000rides", "Größe über Äpfel, süß!",
-    "日本 é 😀 a", "👩\u200d👩\u200d👧", "e\u0301 é ﬁ ２", "A´man", "▁", "▁▁ A ▁man", "▁A▁▁man", "A </s> man", "A</s>man", "<unk>",
-    "A <pad><pad> man", "<s> A </s>", "</s", "A <extra_id_0> man <extra_id_99>", "A<extra_id_1>man", "<extra_id_100>",
+    "日本 é 😀 a", "👩\u200d👩\u200d👧", "e\u0301 é ﬁ ２", "A´man", "▁", "▁▁ A ▁man", "▁A▁▁man", "A </s> man", "A</s>man",
+    "<unk>", "A <pad><pad> man", "<s> A </s>", "</s", "A <extra_id_0> man <extra_id_99>", "A<extra_id_1>man", "<extra_id_100>",
     "A  <mask>  man", "<mask_1> <unk_5> <mask_2>", "A en_XX man de_DE", "<X>A <X> dog doggy", "x\u0085y\u001cz\u2028w",
     "translate English to German: A man.", "A... \"man\" 'n' “dog” – 1,000.50 €", "\u200bA\u200d man\ufeff", "x" * 300,
 )
@@ -123,22 +123,22 @@ def compare(name: str, lines: list[str], texts: list[str]) -> int:
         write_directory(name, lines, directory, VOCABULARY)
         theirs, ours = open_both(name, directory, bundle)
         wrong_ids, wrong_texts, wrong_streams, shown = 0, 0, 0, []
-        rows = list(random_rows(theirs, RANDOM_ROWS))
+        rows = list(random_rows(theirs, ROWS))
         for text in [*texts, *AWKWARD]:
             ids, expected = ours.encode(text), theirs(text, add_special_tokens=False)["input_ids"]
             wrong_ids += ids != expected
             if ids != expected:
                 shown.append(f"  {text[:60]!r}: {ours.tokens(ids)[:12]} for {ours.tokens(expected)[:12]}")
-            if len(rows) < RANDOM_ROWS + len(texts):
+            if len(rows) < ROWS + len(texts):
                 rows.append(expected)
         for number, row in enumerate(rows):
             text = ours.decode(row)
             wrong_texts += text != theirs.decode(row, skip_special_tokens=True)
-            if number < 2 * RANDOM_ROWS:
+            if number < 2 * ROWS:
                 wrong_streams += text != streamed(ours, row, text)
     print(
         f"{name:24} texts to ids: {len(texts) + len(AWKWARD)}, different {wrong_ids}   ids to text: {len(rows)}, "
-        f"different {wrong_texts}   streamed: {2 * RANDOM_ROWS}, different {wrong_streams}", flush=True,
+        f"different {wrong_texts}   streamed: {2 * ROWS}, different {wrong_streams}", flush=True,
     )
     print("".join(f"{line}\n" for line in shown[:8]), end="")
     return wrong_ids + wrong_texts + wrong_streams

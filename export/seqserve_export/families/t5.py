@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqserve_export import sentencepiece_files
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
@@ -15,9 +16,11 @@ from seqserve_export.families.native import TOKENIZER_FILE, hub_unknown_id
 from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+from seqserve_export.sentencepiece_files import HABITS, SentencePieceFiles
 from seqserve_export.tokenizer_files import HubFile, TokenizerFiles
 
 CLASSES = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "T5WithLMHeadModel")
+PIECES = HABITS["t5"].file
 KINDS = ("t5", "mt5", "umt5")  # the last is recognised to say why it is refused
 
 # The model has no limit of its own. n_positions, where a configuration has it, is what it was trained on.
@@ -71,12 +74,13 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         names["output_bias"] = SUPPRESSION
     model = Transformer(config)
     fill(model, tensors, names, file)
-    tokenizer, notes = _tokenizer(directory)
+    tokenizer, notes = _tokenizer(directory, config)
     longest = generation.max_new_tokens
     if longest is None:
         longest = DEFAULT_MAX_NEW_TOKENS
         notes = (*notes, f"no max_length: answers end at {longest} tokens, where transformers.generate stops at 20")
-    files = [path, file, directory / GENERATION_FILE, directory / TOKENIZER_FILE]
+    named = (GENERATION_FILE, TOKENIZER_FILE, PIECES, sentencepiece_files.SETTINGS)
+    files = [path, file, *(directory / name for name in named)]
     return LoadedCheckpoint(
         family="t5",
         model=freeze(model),
@@ -84,7 +88,10 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         source_suffix=(config.eos_id,),
         decoder_prompt=generation.prompt,
         forced_end=generation.forced_end,
-        unk_id=hub_unknown_id(directory / TOKENIZER_FILE),
+        unk_id=(
+            tokenizer.unknown_id if isinstance(tokenizer, SentencePieceFiles)
+            else hub_unknown_id(directory / TOKENIZER_FILE)
+        ),
         default_max_new_tokens=min(longest, config.max_target_length - len(generation.prompt) + 1),
         default_min_new_tokens=generation.min_new_tokens,
         tokenizer=tokenizer,
@@ -227,8 +234,11 @@ def _drop_copies(tensors: dict[str, Tensor], file: Path) -> None:
             raise ExportError(f"{file}: {name} differs from {SHARED}, which both sides of T5 share")
 
 
-def _tokenizer(directory: Path) -> tuple[TokenizerFiles | None, tuple[str, ...]]:
-    """The tokenizer of a directory that has one, and a note on one that has none."""
+def _tokenizer(directory: Path, config: TransformerConfig) -> tuple[TokenizerFiles | None, tuple[str, ...]]:
+    """The tokenizer of a directory that has one, and a note on what it does differently or that there is none."""
     if (directory / TOKENIZER_FILE).is_file():
         return HubFile(directory / TOKENIZER_FILE), ()
-    return None, (f"without {TOKENIZER_FILE} there is no tokenizer: the bundle takes and returns token ids",)
+    if (directory / PIECES).is_file():
+        files = SentencePieceFiles.read(directory, "t5", config)
+        return files, files.notes
+    return None, (f"without {TOKENIZER_FILE} or {PIECES} there is no tokenizer: the bundle takes and returns ids",)
