@@ -195,6 +195,8 @@ def _overlaid(entries: list[Entry], named: dict[str, Any], directory: Path) -> t
             flags = {name: bool(token.get(name, False)) for name in ("special", "lstrip", "rstrip")}
             found = {key: entry for key, entry in found.items() if entry.token != token["content"]}
             found[int(number)] = Entry(str(token["content"]), int(number), **flags)
+        if min(found) < 0:
+            raise ValueError(min(found))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BundleError(f"{directory}/{SETTINGS}: added_tokens_decoder is malformed") from None
     return tuple(found[token_id] for token_id in sorted(found))

@@ -119,12 +119,12 @@ class SentencePieceVocabulary:
         Raises:
             BundleError: naming the token and the model's size, after ``shown``.
         """
+        if min(self.numbers, default=0) < 0:
+            raise BundleError(f"{shown}: offset {self.settings.offset} makes negative ids")
         token_id = max(self.texts)
         if token_id >= size:
             token = self.texts[token_id]
             raise BundleError(f"{shown}: {token!r:.60} has id {token_id}, but the model has {size} tokens")
-        if min(self.numbers, default=0) < 0:
-            raise BundleError(f"{shown}: offset {self.settings.offset} makes negative ids")
 
     @cached_property
     def by_token(self) -> dict[str, Entry]:
