@@ -117,6 +117,19 @@ def test_tokens_added_by_id_take_the_place_of_what_was_there(directory: Path, tm
     assert tokenizer.decode([5, last]) == "<five>"
 
 
+def test_special_tokens_that_the_settings_name_follow_all_others(directory: Path, tmp_path: Path) -> None:
+    last = EXPECTED["t5"]["size"] - 1
+    change_json(
+        directory / "tokenizer_config.json", extra_ids=98, cls_token={"content": "<cls>"}, bos_token="</s>",
+        extra_special_tokens=["<sep>", "<extra_id_0>", "."],
+    )
+    tokenizer = opened(directory, tmp_path, "t5")
+    assert tokenizer.encode("<extra_id_0><cls><sep>") == [last - 2, last - 1, last]
+    piece = tokenizer.id_of(".")
+    assert piece is not None
+    assert tokenizer.decode([piece, last]) == "", "a piece that is named is special from then on"
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -137,6 +150,9 @@ def test_ids_that_do_not_fit_the_model_are_refused(name: str, changes: dict[str,
         ({"extra_ids": -1}, "tokenizer_config.json: extra_ids -1 is not a number from 0"),
         ({"extra_ids": "100"}, "tokenizer_config.json: extra_ids '100' is not a number"),
         ({"extra_ids": 101}, "'<extra_id_0>' has id"),
+        ({"extra_special_tokens": ["<sep>"]}, "'<sep>' has id"),
+        ({"extra_special_tokens": "<sep>"}, "tokenizer_config.json: extra_special_tokens is not a list"),
+        ({"extra_special_tokens": [5]}, "tokenizer_config.json: 5 among the special tokens is not a token"),
         ({"added_tokens_decoder": {"x": {"content": "a"}}}, "added_tokens_decoder is malformed"),
         ({"added_tokens_decoder": [1]}, "added_tokens_decoder is malformed"),
         ({"added_tokens_decoder": {"-4": {"content": "a"}}}, "added_tokens_decoder is malformed"),

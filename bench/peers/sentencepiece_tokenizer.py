@@ -1,10 +1,12 @@
 """Compare directories with one SentencePiece model, as served, with transformers: ids of texts, and texts of ids.
 
-transformers is no dependency of this project; run this where it is installed, beside torch, sentencepiece, and a
-protobuf of at least 7.36, without which transformers reads no such file:
+transformers is no dependency of this project; run this where it is installed, beside torch and sentencepiece. To read
+such files it needs a protobuf newer than this project's, which may lie apart:
 
-    PYTHONPATH=bench:server:export:proto .venv-peers/bin/python bench/peers/sentencepiece_tokenizer.py DATA
-    PYTHONPATH=bench:server:export:proto .venv-peers/bin/python bench/peers/sentencepiece_tokenizer.py --write DIR
+    .venv-peers/bin/pip install --no-deps --target var/protobuf 'protobuf>=7.36.1'
+    export PYTHONPATH=var/protobuf:bench:server:export:proto
+    .venv-peers/bin/python bench/peers/sentencepiece_tokenizer.py DATA
+    .venv-peers/bin/python bench/peers/sentencepiece_tokenizer.py --write DIR
 
 The first trains models on Multi30k's training split and reads all of its sentences, of every split and language; the
 second saves tiny models and what transformers makes of awkward texts: tests/data/sentencepiece was made so.
@@ -48,21 +50,28 @@ BYTES: dict[str, Any] = {"byte_fallback": True, "character_coverage": 0.985}
 VARIANTS: dict[str, tuple[str, Any, dict[str, Any], dict[str, Any], list[str]]] = {
     "T5": ("t5", transformers.T5Tokenizer, T5_IDS, {}, []),
     "T5, not legacy": ("t5", transformers.T5Tokenizer, T5_IDS, {"legacy": False, "extra_ids": 7}, []),
+    "T5, tokens of the user": (
+        "t5", transformers.T5Tokenizer, T5_IDS,
+        {"extra_ids": 2, "cls_token": "<cls>",
+         "extra_special_tokens": ["<extra_id_0>", "<extra_id_1>", "<sep>", "▁horse"]}, [],
+    ),
     "mT5, byte fallback": ("t5", transformers.T5Tokenizer, {**T5_IDS, **BYTES}, {"extra_ids": 0}, []),
     "T5, symbols of the user": (
-        "t5", transformers.T5Tokenizer, {**T5_IDS, "user_defined_symbols": ["<X>", "dog"]}, {}, [],
+        "t5", transformers.T5Tokenizer, {**T5_IDS, "user_defined_symbols": ["<X>", "dog"]},
+        {}, [],
     ),
     "Pegasus": ("pegasus", transformers.PegasusTokenizer, T5_IDS, {}, []),
     "XLM-R": ("fairseq", transformers.XLMRobertaTokenizer, FAIRSEQ_IDS, {}, []),
     "mBART": ("mbart", transformers.MBartTokenizer, FAIRSEQ_IDS, {}, MBART_LANGUAGES),
-    "NLLB, BPE": ("nllb", transformers.NllbTokenizer, {**FAIRSEQ_IDS, "model_type": "bpe"}, {}, []),
+    "NLLB, BPE": ("nllb", transformers.NllbTokenizer, {**FAIRSEQ_IDS, "model_type": "bpe"},
+                  {"extra_special_tokens": ["eng_Latn", "deu_Latn"]}, []),
 }
 AWKWARD = (
     "", " ", "\n", "A man", "  A  man  rides ", "A\tman\nrides", "A\u00a0man\u3000rides", "Größe über Äpfel, süß!",
     "日本 é 😀 a", "👩\u200d👩\u200d👧", "e\u0301 é ﬁ ２", "A´man", "▁", "▁▁ A ▁man", "▁A▁▁man", "A </s> man",
     "A</s>man", "<unk>", "A <pad><pad> man", "<s> A </s>", "</s", "A <extra_id_0> man <extra_id_99>",
-    "A<extra_id_1>man", "<extra_id_100>", "A  <mask>  man", "<mask_1> <unk_5> <mask_2>", "A en_XX man de_DE",
-    "<X>A <X> dog doggy", "x\u0085y\u001cz\u2028w", "translate English to German: A man.",
+    "A<extra_id_1>man", "<extra_id_100>", "A  <mask>  man", "<mask_1> <unk_5> <mask_2>", "A en_XX man de_DE eng_Latn",
+    "<X>A <X> dog doggy <sep> <cls> horse▁horse", "x\u0085y\u001cz\u2028w", "translate English to German: A man.",
     "A... \"man\" 'n' “dog” – 1,000.50 €", "\u200bA\u200d man\ufeff", "x" * 300,
 )
 TINY_TEXTS = [

@@ -18,6 +18,7 @@ from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
 
 SETTINGS = "tokenizer_config.json"
 UNK, EOS, MASK = "<unk>", "</s>", "<mask>"
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 T5_SENTINELS, PEGASUS_OFFSET = 100, 103  # where tokenizer_config.json says nothing
 
 
@@ -80,8 +81,10 @@ class SentencePieceFiles(TokenizerFiles):
             _, pieces = read_model(path, str(path))
             named = _named(directory)
             entries, offset = _entries(habit, pieces, named, languages, str(path))
+            entries = _overlaid(entries, named, directory)
+            entries += _further(entries, pieces, offset, named)
             settings = SentencePieceSettings(
-                offset, UNK, rules.normalizes, rules.splits_at_whitespace, _overlaid(entries, named, directory)
+                offset, UNK, rules.normalizes, rules.splits_at_whitespace, tuple(entries)
             )
             vocabulary = SentencePieceVocabulary(settings, pieces)
             vocabulary.check_size(min(config.source_vocab_size, config.target_vocab_size), str(path))
@@ -172,11 +175,14 @@ def _named(directory: Path) -> dict[str, Any]:
 
 
 def _token(named: dict[str, Any], name: str, default: str) -> str:
-    token = named.get(name) or default
-    token = token.get("content") if isinstance(token, dict) else token  # as older versions wrote it
-    if not isinstance(token, str) or not token:
+    token = _content(named.get(name)) or default
+    if not isinstance(token, str):
         raise BundleError(f"{SETTINGS}: {name} is not a token")
     return token
+
+
+def _content(token: object) -> object:
+    return token.get("content") if isinstance(token, dict) else token  # as older versions wrote it
 
 
 def _count(named: dict[str, Any], name: str, default: int) -> int:
@@ -186,7 +192,7 @@ def _count(named: dict[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _overlaid(entries: list[Entry], named: dict[str, Any], directory: Path) -> tuple[Entry, ...]:
+def _overlaid(entries: list[Entry], named: dict[str, Any], directory: Path) -> list[Entry]:
     """The entries, with those that ``added_tokens_decoder`` names by id in place of what has their id or token."""
     added = named.get("added_tokens_decoder") or {}
     found = {entry.id: entry for entry in entries}
@@ -199,4 +205,24 @@ def _overlaid(entries: list[Entry], named: dict[str, Any], directory: Path) -> t
             raise ValueError(min(found))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise BundleError(f"{directory}/{SETTINGS}: added_tokens_decoder is malformed") from None
-    return tuple(found[token_id] for token_id in sorted(found))
+    return [found[token_id] for token_id in sorted(found)]
+
+
+def _further(entries: list[Entry], pieces: tuple[Piece, ...], offset: int, named: dict[str, Any]) -> list[Entry]:
+    """Special tokens that the settings name and nothing above has: pieces, or else new ids behind all others."""
+    known = {entry.token for entry in entries}
+    numbers = {piece.text: number + offset for number, piece in enumerate(pieces)}
+    extra = named.get("extra_special_tokens") or named.get("additional_special_tokens") or []
+    extra = list(extra.values()) if isinstance(extra, dict) else extra
+    if not isinstance(extra, list):
+        raise BundleError(f"{SETTINGS}: extra_special_tokens is not a list")
+    behind, found = max(*(entry.id for entry in entries), len(pieces) + offset - 1) + 1, []
+    for token in map(_content, [*(named.get(name) for name in NAMED), *extra]):
+        if token is None or token in known:
+            continue
+        if not isinstance(token, str) or not token:
+            raise BundleError(f"{SETTINGS}: {token!r:.40} among the special tokens is not a token")
+        known.add(token)
+        found.append(Entry(token, numbers.get(token, behind)))
+        behind += token not in numbers
+    return found
