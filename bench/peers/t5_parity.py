@@ -2,10 +2,10 @@
 
 transformers is no dependency of this project; run this where it is installed, beside torch and safetensors:
 
-    PYTHONPATH=export:proto python bench/peers/t5_parity.py [--models DIR ...] [--write DIR]
+    PYTHONPATH=bench:export:proto python bench/peers/t5_parity.py [--models DIR ... --data DATA] [--write DIR]
 
-Random models of every kind without arguments; ``--models`` takes trained directories. ``--write`` saves one small model
-and what transformers computes with it; tests/data/t5 was made so.
+Random models of every kind, and trained directories with ``--models``: these on sentences, where ``--data`` names
+Multi30k's folder. ``--write`` saves one small model and what transformers computes with it; tests/data/t5 was made so.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from multi30k import sentences
 from seqserve_export import reference
 from seqserve_export.families import LoadedCheckpoint, choose_family
 
@@ -27,7 +28,7 @@ try:
 except ImportError:
     sys.exit("t5_parity: transformers is not installed here; make bench-peers installs it")
 
-SENTENCES, LIMIT, TOLERANCE = 48, 40, 1e-4
+SENTENCES, TEXTS, LIMIT, TOLERANCE = 48, 200, 40, 1e-4
 LONGEST = 200  # past the last bucket, which begins at a distance of 128
 TIE = 1e-4  # two candidates closer than this may be chosen either way
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -91,11 +92,20 @@ def make_sources(checkpoint: LoadedCheckpoint, count: int) -> list[list[int]]:
     ]
 
 
-def compare(directory: Path, count: int) -> tuple[float, int, int, list[str]]:
-    """Largest logits error, sentences decoded differently, tokens compared, and a line for every tie."""
+def read_sentences(directory: Path, data: Path) -> list[list[int]]:
+    """English sentences by the directory's tokenizer, and a few of them run together past the last bucket."""
+    texts = sentences(data, "en")[:TEXTS]
+    texts += [" ".join(texts[first : first + 20]) for first in range(0, 80, 20)]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    return [tokenizer(text)["input_ids"] for text in texts]
+
+
+def compare(directory: Path, data: Path | None) -> tuple[float, int, int, int, list[str]]:
+    """Largest logits error, sentences, those decoded differently, tokens compared, and a line for every tie."""
     theirs, checkpoint = open_theirs(directory), choose_family(directory).read(directory)
     ours, config = checkpoint.model, checkpoint.model.config
-    sources = make_sources(checkpoint, count)
+    sources = make_sources(checkpoint, SENTENCES) if data is None else read_sentences(directory, data)
+    count = len(sources)
     ids, lengths = reference.pad(sources, config.pad_id)
     mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
     target = torch.randint(3, config.target_vocab_size, (count, 150))
@@ -122,12 +132,12 @@ def compare(directory: Path, count: int) -> tuple[float, int, int, list[str]]:
             ties.append(f"  sentence {number}, token {place}: {mine[place]} and {row[1 + place]} are {gap:.1e} apart")
         else:
             different += 1
-    return error, different, compared, ties
+    return error, count, different, compared, ties
 
 
-def report(name: str, directory: Path, count: int) -> bool:
+def report(name: str, directory: Path, data: Path | None = None) -> bool:
     """Print one line; whether anything differs."""
-    error, different, compared, ties = compare(directory, count)
+    error, count, different, compared, ties = compare(directory, data)
     print(
         f"{name:32} logits error {error:.1e}   sentences {count}, different {different}, at a tie {len(ties)}   "
         f"tokens compared {compared}"
@@ -166,6 +176,7 @@ def main() -> int:
     """Print one line per model; 1 when any differs."""
     parser = argparse.ArgumentParser(description="Compare the t5 family with transformers.")
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="trained directories")
+    parser.add_argument("--data", type=Path, metavar="DATA", help="folder with Multi30k, for trained directories")
     parser.add_argument("--write", type=Path, metavar="DIR", help="save a model and its results instead")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -180,9 +191,9 @@ def main() -> int:
     for name, changes in VARIANTS.items():
         with tempfile.TemporaryDirectory() as directory:
             write_random(Path(directory), **changes)
-            failed |= report(name, Path(directory), SENTENCES)
+            failed |= report(name, Path(directory))
     for directory in args.models:
-        failed |= report(directory.name, directory, SENTENCES)
+        failed |= report(directory.name, directory, args.data)
     return int(failed)
 
 
