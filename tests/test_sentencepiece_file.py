@@ -3,10 +3,18 @@
 from pathlib import Path
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 
-from marian_text_files import GOLDEN
+from marian_text_files import GOLDEN, LINES, train_pieces
 from seqserve.bundle import BundleError
-from seqserve.sentencepiece_file import MAX_PIECE_BYTES, read_model_file
+from seqserve.sentencepiece_file import (
+    MAX_PIECE_BYTES,
+    NORMAL,
+    Piece,
+    read_model,
+    read_model_file,
+    without_normaliser,
+)
 
 MODEL = (GOLDEN / "source.spm").read_bytes()
 
@@ -55,3 +63,24 @@ def test_a_piece_that_would_take_the_library_down_is_refused(tmp_path: Path) -> 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"^x\.spm: cannot be read: No such file or directory$"):
         read_model_file(tmp_path / "x.spm", "x.spm")
+
+
+def test_pieces_come_in_the_order_of_their_numbers() -> None:
+    data, pieces = read_model(GOLDEN / "source.spm", "source.spm")
+    library = SentencePieceProcessor(model_proto=data)
+    assert len(pieces) == library.GetPieceSize()
+    assert [piece.text for piece in pieces] == [library.IdToPiece(number) for number in range(len(pieces))]
+    assert [piece.kind == NORMAL for piece in pieces] == [number >= 3 for number in range(len(pieces))]
+
+
+def test_a_piece_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    assert "not a SentencePiece model" in refusal(tmp_path, MODEL + field(1, field(1, b"\xff")))
+    (tmp_path / "x.spm").write_bytes(MODEL + field(1, bytes([3 << 3 | 2, 0])))
+    assert read_model(tmp_path / "x.spm", "x.spm")[1][-1] == Piece("", NORMAL)
+
+
+def test_a_model_without_its_normaliser_takes_texts_as_they_are() -> None:
+    data = train_pieces(LINES["source"], self_test_sample_size=2, normalization_rule_name="nmt_nfkc")
+    plain = SentencePieceProcessor(model_proto=without_normaliser(data))
+    assert plain.Encode("A  ﬁ", out_type=str) == ["A", "  ﬁ"]
+    assert plain.Normalize(" A  ﬁ ") == " A  ﬁ "

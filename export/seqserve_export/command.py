@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sha256", metavar="HEX", help="refuse a weights file whose SHA-256 is another, before anything of it is read"
     )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--max-{side}-length", type=int, metavar="N",
+            help=f"t5: longest {side} in tokens, end token included (default: n_positions of config.json, else 1024)",
+        )
     parser.add_argument("--force", action="store_true", help="replace an older bundle at OUT")
 
 
@@ -60,7 +65,10 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
     options = ExportOptions(
         source=args.source, out=args.out, family=args.family, precision=args.precision, name=args.name,
         sentences=args.sentences, force=args.force, min_agreement=args.min_agreement, sha256=args.sha256,
-        checkpoint=SourceOptions(heads=args.heads, positions=args.positions),
+        checkpoint=SourceOptions(
+            heads=args.heads, positions=args.positions,
+            max_source_length=args.max_source_length, max_target_length=args.max_target_length,
+        ),
     )
     started = time.monotonic()
     status = StatusLine(sys.stderr)

@@ -20,10 +20,12 @@ DECODER_FILE = "decoder.onnx"
 WEIGHTS_FILE = "weights.data"  # of both graphs
 TOKENIZER_FILE = "tokenizer/tokenizer.json"  # alone, it is a Hub tokenizer for both sides
 TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says which of these are there
+PIECES_FILE = "tokenizer/pieces.spm"  # "sentencepiece": one model for both sides
+# "marian" and, the vocabularies alone, "words": these
 SOURCE_PIECES_FILE, TARGET_PIECES_FILE = "tokenizer/source.spm", "tokenizer/target.spm"
 SOURCE_VOCABULARY_FILE, TARGET_VOCABULARY_FILE = "tokenizer/vocab.json", "tokenizer/target_vocab.json"
 TOKENIZER_FILES = (
-    TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, SOURCE_PIECES_FILE, TARGET_PIECES_FILE, SOURCE_VOCABULARY_FILE,
+    TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, PIECES_FILE, SOURCE_PIECES_FILE, TARGET_PIECES_FILE, SOURCE_VOCABULARY_FILE,
     TARGET_VOCABULARY_FILE,
 )
 PARITY_FILE = "parity.json"

@@ -6,6 +6,7 @@ releases of the library before 0.2.3 take the process down (a segmentation fault
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from seqserve.bundle import BundleError
@@ -13,8 +14,19 @@ from seqserve.bundle import BundleError
 # Trained pieces have at most 16 characters unless told otherwise; sentencepiece 0.2.3 refuses some length above this.
 MAX_PIECE_BYTES = 4096
 _PIECES, _TRAINER, _NORMALISER = 1, 2, 3  # fields of ModelProto
-_PIECE = 1  # field of ModelProto.SentencePiece
+_SELF_TEST = 4
+_PIECE, _TYPE = 1, 3  # fields of ModelProto.SentencePiece
+_CHARACTER_MAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5  # fields of NormalizerSpec
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ModelProto.SentencePiece.Type
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An entry of a model. ``kind`` is one of the constants above."""
+
+    text: str
+    kind: int
 
 
 def read_model_file(path: Path, shown: str) -> bytes:
@@ -23,16 +35,22 @@ def read_model_file(path: Path, shown: str) -> bytes:
     Raises:
         BundleError: one line that begins with ``shown``.
     """
+    return read_model(path, shown)[0]
+
+
+def read_model(path: Path, shown: str) -> tuple[bytes, tuple[Piece, ...]]:
+    """The file's bytes, checked as ``read_model_file`` does, and its pieces in the order of their numbers."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{shown}: cannot be read: {error.strerror}") from None
     seen: set[int] = set()
+    pieces: list[Piece] = []
     try:
         for field, start, end in _fields(data, 0, len(data)):
             seen.add(field)
             if field == _PIECES:
-                _check_piece(data, start, end)
+                pieces.append(_piece(data, start, end))
     except _OverlongPieceError as error:
         raise BundleError(f"{shown}: {error}") from None
     except ValueError as error:
@@ -41,17 +59,40 @@ def read_model_file(path: Path, shown: str) -> bytes:
     for field, name in ((_PIECES, "pieces"), (_TRAINER, "trainer settings"), (_NORMALISER, "normaliser settings")):
         if field not in seen:
             raise BundleError(f"{shown}: not a SentencePiece model, or a truncated one: it has no {name}")
-    return data
+    return data, tuple(pieces)
+
+
+def without_normaliser(data: bytes) -> bytes:
+    """The same model for texts that are normalised already: no character map, no space added, removed or replaced.
+
+    Of a field that is there twice, readers take the last: the switches are appended. A self-test, which would now
+    fail, is left out.
+    """
+    kept, begin = [], 0
+    for field, _, end in _fields(data, 0, len(data)):
+        if field != _SELF_TEST:
+            kept.append(data[begin:end])
+        begin = end
+    switches = bytes([_CHARACTER_MAP << 3 | _BYTES, 0])
+    for switch in (_DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES):
+        switches += bytes([switch << 3 | _VARINT, 0])
+    return b"".join([*kept, bytes([_NORMALISER << 3 | _BYTES, len(switches)]), switches])
 
 
 class _OverlongPieceError(ValueError):
     """Told apart from damage: the file is well-formed."""
 
 
-def _check_piece(data: bytes, start: int, end: int) -> None:
+def _piece(data: bytes, start: int, end: int) -> Piece:
+    text, kind = "", NORMAL
     for field, first, last in _fields(data, start, end):
-        if field == _PIECE and last - first > MAX_PIECE_BYTES:
-            raise _OverlongPieceError(f"a piece has {last - first} bytes, over the limit of {MAX_PIECE_BYTES}")
+        if field == _PIECE:
+            if last - first > MAX_PIECE_BYTES:
+                raise _OverlongPieceError(f"a piece has {last - first} bytes, over the limit of {MAX_PIECE_BYTES}")
+            text = data[first:last].decode("utf-8")
+        elif field == _TYPE and last > first:
+            kind = data[first]
+    return Piece(text, kind)
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:

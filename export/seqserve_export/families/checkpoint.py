@@ -47,6 +47,9 @@ class LoadedCheckpoint:
     notes: tuple[str, ...] = ()
 
 
+LONGEST = 1 << 16  # tokens that a limit given by hand may allow; attention over more would not fit a machine
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """What only the caller can say of a checkpoint; None where nothing was said.
@@ -54,10 +57,14 @@ class SourceOptions:
     Attributes:
         heads: The head count, where neither shapes nor settings tell it.
         positions: "true", or "book": every generated token at position 0.
+        max_source_length, max_target_length: Limits in tokens, special ones included, of families whose models have
+            none of their own.
     """
 
     heads: int | None = None
     positions: str | None = None
+    max_source_length: int | None = None
+    max_target_length: int | None = None
 
 
 NOTHING_SAID = SourceOptions()
@@ -92,5 +99,9 @@ class Family:
         """Load, after refusing options that mean nothing here."""
         for entry in dataclasses.fields(options):
             if getattr(options, entry.name) is not None and entry.name not in self.takes:
-                raise ExportError(f"--{entry.name}: means nothing to the family {self.name}")
+                raise ExportError(f"--{entry.name.replace('_', '-')}: means nothing to the family {self.name}")
+        for name in ("max_source_length", "max_target_length"):
+            length = getattr(options, name)
+            if length is not None and not 1 <= length <= LONGEST:
+                raise ExportError(f"--{name.replace('_', '-')} {length}: outside 1..{LONGEST}")
         return self.load(directory, options)

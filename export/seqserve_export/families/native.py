@@ -49,7 +49,7 @@ def load(directory: Path) -> LoadedCheckpoint:
         model=freeze(model),
         source_prefix=(),
         source_suffix=(config.eos_id,),
-        unk_id=_unknown_id(tokenizer),
+        unk_id=hub_unknown_id(tokenizer),
         default_max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, config.max_target_length),
         tokenizer=HubFile(tokenizer) if tokenizer.is_file() else None,
         provenance={"source_class": "seqserve.Transformer", "source_files": digests([path, file, tokenizer])},
@@ -67,7 +67,7 @@ def save_native(model: Transformer, directory: Path, tokenizer: Path | None = No
         (directory / TOKENIZER_FILE).write_bytes(tokenizer.read_bytes())
 
 
-def _unknown_id(tokenizer: Path) -> int | None:
+def hub_unknown_id(tokenizer: Path) -> int | None:
     """The id of the tokenizer's unknown token, read from the file itself: the exporter needs no tokenizer library."""
     if not tokenizer.is_file():
         return None

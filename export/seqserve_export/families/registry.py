@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import argos, ctranslate2, d2l, marian, native, torch_transformer
+from seqserve_export.families import argos, ctranslate2, d2l, marian, native, t5, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json, weights_file
 
@@ -31,6 +31,7 @@ FAMILIES: dict[str, Family] = {
         Family(
             "argos", argos.recognises, lambda source, _: argos.load(source), weights=argos.weights, reads_files=True
         ),
+        Family("t5", t5.recognises, t5.load, takes=("max_source_length", "max_target_length")),
     )
 }
 AUTO = "auto"

@@ -33,7 +33,9 @@ class DecoderGraph(nn.Module):
         )
         self.cross_output = nn.ModuleList(output_projection(layer.cross, padded) for layer in model.decoder)
         if config.positions == "relative":
-            distances = -torch.arange(config.max_target_length)
+            # Farther keys all share the last bucket: a longer table would repeat its end.
+            self.reach = min(config.max_target_length - 1, config.relative_max_distance)
+            distances = -torch.arange(self.reach + 1)
             bucket = relative_bucket(
                 distances, bidirectional=False,
                 buckets=config.relative_buckets, max_distance=config.relative_max_distance,
@@ -46,9 +48,7 @@ class DecoderGraph(nn.Module):
         """[rows, heads, 1, extent] for T5's bias, else None."""
         if self.config.positions != "relative":
             return None
-        distance = (positions[:, None] - count_up(extent, capacity)[None, :]).clamp(
-            min=0, max=self.config.max_target_length - 1
-        )
+        distance = (positions[:, None] - count_up(extent, capacity)[None, :]).clamp(min=0, max=self.reach)
         return nn.functional.embedding(distance, self.bias_table).permute(0, 2, 1)[:, :, None, :]
 
     def self_attention(

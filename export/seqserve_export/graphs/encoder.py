@@ -34,7 +34,8 @@ class EncoderGraph(nn.Module):
         projections = [p for layer in model.decoder for p in (layer.cross.key, layer.cross.value)]
         self.cross = joined_projection(projections, config.heads, self.head_size)
         if config.positions == "relative":
-            self.reach = config.max_source_length
+            # Farther keys all share the last bucket: a longer table would repeat its ends.
+            self.reach = min(config.max_source_length, config.relative_max_distance)
             bucket = relative_bucket(
                 torch.arange(-self.reach, self.reach + 1), bidirectional=True,
                 buckets=config.relative_buckets, max_distance=config.relative_max_distance,

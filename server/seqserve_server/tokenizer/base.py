@@ -7,6 +7,7 @@ from pathlib import Path
 from seqserve.bundle import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, BundleError, ModelDescription
 from seqserve.marian_text import KIND as MARIAN
 from seqserve.marian_text import read_object
+from seqserve.sentencepiece_text import KIND as SENTENCEPIECE
 from seqserve.word_text import KIND as WORDS
 
 
@@ -29,6 +30,10 @@ class Tokenizer(ABC):
         # The kinds import this module, and no bundle needs the libraries of two.
         if (bundle / TOKENIZER_CONFIG_FILE).exists():
             kind = read_object(bundle / TOKENIZER_CONFIG_FILE, TOKENIZER_CONFIG_FILE).get("kind")
+            if kind == SENTENCEPIECE:
+                from seqserve_server.tokenizer.sentencepiece import SentencePieceTokenizer
+
+                return SentencePieceTokenizer.read(bundle, model)
             if kind == MARIAN:
                 from seqserve_server.tokenizer.marian import MarianTokenizer
 
