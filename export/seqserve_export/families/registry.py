@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import d2l, marian, native, torch_transformer
+from seqserve_export.families import bart, d2l, marian, native, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
@@ -14,6 +14,8 @@ FAMILIES: dict[str, Family] = {
         Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions")),
         Family("torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory)),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
+        Family("bart", bart.recognises_bart, lambda directory, _: bart.load_bart(directory)),
+        Family("pegasus", bart.recognises_pegasus, lambda directory, _: bart.load_pegasus(directory)),
     )
 }
 AUTO = "auto"
