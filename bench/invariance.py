@@ -41,14 +41,15 @@ def make_sources(model: LocalModel, folder: Path, count: int, single: int) -> So
         contents = [tokenizer.encode(text) for text in texts]
     else:
         contents = [generator.choices(range(description.source_vocab_size), k=len(text.split())) for text in texts]
-    sources = [list(complete_source(content, description, "source")) for content in contents]
+    frame = description.framing.example()
+    sources = [list(complete_source(content, description, frame, "source")) for content in contents]
     # A source of one token does not exist for families that add an end token; the graphs must bear it all the same.
     return sources + [[token] for token in generator.choices(range(description.source_vocab_size), k=single)]
 
 
 def compare(model: LocalModel, sources: Sources, mixes: int, what: str) -> Findings:
     """Decode every source alone, then ``mixes`` times all of them in each kind of mix."""
-    limit = min(64, model.description.max_target_length)
+    limit = min(64, model.description.max_new_tokens)
     alone: list[Generated] = []
     for source in sources:
         alone += model.generate([source], max_new_tokens=limit)

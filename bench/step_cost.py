@@ -52,7 +52,7 @@ class Stepper:
         source = [model.eos_id] * min(case.source, model.max_source_length)
         for slot in range(case.rows):
             engine.encode([Source(slot, source)])
-        step = StepInput([model.decoder_start_id] * case.rows, [length - 1] * case.rows, CANDIDATES)
+        step = StepInput(list(model.framing.example().prompt[:1]) * case.rows, [length - 1] * case.rows, CANDIDATES)
         times = []
         for _ in range(steps + 1):
             begun = time.perf_counter()

@@ -29,10 +29,11 @@ def measure(bundle: Path, count: int, threads: int) -> list[Call]:
     flags = ("--threads", str(threads))
     with LocalModel.open(bundle, threads=threads) as model, running_server(bundle, *flags) as server:
         description, generator = model.description, random.Random(0)
-        special = {description.eos_id, description.pad_id, description.decoder_start_id}
+        frame = description.framing.example()
+        special = {description.eos_id, description.pad_id, *frame.prompt}
         allowed = [token for token in range(description.source_vocab_size) if token not in special]
         content = generator.choices(allowed, k=SOURCE_TOKENS)
-        source = [*description.source_prefix, *content, *description.source_suffix]
+        source = frame.complete(tuple(content))
         with Client(server.target) as client:
             for number in range(WARM_UP + count):
                 begun = time.perf_counter()

@@ -36,13 +36,16 @@ def log_prob(token: int) -> float:
 
 
 def answer(
-    source: Sequence[int], max_new_tokens: int, min_new_tokens: int = 0
+    source: Sequence[int], max_new_tokens: int, min_new_tokens: int = 0, *, prompt: Sequence[int] = (START,),
+    forced_end: bool = False,
 ) -> tuple[list[int], list[float], FinishReason]:
     """The answer as a pencil finds it: token ids without the end, log-probabilities with it, and why it ends."""
     tokens: list[int] = []
     log_probs: list[float] = []
-    last = START
+    last = prompt[-1]
     while len(log_probs) < max_new_tokens:
+        if forced_end and len(log_probs) == max_new_tokens - 1:
+            return tokens, [*log_probs, 0.0], FinishReason.LENGTH
         last = (last + sum(source)) % VOCABULARY
         if last == END and len(log_probs) < min_new_tokens:
             last += 1
@@ -94,6 +97,11 @@ class ArithmeticEngine:
     def occupied(self) -> list[int]:
         """Slots that are not all zeros."""
         return np.flatnonzero(self._source.any(axis=1) | self._target.any(axis=1)).tolist()
+
+    def fed(self, slot: int) -> list[int]:
+        """The tokens that a slot's row was fed so far."""
+        written = self._target[slot]
+        return [int(token) for token in written[written > 0] - 1]
 
     def hold(self) -> None:
         """Make every step wait for ``allow``; ``stepping`` is set once one does."""

@@ -51,10 +51,13 @@ class HandLoop:
     def submit(
         self, source: Sequence[int], max_new_tokens: int = 40, min_new_tokens: int = 0,
         deadline: float | None = None, stream: bool = False, arrival: float | None = None,
+        prompt: tuple[int, ...] = (START,),
     ) -> int:
         """Submit one request; returns its id."""
         arrival = self.now if arrival is None else arrival
-        request = Request(len(self.requests), tuple(source), (START,), max_new_tokens, min_new_tokens, arrival, deadline, stream)
+        request = Request(
+            len(self.requests), tuple(source), prompt, max_new_tokens, min_new_tokens, arrival, deadline, stream
+        )
         self.requests[request.id] = request
         self.open[request.id] = None
         self.loop.submit([request])
@@ -106,7 +109,10 @@ class HandLoop:
         self._check_memory()
 
     def _check_end(self, request: Request, event: Finished | Failed) -> None:
-        tokens, log_probs, reason = answer(request.source, request.max_new_tokens, request.min_new_tokens)
+        tokens, log_probs, reason = answer(
+            request.source, request.max_new_tokens, request.min_new_tokens, prompt=request.prompt,
+            forced_end=self.scheduler._forced_end,
+        )
         streamed = self._streamed.get(request.id, [])
         if isinstance(event, Failed):
             assert streamed == tokens[: len(streamed)]
@@ -146,7 +152,12 @@ class HandLoop:
                 isinstance(event, Finished) and event.reason in (FinishReason.EOS, FinishReason.LENGTH)
                 for event in fresh
             )
-            assert facts.tokens == len(running) + whole, "tokens emitted are not the tokens counted"
+            fed = {number: self.engine.fed(slot) for slot, number in enumerate(slots) if number is not None}
+            prompting = sum(len(fed[number]) < len(self.requests[number].prompt) for number in running)
+            assert facts.tokens == len(running) - prompting + whole, "tokens emitted are not the tokens counted"
+            for number in running:
+                prompt = self.requests[number].prompt
+                assert fed[number][: len(prompt)] == list(prompt)[: len(fed[number])], "the prompt was not fed"
 
     def _check_memory(self) -> None:
         if running := self.scheduler.running_ids():
@@ -157,4 +168,4 @@ class HandLoop:
     def most_that_need(self, numbers: Sequence[int]) -> Capacity:
         """What requests could need before they end, if they run together."""
         rows = [self.requests[number] for number in numbers]
-        return Capacity(len(rows), max(row.max_new_tokens for row in rows), max(len(row.source) for row in rows))
+        return Capacity(len(rows), max(row.target_length for row in rows), max(len(row.source) for row in rows))

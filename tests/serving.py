@@ -113,12 +113,16 @@ def make_health(channel: grpc.aio.Channel) -> Any:
 @contextlib.asynccontextmanager
 async def serving(
     engine: ArithmeticEngine | None = None, *, tokenizer: bool = True,
-    client_options: list[tuple[str, Any]] | None = None, **config: Any,
+    client_options: list[tuple[str, Any]] | None = None, description: dict[str, Any] | None = None, **config: Any,
 ) -> AsyncIterator[Served]:
     """Start, yield, stop. Whatever steps a test still holds are let go at the end."""
     settings = make_config(**config)
     engine = engine or ArithmeticEngine(settings.cache_bytes)
-    async with running_server(settings, lambda given: make_model(given, engine, tokenizer=tokenizer)) as server:
+
+    def load(given: ServerConfig) -> ServedModel:
+        return make_model(given, engine, tokenizer=tokenizer, **(description or {}))
+
+    async with running_server(settings, load) as server:
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=client_options) as channel:
                 yield Served(server, engine, channel, make_stub(channel), make_health(channel))
@@ -131,13 +135,13 @@ def ids(*content: int) -> pb.Input:
     return pb.Input(token_ids=pb.TokenIds(ids=content))
 
 
-def ask(*inputs: str | pb.Input, model: str = "", **options: int) -> pb.GenerateRequest:
+def ask(*inputs: str | pb.Input, model: str = "", **options: Any) -> pb.GenerateRequest:
     """A unary request; texts may be given as they are."""
     messages = [pb.Input(text=each) if isinstance(each, str) else each for each in inputs]
     return pb.GenerateRequest(model=model, inputs=messages, options=pb.GenerationOptions(**options))
 
 
-def ask_stream(source: str | pb.Input, **options: int) -> pb.GenerateStreamRequest:
+def ask_stream(source: str | pb.Input, **options: Any) -> pb.GenerateStreamRequest:
     """A streaming request."""
     message = pb.Input(text=source) if isinstance(source, str) else source
     return pb.GenerateStreamRequest(input=message, options=pb.GenerationOptions(**options))

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arithmetic_engine import END, START, ArithmeticEngine
+from arithmetic_engine import END, ArithmeticEngine
 from hand_loop import HandLoop
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.engine import Candidates, Source, StepInput
@@ -63,7 +63,7 @@ class Simulation(HandLoop):
 
     def __init__(self, limits: SchedulerLimits, scheduler: type[Scheduler] = Scheduler) -> None:
         self.timed = TimedEngine(limits.cache_bytes)
-        super().__init__(limits, self.timed, scheduler(limits, START, END))
+        super().__init__(limits, self.timed, scheduler(limits, END))
         self.loop._clock = self._read_clock
         self.iterations = 0
         self.longest_iteration = 0.0

@@ -1,6 +1,7 @@
 """Reading ``model.json`` and ``manifest.json``: whatever is wrong is one line that names it."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,10 @@ from seqserve.manifest import check_manifest, write_manifest
 from serving import describe
 
 GOOD: dict[str, Any] = json.loads(describe(source_prefix=(3,)).to_json())
+REQUIRED = {
+    field.name for field in dataclasses.fields(ModelDescription)
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+}
 STATE: dict[str, Any] = GOOD["states"][0]
 
 
@@ -35,6 +40,8 @@ def test_a_description_survives_the_file() -> None:
 def test_every_field_of_a_wrong_type_is_named(name: str) -> None:
     fits: dict[str, list[Any]] = {
         "unk_id": [7, None], "dimensions": [{"x": 1}], "provenance": [{"x": 1}], "name": ["512"], "family": ["512"],
+        "forced_end": [True], "languages": [{"x": 1}],
+        "default_source_language": [None], "default_target_language": [None],
     }
     numbers = [7] if isinstance(GOOD[name], int) else []
     for wrong in ({"x": 1}, [["x"]], 1.5, True, "512", 7, None):
@@ -44,7 +51,7 @@ def test_every_field_of_a_wrong_type_is_named(name: str) -> None:
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"colour": "red"}, "unknown fields: colour"),
-    ({"format": 2}, "format 2 is not 1; export the model again"),
+    ({"format": 1}, "format 1 is not 2; export the model again"),
     ({"precision": "fp8"}, "precision 'fp8' is not one of fp32, fp16, int8"),
     ({"default_max_new_tokens": 0}, "default_max_new_tokens 0 is outside 1..64"),
     ({"default_max_new_tokens": 65}, "default_max_new_tokens 65 is outside 1..64"),
@@ -53,7 +60,14 @@ def test_every_field_of_a_wrong_type_is_named(name: str) -> None:
     ({"states": []}, "a decoder without state"),
     ({"source_prefix": [29]}, "source_prefix: id 29 is outside 0..28"),
     ({"source_suffix": [-1]}, "source_suffix: id -1 is outside 0..28"),
-    ({"decoder_start_id": 29}, "decoder_start_id: id 29 is outside 0..28"),
+    ({"decoder_prompt": [29]}, "decoder_prompt: id 29 is outside 0..28"),
+    ({"decoder_prompt": []}, "decoder_prompt: at least the start token is needed"),
+    ({"decoder_prompt": [2, 3, 4]}, "default_max_new_tokens 64 is outside 1..62"),
+    ({"decoder_prompt": ["source_language"]}, "'source_language' is neither an id nor 'target_language'"),
+    ({"decoder_prompt": ["target_language"]}, "languages: decoder_prompt needs them, and there are none"),
+    ({"languages": {"de": 29}}, "languages: id 29 is outside 0..28"),
+    ({"languages": {"de": "x"}}, "languages: {'de': 'x'} is not an object of integers"),
+    ({"default_target_language": "fr"}, "default_target_language: 'fr' is not one of the languages"),
     ({"eos_id": -1}, "eos_id: id -1 is outside 0..28"),
 ])
 def test_a_value_out_of_range_is_named_with_its_bounds(changes: dict[str, Any], said: str) -> None:
@@ -80,7 +94,7 @@ def test_a_state_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -
     assert said in refused({"states": [{**STATE, **changes}]})
 
 
-@pytest.mark.parametrize("name", sorted(set(GOOD) - {"default_min_new_tokens", "dimensions", "provenance", "format"}))
+@pytest.mark.parametrize("name", sorted(REQUIRED))
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(BundleError, match=f"missing fields: {name}"):
         ModelDescription.from_json(json.dumps({key: value for key, value in GOOD.items() if key != name}))
@@ -217,9 +231,9 @@ def test_a_pipe_in_place_of_a_file_does_not_block(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [
-    "", "{", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "files": []}', '{"format": 1, "files": {"a": 1}}',
-    '{"format": 1, "files": {"a": {"sha256": "x"}}}', '{"format": 1, "files": {"a": {"sha256": "x", "bytes": []}}}',
-    '{"format": 1, "files": {"a": {"sha256": "x", "bytes": Infinity}}}', "[" * 100_000, "\udcff",
+    "", "{", "[]", "null", "{}", '{"format": 2}', '{"format": 2, "files": []}', '{"format": 2, "files": {"a": 1}}',
+    '{"format": 2, "files": {"a": {"sha256": "x"}}}', '{"format": 2, "files": {"a": {"sha256": "x", "bytes": []}}}',
+    '{"format": 2, "files": {"a": {"sha256": "x", "bytes": Infinity}}}', "[" * 100_000, "\udcff",
 ])
 def test_a_malformed_manifest_is_refused(bundle: Path, content: str) -> None:
     (bundle / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
@@ -227,8 +241,8 @@ def test_a_malformed_manifest_is_refused(bundle: Path, content: str) -> None:
 
 
 def test_a_manifest_of_another_format_says_what_to_do(bundle: Path) -> None:
-    rewrite(bundle, format=2)
-    assert broken(bundle) == "manifest.json: format 2 is not 1; export the model again"
+    rewrite(bundle, format=1)
+    assert broken(bundle) == "manifest.json: format 1 is not 2; export the model again"
 
 
 def test_an_unreadable_description_is_named(tmp_path: Path) -> None:

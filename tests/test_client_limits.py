@@ -93,7 +93,7 @@ def test_every_call_has_a_deadline_unless_told_otherwise(server: FakeServer) -> 
         client.generate(["a"], timeout=None)
     bounded, unbounded = remaining
     assert bounded is not None
-    assert 50 < bounded <= 60
+    assert 50 < bounded < 61, "60 seconds by a clock that may be set meanwhile"
     assert unbounded is None or unbounded > 1e6
 
 

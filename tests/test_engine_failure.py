@@ -12,7 +12,7 @@ from hand_loop import HandLoop, make_limits
 from refusals import drained, refusal
 from seqserve_server.engine import Release
 from seqserve_server.errors import StartupError
-from seqserve_server.loop import STOPPED, Loop
+from seqserve_server.loop import STOPPED, Loop, StepFacts
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
 from seqserve_server.scheduler import Scheduler
 from seqserve_server.server import running_server, warm_up
@@ -124,12 +124,26 @@ def test_a_deadline_that_passes_in_the_step_in_which_the_engine_dies_is_still_to
     now = [0.0]
     events: list[Event] = []
     loop = Loop(Grave(), Scheduler(make_limits(max_rows=2), END), END, events.extend, clock=lambda: now[0])
-    loop.submit([Request(0, (5, 6, END), (2,), 1), Request(1, (5, 6, END), (2,), 9), Request(2, (5, 6, END), (2,), 9, deadline=1.0)])
+    source = (5, 6, END)
+    loop.submit([Request(0, source, (2,), 1), Request(1, source, (2,), 9), Request(2, source, (2,), 9, deadline=1.0)])
     loop.step()
     now[0] = 2.0
     with pytest.raises(SystemError):
         loop.run()
     assert sorted(event.request_id for event in events) == [0, 1, 2]
+
+
+def test_an_observer_that_raises_costs_nobody_a_terminal_event() -> None:
+    def observe(facts: StepFacts, events: list[Event]) -> None:
+        raise ZeroDivisionError("a broken metric")
+
+    events: list[Event] = []
+    loop = Loop(ArithmeticEngine(), Scheduler(make_limits(max_rows=1), END), END, events.extend, observe)
+    loop.submit([Request(number, (5, 6, END), (2,), 3) for number in range(3)])
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+    assert sorted(event.request_id for event in events) == [0, 1, 2]
+    assert all(event == Failed(event.request_id, STOPPED, engine_stopped=True) for event in events)
 
 
 def test_who_comes_after_the_engine_stopped_is_told_at_once() -> None:

@@ -56,7 +56,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_graphs_compute_what_the_model_computes(built: Built) -> None:
-    sources = proof_sources.random_sources(built.checkpoint, 40)
+    sources = proof_sources.random_sources(built.description, 40)
     with LocalModel.open(built.bundle, verify=False) as local:
         report = parity.prove(
             built.checkpoint.model, local, sources, max_new_tokens=12, arrivals=proof_sources.arrivals(len(sources))

@@ -28,12 +28,12 @@ def test_marian_gives_what_transformers_computed() -> None:
     )
     allowed = np.arange(config.target_vocab_size) != config.pad_id
     np.testing.assert_allclose(found[:, allowed], np.array(logits["values"])[:, allowed], atol=1e-4)
-    decoded = reference.greedy(checkpoint.model, expected["sources"], checkpoint.default_max_new_tokens)
+    assert checkpoint.forced_end
+    decoded = reference.greedy(
+        checkpoint.model, expected["sources"], checkpoint.default_max_new_tokens, forced_end=checkpoint.forced_end
+    )
     for result, row in zip(decoded, expected["greedy"], strict=True):
-        if result.finish_reason == "eos":
-            assert [config.decoder_start_id, *result.token_ids, config.eos_id] == row
-        else:  # transformers forces an end token in the last place; ours is the token that was chosen
-            assert [config.decoder_start_id, *result.token_ids[:-1]] == row[:-1]
+        assert [config.decoder_start_id, *result.token_ids, config.eos_id] == row
     assert {result.finish_reason for result in decoded} == {"eos", "length"}
 
 
@@ -45,7 +45,7 @@ def test_marian_takes_its_settings_from_the_generation_file() -> None:
     assert checkpoint.provenance["generation"]["bad_words_ids"] == [[39]]
     assert checkpoint.model.output_bias is not None
     assert checkpoint.model.output_bias[39] == np.float32(SUPPRESSED)
-    assert any("forced_eos_token_id" in note for note in checkpoint.notes)
+    assert (checkpoint.decoder_prompt, checkpoint.forced_end) == ((39,), True)
 
 
 def test_a_suppressed_logit_absorbs_every_real_one() -> None:

@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from reference_bundle import ReferenceBundle
-from seqserve_export import parity, proof_sources, reference
+from seqserve.bundle import ModelDescription
+from seqserve_export import parity, pipeline, proof_sources, reference
 from seqserve_export.errors import ExportError
 from seqserve_export.families import LoadedCheckpoint
 from seqserve_export.model import Transformer
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.tokenizer_files import HubFile
-from tiny_model import EOS, tiny_model
+from tiny_model import EOS, START, tiny_model
 
 MODEL = tiny_model()
-SOURCES = [ProofSource((5, 6, 7, EOS)), ProofSource((EOS,), forced_target=tuple(range(3, 40))), ProofSource((9, EOS))]
+SOURCES = [
+    ProofSource((5, 6, 7, EOS), (START, 7)),
+    ProofSource((EOS,), (START, 8), forced_target=tuple(range(3, 40))),
+    ProofSource((9, EOS), (START, 7)),
+]
 
 
 def prove(bundle: ReferenceBundle, sources: Sequence[ProofSource] = SOURCES) -> parity.ParityReport:
@@ -29,8 +34,12 @@ def prove(bundle: ReferenceBundle, sources: Sequence[ProofSource] = SOURCES) -> 
 
 def checkpoint(model: Transformer = MODEL) -> LoadedCheckpoint:
     return LoadedCheckpoint(
-        family="native", model=model, source_prefix=(), source_suffix=(EOS,), unk_id=None, default_max_new_tokens=8
+        family="native", model=model, source_prefix=(), source_suffix=(EOS,), unk_id=None, default_max_new_tokens=2
     )
+
+
+def described(loaded: LoadedCheckpoint) -> ModelDescription:
+    return pipeline.describe(loaded, "tiny", "fp32")
 
 
 def test_the_model_itself_passes() -> None:
@@ -51,8 +60,10 @@ class Noisy(ReferenceBundle):
     def encoder_states(self, source_ids: Sequence[int], /) -> NDArray[np.float32]:
         return super().encoder_states(source_ids) + np.float32(self.states)
 
-    def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> NDArray[np.float32]:
-        return super().step_logits(source_ids, target_ids) + np.float32(self.logits)
+    def step_logits(
+        self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+    ) -> NDArray[np.float32]:
+        return super().step_logits(source_ids, target_ids, prompt) + np.float32(self.logits)
 
 
 @pytest.mark.parametrize("error", [2e-4, np.nan, np.inf])
@@ -65,8 +76,10 @@ def test_an_error_above_the_tolerance_is_a_miss(kind: str, error: float) -> None
 
 def test_an_error_only_at_late_positions_is_seen() -> None:
     class Late(ReferenceBundle):
-        def step_logits(self, source_ids: Sequence[int], target_ids: Sequence[int], /) -> NDArray[np.float32]:
-            logits = super().step_logits(source_ids, target_ids)
+        def step_logits(
+            self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int], /
+        ) -> NDArray[np.float32]:
+            logits = super().step_logits(source_ids, target_ids, prompt)
             logits[30:] += 1.0
             return logits
 
@@ -76,11 +89,13 @@ def test_an_error_only_at_late_positions_is_seen() -> None:
 class OtherToken(Noisy):
     """Chooses another token at position 1 of the first source."""
 
-    def generate(self, sources: Sequence[Sequence[int]], /, **options: Any) -> list[reference.Decoded]:
+    def generate(
+            self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, **options: Any
+        ) -> list[reference.Decoded]:
         def change(result: reference.Decoded) -> reference.Decoded:
             return dataclasses.replace(result, token_ids=[result.token_ids[0], 49, *result.token_ids[2:]])
 
-        results = super().generate(sources, **options)
+        results = super().generate(sources, prompts, **options)
         return [
             change(result) if tuple(source) == SOURCES[0].ids else result
             for source, result in zip(sources, results, strict=True)
@@ -106,8 +121,10 @@ def test_another_token_where_the_two_best_are_closer_than_rounding_is_a_listed_t
 
 def test_a_different_end_is_a_miss() -> None:
     class Endless(ReferenceBundle):
-        def generate(self, sources: Sequence[Sequence[int]], /, **options: Any) -> list[reference.Decoded]:
-            results = super().generate(sources, **options)
+        def generate(
+            self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, **options: Any
+        ) -> list[reference.Decoded]:
+            results = super().generate(sources, prompts, **options)
             return [dataclasses.replace(result, token_ids=[*result.token_ids, 7]) for result in results]
 
     report = prove(Endless(MODEL))
@@ -116,8 +133,10 @@ def test_a_different_end_is_a_miss() -> None:
 
 def test_one_different_bit_in_a_mixed_batch_is_a_miss() -> None:
     class Batched(ReferenceBundle):
-        def generate(self, sources: Sequence[Sequence[int]], /, **options: Any) -> list[reference.Decoded]:
-            results = super().generate(sources, **options)
+        def generate(
+            self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /, **options: Any
+        ) -> list[reference.Decoded]:
+            results = super().generate(sources, prompts, **options)
             if len(sources) > 1:
                 shifted = [float(np.nextafter(results[2].log_probs[0], 0.0)), *results[2].log_probs[1:]]
                 results[2] = dataclasses.replace(results[2], log_probs=shifted)
@@ -130,18 +149,18 @@ def test_one_different_bit_in_a_mixed_batch_is_a_miss() -> None:
 
 
 def test_random_sources_cover_length_one_and_the_longest_and_end_with_the_end_token() -> None:
-    sources = proof_sources.random_sources(checkpoint(), 200)
+    sources = proof_sources.random_sources(described(checkpoint()), 200)
     lengths = [len(source.ids) for source in sources]
     assert (len(sources), min(lengths), max(lengths)) == (200, 1, 64)
     assert all(source.ids[-1] == EOS for source in sources)
     assert not {0, 1, 2} & {token for source in sources for token in source.ids[:-1]}
     assert [len(source.forced_target) for source in sources if source.forced_target] == [64, 64]
-    assert sources == proof_sources.random_sources(checkpoint(), 200), "the same in every run"
+    assert sources == proof_sources.random_sources(described(checkpoint()), 200), "the same in every run"
 
 
 def test_a_model_with_short_limits_still_gets_its_sources() -> None:
     model = tiny_model(max_source_length=3, max_target_length=2)
-    sources = proof_sources.random_sources(checkpoint(model), 200)
+    sources = proof_sources.random_sources(described(checkpoint(model)), 200)
     assert {len(source.ids) for source in sources} == {1, 2, 3}
 
 
@@ -152,14 +171,14 @@ def test_sentences_are_made_up_to_the_usual_number(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "lines.txt").write_text("a dog plays\n\nplays a cat\n")
     with_text = dataclasses.replace(checkpoint(), tokenizer=HubFile(tmp_path / "tokenizer.json"))
-    sources = proof_sources.sentence_sources(with_text, tmp_path / "lines.txt")
+    sources = proof_sources.sentence_sources(described(with_text), with_text.tokenizer, tmp_path / "lines.txt")
     assert [source.ids for source in sources[:2]] == [(4, 5, 6, EOS), (6, 4, 3, EOS)]
     assert len(sources) == 200
     (tmp_path / "lines.txt").write_text("a " * 64)
     with pytest.raises(ExportError, match="line 1 has 65 tokens, the model takes 64"):
-        proof_sources.sentence_sources(with_text, tmp_path / "lines.txt")
+        proof_sources.sentence_sources(described(with_text), with_text.tokenizer, tmp_path / "lines.txt")
 
 
 def test_sentences_need_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no tokenizer"):
-        proof_sources.sentence_sources(checkpoint(), tmp_path / "lines.txt")
+        proof_sources.sentence_sources(described(checkpoint()), None, tmp_path / "lines.txt")

@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
-from arithmetic_engine import COST, END
+from arithmetic_engine import COST, END, START
 from hand_loop import HandLoop, make_limits
 from seqserve_server.capacity import Capacity
 from seqserve_server.request import Failed
+from seqserve_server.scheduler import Scheduler
 
 POISON, NAN = 26, 27
 contents = st.lists(st.integers(3, 25), min_size=1, max_size=40)
@@ -26,16 +27,21 @@ class AnyTraffic(RuleBasedStateMachine):
     @initialize(
         max_rows=st.integers(1, 12), encode_tokens=st.integers(1, 64),
         capacity=st.sampled_from([Capacity(8, 64, 64), Capacity(16, 64, 64), Capacity(64, 128, 64)]),
+        forced_end=st.booleans(),
     )
-    def start(self, max_rows: int, encode_tokens: int, capacity: Capacity) -> None:
-        self.hand = HandLoop(make_limits(max_rows, encode_tokens, COST.bytes_of(capacity)))
+    def start(self, max_rows: int, encode_tokens: int, capacity: Capacity, forced_end: bool) -> None:
+        limits = make_limits(max_rows, encode_tokens, COST.bytes_of(capacity))
+        self.hand = HandLoop(limits, scheduler=Scheduler(limits, END, forced_end=forced_end))
         self.hand.engine.poison, self.hand.engine.nan = POISON, NAN
 
-    @rule(target=ids, content=contents, most=st.integers(1, 64), least=st.integers(0, 64), stream=st.booleans(),
-          patience=st.none() | st.integers(0, 20))
-    def submit(self, content: list[int], most: int, least: int, stream: bool, patience: int | None) -> int:
+    @rule(target=ids, content=contents, most=st.integers(1, 61), least=st.integers(0, 61), stream=st.booleans(),
+          patience=st.none() | st.integers(0, 20), forced=st.lists(st.integers(2, 25), max_size=3))
+    def submit(
+        self, content: list[int], most: int, least: int, stream: bool, patience: int | None, forced: list[int]
+    ) -> int:
         deadline = None if patience is None else self.hand.now + patience
-        return self.hand.submit([*content, END], most, min(least, most), deadline, stream)
+        prompt = (START, *forced)
+        return self.hand.submit([*content, END], most, min(least, most), deadline, stream, prompt=prompt)
 
     @rule(count=st.integers(2, 20), content=contents)
     def submit_many(self, count: int, content: list[int]) -> None:

@@ -48,7 +48,7 @@ def test_a_marian_directory_becomes_a_bundle_of_text(tmp_path: Path, monkeypatch
         answers, tokenizer = InProcess(model), model.served.tokenizer
         assert tokenizer is not None
         text = ">>deu<< A man rides a horse."
-        limits: dict[str, int | None] = {"max_new_tokens": 20, "min_new_tokens": None}
+        limits: dict[str, Any] = {"max_new_tokens": 20, "min_new_tokens": None}
         (result,) = answers.generate("text", [text], **limits)
         (same,) = answers.generate("token_ids", [tokenizer.encode(text)], **limits)
         assert result.hypotheses == same.hypotheses
@@ -115,18 +115,23 @@ def test_a_bad_file_is_named_before_anything_is_traced(
     assert f"{source}/{message}" in refusal(source)
 
 
+def read_lines(source: Path, lines: Path) -> None:
+    checkpoint = load(source)
+    proof_sources.sentence_sources(pipeline.describe(checkpoint, "opus", "fp32"), checkpoint.tokenizer, lines)
+
+
 def test_a_model_that_only_its_library_finds_bad_is_named_too(tmp_path: Path) -> None:
     source = write_directory(tmp_path)
     (source / "source.spm").write_bytes(b"\x0a\x00\x12\x00\x1a\x00")
     (tmp_path / "lines.txt").write_text("A man\n")
     with pytest.raises(ExportError, match=r"source\.spm: not a usable SentencePiece model"):
-        proof_sources.sentence_sources(load(source), tmp_path / "lines.txt")
+        read_lines(source, tmp_path / "lines.txt")
 
 
 def test_sentences_in_a_language_that_the_model_lacks_are_named_by_their_line(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text(">>deu<< A man\n>>xyz<< A man\n")
     with pytest.raises(ExportError, match=r"^--sentences: line 2: '>>xyz<<' is none of the model's languages"):
-        proof_sources.sentence_sources(load(write_directory(tmp_path)), tmp_path / "lines.txt")
+        read_lines(write_directory(tmp_path), tmp_path / "lines.txt")
 
 
 def test_the_settings_of_the_directory_are_read(tmp_path: Path) -> None:

@@ -79,16 +79,15 @@ def compare(changes: dict[str, Any]) -> tuple[float, int, int]:
         expected = theirs(input_ids=ids, attention_mask=mask, decoder_input_ids=target).logits
         error = float((ours(ids, lengths, target) - expected)[..., allowed].abs().max())
         generated = theirs.generate(input_ids=ids, attention_mask=mask, num_beams=1, do_sample=False)
-    decoded = reference.greedy(ours, sources, checkpoint.default_max_new_tokens)
+    decoded = reference.greedy(
+        ours, sources, checkpoint.default_max_new_tokens, forced_end=checkpoint.forced_end
+    )
     different, compared = 0, 0
     for row, result in zip(generated.tolist(), decoded, strict=True):
         tokens = row[1:]
-        # Forced by transformers at the limit; this project returns the token that was chosen (see the export's notes).
-        usable = len(tokens) - 1 if len(row) == LIMIT else len(tokens)
-        mine = [*result.token_ids, *([config.eos_id] if result.finish_reason == "eos" else [])]
-        mine += [config.pad_id] * (len(tokens) - len(mine))
-        different += mine[:usable] != tokens[:usable]
-        compared += min(usable, len(result.token_ids) + 1)
+        mine = [*result.token_ids, config.eos_id]  # its own, or the forced one
+        compared += len(mine)
+        different += mine + [config.pad_id] * (len(tokens) - len(mine)) != tokens
     return error, different, compared
 
 

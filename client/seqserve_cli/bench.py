@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
     decoding.add_argument("--max-new-tokens", type=int, metavar="N", help="most generated tokens")
     decoding.add_argument("--min-new-tokens", type=int, metavar="N", help="generated tokens before the model may end")
+    remote.add_languages(decoding)
     decoding.add_argument("--stream", action="store_true", help="stream, and measure when tokens arrive")
     report = parser.add_argument_group("report")
     report.add_argument(

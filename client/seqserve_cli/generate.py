@@ -49,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="generated tokens before the model may end (default: the model's)",
     )
-    parser.add_argument("--source-language", metavar="CODE", help="of the texts, for models that have several languages")
-    parser.add_argument("--target-language", metavar="CODE", help="to generate, for models that have several languages")
+    remote.add_languages(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--tokens", action="store_true", help="lines hold source pieces between spaces; so do the answers"

@@ -16,6 +16,12 @@ def add_target(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_languages(parser: argparse._ActionsContainer) -> None:
+    """The ``--source-language`` and ``--target-language`` options."""
+    parser.add_argument("--source-language", metavar="CODE", help="of the texts, where a model has several")
+    parser.add_argument("--target-language", metavar="CODE", help="to generate, where a model has several")
+
+
 def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
     """The ``--timeout`` option; 0 stands for none."""
     parser.add_argument(

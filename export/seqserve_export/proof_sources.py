@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from seqserve.bundle import ModelDescription
-from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Frame, Framing
+from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Frame, Framing, Place
 from seqserve.marian_text import UnknownLanguage
 from seqserve_export.errors import ExportError
 from seqserve_export.tokenizer_files import TokenizerFiles
@@ -20,7 +20,7 @@ SEED = 20171206
 
 @dataclass(frozen=True)
 class ProofSource:
-    """A complete source, what its decoder is fed first, and for a few a long target to be teacher-forced (else empty)."""
+    """A complete source, what its decoder is fed first, and for a few a long target to be teacher-forced."""
 
     ids: tuple[int, ...]
     prompt: tuple[int, ...]
@@ -51,7 +51,8 @@ def random_sources(model: ModelDescription, count: int, *, seed: int = SEED) -> 
     # In random order: batches of the reference then mix lengths, as the bundle's batches do.
     order = random.permutation(len(sources)).tolist()
     return [
-        ProofSource(*sources[place], forced[rank] if rank < LONG_TARGETS else ()) for rank, place in enumerate(order)
+        ProofSource(sources[place][0], sources[place][1], forced[rank] if rank < LONG_TARGETS else ())
+        for rank, place in enumerate(order)
     ]
 
 
@@ -106,7 +107,7 @@ def _frames(framing: Framing, count: int) -> list[Frame]:
 
 def _content_ids(model: ModelDescription, size: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Every id but the special ones."""
-    special = {model.pad_id, model.eos_id, *model.languages.values()}
+    special: set[Place] = {model.pad_id, model.eos_id, *model.languages.values()}
     special |= {*model.source_prefix, *model.source_suffix, *model.decoder_prompt}
     ids = np.array([token for token in range(size) if token not in special], dtype=np.int64)
     return ids if len(ids) else np.arange(size, dtype=np.int64)

@@ -98,9 +98,10 @@ class Loop:
                     self._wake.wait()
         finally:
             self._closed = True
-            self.report()
             events = self._unpublished + self._take_inbox()
+            # Callers first: an observer that raises may cost a figure, never a terminal event.
             self._publish(events + self._scheduler.fail_all(STOPPED))
+            self.report()
 
     def step(self) -> bool:
         """One iteration: plan, encode who arrives, decode one token for all, publish. Returns whether work is left."""
@@ -125,11 +126,11 @@ class Loop:
 
     def report(self) -> None:
         """Tell the observer of the step before, if it did anything."""
-        if self._observe is not None and self._unreported is not None:
-            facts, events = self._unreported
+        unreported, self._unreported = self._unreported, None
+        if self._observe is not None and unreported is not None:
+            facts, events = unreported
             if facts.rows or events:
                 self._observe(facts, events)
-        self._unreported = None
 
     def _encode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         """Encode arrivals. Returns failures; the step is then planned anew without those rows."""

@@ -79,7 +79,8 @@ def refuse_two_runtimes() -> None:
 def warm_up(model: ServedModel) -> None:
     """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
     prompt = model.description.framing.example().prompt
-    request = Request(0, (model.description.eos_id,) * 4, prompt, max_new_tokens=min(2, model.description.max_new_tokens))
+    most = min(2, model.description.max_new_tokens)
+    request = Request(0, (model.description.eos_id,) * 4, prompt, max_new_tokens=most)
     need = Capacity(1, request.target_length, len(request.source))
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())

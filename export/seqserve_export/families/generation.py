@@ -17,8 +17,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (None,),
 }
 RECORDED = (
-    *NEUTRAL, "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens", "max_length",
-    "max_new_tokens", "min_length", "min_new_tokens", "length_penalty", "early_stopping", "renormalize_logits",
+    *NEUTRAL, "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty", "early_stopping",
+    "renormalize_logits",
 )
 
 
