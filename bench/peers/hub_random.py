@@ -34,20 +34,21 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "forced first, shortest 5": {"generation": {"forced_bos_token_id": 6, "min_new_tokens": 5}},
     },
     "mbart": {
-        "as mbart-large-50": {"tokenizer": "mbart50", "scale_embedding": True},
-        "50, one target": {"tokenizer": "mbart50", "generation": {"forced_bos": "en_XX"}},
-        "as mbart-large-cc25": {"tokenizer": "mbart", "scale_embedding": True,
-                                "generation": {"decoder_start_token_id": None}},
+        "as mbart-large-50": {"tokenizer": "mbart50", "scale_embedding": True, "decoder_start_token_id": 2},
+        "50, one target": {"tokenizer": "mbart50", "decoder_start_token_id": 2, "generation": {"forced_bos": "en_XX"}},
+        "as mbart-large-cc25": {"tokenizer": "mbart", "scale_embedding": True},
         "as mbart-large-en-ro": {"tokenizer": "mbart", "scale_embedding": True, "encoder_layers": 1,
                                  "generation": {"decoder_start": "ro_RO"}},
-        "untied": {"tokenizer": "mbart50", "tie_word_embeddings": False},
+        "untied": {"tokenizer": "mbart50", "tie_word_embeddings": False, "decoder_start_token_id": 2,
+                   "generation": {"min_length": 6}},
     },
     "m2m100": {
         "as m2m100_418M": {"tokenizer": "m2m100"},
         "as wmt21-dense": {"tokenizer": "wmt21", "generation": {"forced_bos": "de"}},
         "nllb": {"tokenizer": "nllb", "encoder_layers": 3},
         "nllb, as before": {"tokenizer": "nllb-legacy", "generation": {"forced_eos_token_id": 2}},
-        "untied, odd width, suppressed": {"tokenizer": "nllb", "d_model": 36, "tie_word_embeddings": False,
+        "untied, odd width, suppressed": {"tokenizer": "nllb", "d_model": 27, "encoder_attention_heads": 3,
+                                          "decoder_attention_heads": 3, "tie_word_embeddings": False,
                                           "generation": {"suppress_tokens": [9]}},
     },
 }
@@ -134,7 +135,7 @@ def make_model(family: str, changes: dict[str, Any], directory: Path, *, size: i
     generation = dict(changes.pop("generation", {}))
     tokenizer = make_tokenizer(changes.pop("tokenizer", family), directory, size=size)
     model_class, config_class = (getattr(transformers, name) for name in CLASSES[family])
-    entries = len(tokenizer) if family != "m2m100" else max(len(tokenizer), highest_language(tokenizer) + 1)
+    entries = max(len(tokenizer), *(number + 1 for number in getattr(tokenizer, "lang_code_to_id", {"": 0}).values()))
     config = config_class(**{**SIZES, "vocab_size": entries + 3, **changes})
     model = model_class(config).eval()
     randomise(model)
@@ -172,8 +173,3 @@ def language_id(tokenizer: Any, code: str) -> int:
     if hasattr(tokenizer, "get_lang_id"):
         return int(tokenizer.get_lang_id(code))
     return int(tokenizer.convert_tokens_to_ids(code))
-
-
-def highest_language(tokenizer: Any) -> int:
-    """The highest id of a language of ``M2M100Tokenizer``, which counts them to no vocabulary."""
-    return max(tokenizer.lang_code_to_id.values())

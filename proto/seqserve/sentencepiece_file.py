@@ -44,6 +44,16 @@ def read_model_file(path: Path, shown: str) -> bytes:
     return data
 
 
+def count_pieces(path: Path, shown: str) -> int:
+    """How many pieces a model file has, the special ones included.
+
+    Raises:
+        BundleError: as ``read_model_file``.
+    """
+    data = read_model_file(path, shown)
+    return sum(field == _PIECES for field, _, _ in _fields(data, 0, len(data)))
+
+
 class _OverlongPieceError(ValueError):
     """Told apart from damage: the file is well-formed."""
 

@@ -60,6 +60,7 @@ def load_pegasus(directory: Path) -> LoadedCheckpoint:
 def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
     text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    fewest, most = read.answer_limits(len(generation.prompt))
     return LoadedCheckpoint(
         family=read.layout.family,
         model=read.model,
@@ -68,8 +69,8 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
         decoder_prompt=generation.prompt,
         forced_end=generation.forced_end,
         unk_id=None if text is None else text.unknown_id,
-        default_max_new_tokens=read.longest_answer(len(generation.prompt)),
-        default_min_new_tokens=generation.min_new_tokens,
+        default_min_new_tokens=fewest,
+        default_max_new_tokens=most,
         tokenizer=None if text is None else text.file,
         provenance={
             **read.provenance,

@@ -62,10 +62,17 @@ class Read:
             "suppressed_tokens": sorted(self.generation.suppressed),
         }
 
-    def longest_answer(self, prompt: int) -> int:
-        """Default limit of generated tokens behind a prompt of so many."""
-        most = self.model.config.max_target_length - prompt + 1
-        return min(self.generation.max_new_tokens or DEFAULT_MAX_NEW_TOKENS, most)
+    def answer_limits(self, prompt: int) -> tuple[int, int]:
+        """Fewest and most generated tokens by default, behind a prompt of so many tokens.
+
+        A language that a caller names makes the prompt longer than the generation settings know of; transformers counts
+        it to the same limits.
+        """
+        more = prompt - len(self.generation.prompt)
+        longest = self.generation.max_new_tokens
+        wanted = DEFAULT_MAX_NEW_TOKENS if longest is None else max(1, longest - more)
+        most = min(wanted, self.model.config.max_target_length - prompt + 1)
+        return min(max(0, self.generation.min_new_tokens - more), most), most
 
 
 def has_model_type(directory: Path, model_type: str) -> bool:

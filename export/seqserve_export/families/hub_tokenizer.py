@@ -102,5 +102,5 @@ def _frame(processor: dict[str, Any] | None) -> tuple[tuple[int, ...], tuple[int
         if "Sequence" in piece:
             behind = True
         else:
-            sides[behind] += map(int, processor["special_tokens"][piece["SpecialToken"]["id"]]["ids"])
+            sides[behind].extend(map(int, processor["special_tokens"][piece["SpecialToken"]["id"]]["ids"]))
     return tuple(sides[0]), tuple(sides[1])

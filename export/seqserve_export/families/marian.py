@@ -32,6 +32,7 @@ def load(directory: Path) -> LoadedCheckpoint:
     read = read_directory(directory, replace(LAYOUT, embedding_norm=normalised))
     config = read.model.config
     tokenizer, notes = _tokenizer(directory, config)
+    fewest, most = read.answer_limits(len(read.generation.prompt))
     names_read = (*TOKENIZER_FILES, marian_text.TARGET_VOCABULARY, marian_text.SETTINGS)
     return LoadedCheckpoint(
         family="marian",
@@ -41,8 +42,8 @@ def load(directory: Path) -> LoadedCheckpoint:
         decoder_prompt=read.generation.prompt,
         forced_end=read.generation.forced_end,
         unk_id=tokenizer.unknown_id if tokenizer is not None else None,
-        default_max_new_tokens=read.longest_answer(len(read.generation.prompt)),
-        default_min_new_tokens=read.generation.min_new_tokens,
+        default_min_new_tokens=fewest,
+        default_max_new_tokens=most,
         provenance={
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in names_read)]),
         },

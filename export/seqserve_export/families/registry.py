@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import bart, d2l, marian, native, torch_transformer
+from seqserve_export.families import bart, d2l, marian, multilingual, native, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
@@ -15,6 +15,8 @@ FAMILIES: dict[str, Family] = {
         Family("torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory)),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
         Family("bart", bart.recognises_bart, lambda directory, _: bart.load_bart(directory)),
+        Family("mbart", multilingual.recognises_mbart, lambda directory, _: multilingual.load_mbart(directory)),
+        Family("m2m100", multilingual.recognises_m2m100, lambda directory, _: multilingual.load_m2m100(directory)),
         Family("pegasus", bart.recognises_pegasus, lambda directory, _: bart.load_pegasus(directory)),
     )
 }
