@@ -1,14 +1,13 @@
-"""Compare BART, mBART, Pegasus and M2M100 (NLLB too) with transformers: frames, logits, and ``generate`` token by token.
+"""Compare BART, mBART, Pegasus and M2M100 (NLLB too) with transformers: frames, logits, ``generate`` token by token.
 
 transformers is no dependency of this project; run this where it is installed:
 
-    PYTHONPATH=bench:bench/peers:server:export:proto .venv-peers/bin/python bench/peers/hub_parity.py [CLASS ...]
+    PYTHONPATH=bench:server:export:proto .venv-peers/bin/python bench/peers/hub_parity.py [CLASS ...]
     ... hub_parity.py --models var/hub --data DIR     trained directories too: text in, text out, ids of all of Multi30k
     ... hub_parity.py --write tests/data/hub          saves small models and what transformers computes with them
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from seqserve_export.families import LoadedCheckpoint, choose_family
 try:
     import transformers
 
-    from hub_random import CLASSES, LINES, VARIANTS, language_id, make_model
+    from peers.hub_random import CLASSES, LINES, VARIANTS, language_id, make_model
 except ImportError as missing:
     sys.exit(f"hub_parity: {missing.name} is not installed here; run it with .venv-peers/bin/python")
 
@@ -43,6 +42,7 @@ class Result:
     different: list[str] = field(default_factory=list)
 
     def line(self, name: str) -> str:
+        """For people."""
         return (
             f"{name:34} frames {self.frames:3}   logits error {self.error:.1e}   sentences {self.sentences:5}   "
             f"that differ {len(self.different)}   tokens {self.tokens}"
@@ -73,7 +73,7 @@ def pairs_of(checkpoint: LoadedCheckpoint) -> list[tuple[str | None, str | None]
     return pairs if checkpoint.default_target_language is None else [(None, None), *pairs]
 
 
-def forced(tokenizer: Any, checkpoint: LoadedCheckpoint, target: str | None) -> dict[str, int]:
+def forced(tokenizer: Any, target: str | None) -> dict[str, int]:
     """How transformers is told the target language: mBART-25 by its start token, all others by the first one."""
     if target is None:
         return {}
@@ -121,7 +121,7 @@ def compare(directory: Path, count: int = SENTENCES) -> Result:
         expected = theirs(input_ids=ids, attention_mask=mask, decoder_input_ids=fed).logits
         error = float((checkpoint.model(ids, lengths, fed) - expected)[..., allowed].abs().max())
         rows = theirs.generate(
-            input_ids=ids, attention_mask=mask, num_beams=1, do_sample=False, **forced(tokenizer, checkpoint, target)
+            input_ids=ids, attention_mask=mask, num_beams=1, do_sample=False, **forced(tokenizer, target)
         ).tolist()
         decoded = reference.greedy(
             checkpoint.model, sources, checkpoint.default_max_new_tokens, checkpoint.default_min_new_tokens,
@@ -134,7 +134,8 @@ def compare(directory: Path, count: int = SENTENCES) -> Result:
             result.tokens += len(whole)
             if whole + [config.pad_id] * (len(row) - len(whole)) != row:
                 place = next((i for i, (a, b) in enumerate(zip(whole, row, strict=False)) if a != b), len(whole))
-                result.different.append(f"{source}-{target} {number} at {place}: {row[place:][:3]}, {whole[place:][:3]}")
+                parted = f"{row[place : place + 3]}, {whole[place : place + 3]}"
+                result.different.append(f"{source}-{target} {number} at {place}: {parted}")
     return result
 
 
@@ -175,14 +176,14 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if args.write is not None:
-        import hub_golden
+        from peers import hub_golden
 
         hub_golden.write(args.write)
         return 0
     print(f"transformers {transformers.__version__}, torch {torch.__version__}; {SENTENCES} sentences per frame")
     good = random_models(args.families or list(CLASSES))
     if args.models is not None:
-        import hub_trained
+        from peers import hub_trained
 
         good &= hub_trained.compare_all(args.models, args.data, args.families)
     return int(not good)

@@ -8,7 +8,13 @@ from seqserve_export.families.bart_layout import Layout
 from seqserve_export.families.bart_weights import Read, has_model_type, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import digests
-from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, HubText, read_hub_tokenizer
+from seqserve_export.families.hub_tokenizer import (
+    SETTINGS_FILE,
+    TOKENIZER_FILE,
+    HubText,
+    read_hub_tokenizer,
+    read_settings,
+)
 from seqserve_export.families.languages import (
     M2M100,
     MBART_25,
@@ -20,6 +26,9 @@ from seqserve_export.families.languages import (
     Scheme,
     read_languages,
 )
+from seqserve_export.m2m100_files import M2M100Files
+from seqserve_export.model import TransformerConfig
+from seqserve_export.tokenizer_files import TokenizerFiles
 
 MBART_LAYOUT = Layout(
     family="mbart", model_type="mbart", source_class="MBartForConditionalGeneration", base_class="MBartModel",
@@ -73,6 +82,7 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
     prefix, suffix = source_frame(languages, text, config.eos_id)
     prompt, target = decoder_prompt(languages, read)
     fewest, most = read.answer_limits(len(prompt))
+    tokenizer, unknown, notes = _tokenizer(directory, languages, text, config)
     files = (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE, VOCABULARY_FILE)
     return LoadedCheckpoint(
         family=read.layout.family,
@@ -84,18 +94,30 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
         default_source_language=None if languages is None else languages.source,
         default_target_language=target,
         forced_end=generation.forced_end,
-        unk_id=None if text is None else text.unknown_id,
+        unk_id=unknown,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,
-        tokenizer=None if text is None else text.file,
+        tokenizer=tokenizer,
         provenance={
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in files)]),
             **({} if languages is None else {"tokenizer_class": languages.scheme.tokenizer}),
         },
-        notes=(
-            *generation.notes, *tokenizer_notes(directory, text), *(() if languages is not None else (NO_LANGUAGES,)),
-        ),
+        notes=generation.notes + notes,
     )
+
+
+def _tokenizer(
+    directory: Path, languages: Languages | None, text: HubText | None, config: TransformerConfig
+) -> tuple[TokenizerFiles | None, int | None, tuple[str, ...]]:
+    """The tokenizer, the id of its unknown token, and notes."""
+    if text is not None:
+        return text.file, text.unknown_id, text.notes + (() if languages is not None else (NO_LANGUAGES,))
+    if languages is None:
+        return None, None, (*tokenizer_notes(directory, text), NO_LANGUAGES)
+    if languages.scheme is M2M100 and (directory / PIECES_FILE).is_file():
+        files = M2M100Files.read(directory, read_settings(directory), languages.ids, config)
+        return files, files.unknown_id, ()
+    return None, None, tokenizer_notes(directory, text)
 
 
 def source_frame(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqserve.bundle import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, BundleError, ModelDescription
+from seqserve.m2m100_text import KIND as M2M100
 from seqserve.marian_text import KIND as MARIAN
 from seqserve.marian_text import read_object
 
@@ -28,11 +29,15 @@ class Tokenizer(ABC):
         # The kinds import this module, and no bundle needs the libraries of two.
         if (bundle / TOKENIZER_CONFIG_FILE).exists():
             kind = read_object(bundle / TOKENIZER_CONFIG_FILE, TOKENIZER_CONFIG_FILE).get("kind")
-            if kind != MARIAN:
-                raise BundleError(f"{TOKENIZER_CONFIG_FILE}: kind {kind!r:.40} is not {MARIAN!r}")
-            from seqserve_server.tokenizer.marian import MarianTokenizer
+            if kind == MARIAN:
+                from seqserve_server.tokenizer.marian import MarianTokenizer
 
-            return MarianTokenizer.read(bundle, model)
+                return MarianTokenizer.read(bundle, model)
+            if kind == M2M100:
+                from seqserve_server.tokenizer.m2m100 import M2M100Tokenizer
+
+                return M2M100Tokenizer.read(bundle, model)
+            raise BundleError(f"{TOKENIZER_CONFIG_FILE}: kind {kind!r:.40} is not one of {MARIAN!r}, {M2M100!r}")
         if (bundle / TOKENIZER_FILE).exists():
             from seqserve_server.tokenizer.hub import HubTokenizer
 
