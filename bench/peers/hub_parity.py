@@ -81,6 +81,13 @@ def forced(tokenizer: Any, target: str | None) -> dict[str, int]:
     return {"decoder_start_token_id" if first else "forced_bos_token_id": language_id(tokenizer, target)}
 
 
+def named(tokenizer: Any, model: Any) -> str | None:
+    """The target that the tokenizer names, which ``generate`` does not read; what the model forces comes first."""
+    if model.generation_config.forced_bos_token_id is not None or type(tokenizer).__name__ == "MBartTokenizer":
+        return None
+    return getattr(tokenizer, "tgt_lang", None)
+
+
 def sources_for(
     tokenizer: Any, checkpoint: LoadedCheckpoint, frame: Frame, source: str | None, count: int
 ) -> Iterator[list[int]]:
@@ -121,7 +128,8 @@ def compare(directory: Path, count: int = SENTENCES) -> Result:
         expected = theirs(input_ids=ids, attention_mask=mask, decoder_input_ids=fed).logits
         error = float((checkpoint.model(ids, lengths, fed) - expected)[..., allowed].abs().max())
         rows = theirs.generate(
-            input_ids=ids, attention_mask=mask, num_beams=1, do_sample=False, **forced(tokenizer, target)
+            input_ids=ids, attention_mask=mask, num_beams=1, do_sample=False,
+            **forced(tokenizer, target or named(tokenizer, theirs)),
         ).tolist()
         decoded = reference.greedy(
             checkpoint.model, sources, checkpoint.default_max_new_tokens, checkpoint.default_min_new_tokens,

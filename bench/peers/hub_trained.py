@@ -91,7 +91,7 @@ class Trained:
         return found
 
 
-def pairs_of(checkpoint: LoadedCheckpoint, model: Any) -> list[tuple[str | None, str | None]]:
+def pairs_of(checkpoint: LoadedCheckpoint) -> list[tuple[str | None, str | None]]:
     """The defaults, and for several languages the directions that ``hub_models.py`` trains."""
     if not checkpoint.languages:
         return [(None, None)]
@@ -114,17 +114,17 @@ def compare_one(directory: Path, data: Path) -> bool:
         trained = Trained.open(directory, Path(work))
         texts = [line for code in LANGUAGES for split in SPLITS for line in sentences(data, code, split)]
         ids, back = trained.different_ids([*texts, *AWKWARD]), trained.different_texts([*texts[::10], *AWKWARD])
-        print(f"{name}: ids of {len(texts) + len(AWKWARD)} texts, differ {len(ids)} {ids[:5]}; back, differ {len(back)} "
-              f"{back[:5]}", flush=True)
+        print(f"{name}: ids of {len(texts) + len(AWKWARD)} texts, differ {len(ids)} {ids[:5]}")
+        print(f"{name}: texts of {len(texts[::10]) + len(AWKWARD)} rows, differ {len(back)} {back[:5]}", flush=True)
         good &= not ids and not back
-        for source, target in pairs_of(trained.checkpoint, trained.model):
+        for source, target in pairs_of(trained.checkpoint):
             short = (source or "en")[:2]
             lines = sentences(data, short, "test_2016_flickr")[:TRANSLATED]
             found = [
                 each for first in range(0, len(lines), BATCH)
                 for each in trained.translate(lines[first : first + BATCH], source, target)
             ]
-            print(f"{name}: {source} to {target}: {len(lines)} texts, translations that differ {len(found)}", flush=True)
+            print(f"{name}: {source} to {target}: {len(lines)} texts, translated otherwise {len(found)}", flush=True)
             for line in found[:3]:
                 print(f"    {line}")
             good &= not found
