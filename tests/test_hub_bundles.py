@@ -19,7 +19,7 @@ from serving import ask, make_stub
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Bundles that passed their proof: BART's forces its end, M2M100's has languages and a tokenizer of its own kind."""
+    """Bundles that passed their proof: BART's forces its end, M2M100's has languages and its own kind of text."""
     directory = tmp_path_factory.mktemp("bundles")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proof_sources, "COUNT", 24)

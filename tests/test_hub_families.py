@@ -13,6 +13,7 @@ from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE
 from seqserve_export import reference
 from seqserve_export.families import language_codes
 from seqserve_export.model.positions import fairseq_table
+from seqserve_server.tokenizer import IncrementalDetokenizer
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,6 +134,58 @@ def test_the_lists_of_languages_have_what_their_models_have() -> None:
              language_codes.NLLB)
     assert [len(codes) for codes in lists] == [100, 8, 25, 52, 202]
     assert all(len({*codes}) == len(codes) for codes in lists)
+
+
+def test_a_tokenizer_that_was_saved_with_truncation_cuts_nothing(tmp_path: Path) -> None:
+    directory = copy("bart", tmp_path)
+    truncation = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    padding = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 1,
+               "pad_type_id": 0, "pad_token": "<pad>"}
+    change_json(directory / "tokenizer.json", truncation=truncation, padding=padding)
+    golden = Golden(load(directory), Golden.read("bart").expected)
+    assert golden.checkpoint.tokenizer is not None
+    for encode in (golden.tokenizer(tmp_path).encode, golden.checkpoint.tokenizer.encoder()):
+        assert [encode(text) for text in golden.expected["texts"]] == golden.expected["contents"]
+
+
+@pytest.mark.parametrize("name", ["m2m100", "nllb", "bart"])
+def test_a_stream_has_the_text_of_the_whole(name: str, tmp_path: Path) -> None:
+    golden = Golden.read(name)
+    tokenizer = golden.tokenizer(tmp_path)
+    for ids in golden.expected["contents"]:
+        stream, whole = IncrementalDetokenizer(tokenizer), tokenizer.decode(ids)
+        assert "".join(stream.push([token_id]) for token_id in ids) + stream.finish(whole) == whole
+
+
+def test_m2m100_language_tokens_have_names_and_are_content_only_where_listed(tmp_path: Path) -> None:
+    directory = copy("m2m100", tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    tokenizer = Golden(load(directory), {}).tokenizer(tmp_path / "one")
+    assert (tokenizer.id_of("__de__"), tokenizer.tokens([73, 9999])) == (73, ["__de__", "<9999>"])
+    assert 73 not in tokenizer.encode("__de__ A man")
+    change_json(directory / "tokenizer_config.json", extra_special_tokens=["__de__", "<other>"])
+    tokenizer = Golden(load(directory), {}).tokenizer(tmp_path / "two")
+    assert tokenizer.encode("__de__ A man")[0] == 73
+    assert tokenizer.decode([73, *tokenizer.encode("A man")]) == "A man"
+
+
+def test_what_is_not_done_as_there_is_noted(tmp_path: Path) -> None:
+    directory = copy("pegasus", tmp_path)
+    change_json(directory / "tokenizer_config.json", clean_up_tokenization_spaces=True)
+    assert any("clean_up_tokenization_spaces is not applied" in note for note in load(directory).notes)
+    directory = copy("bart", tmp_path)
+    change_json(directory / "tokenizer_config.json", clean_up_tokenization_spaces=True)
+    assert load(directory).notes == (), "transformers does not apply it to byte pairs either"
+    (directory / "tokenizer.json").rename(directory / "merges.txt")
+    assert load(directory).notes == (
+        "without tokenizer.json (there is merges.txt) the bundle takes and returns token ids",
+    )
+    assert (load(directory).source_prefix, load(directory).source_suffix) == ((0,), (2,))
+    directory = copy("mbart50", tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        change_json(directory / name, decoder_start_token_id=...)
+    assert any("decoding starts from the end token" in note for note in load(directory).notes)
 
 
 # --- weights

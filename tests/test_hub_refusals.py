@@ -1,6 +1,7 @@
 """Directories of BART's relatives that cannot be served exactly: refused in one line that names what is allowed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from checkpoint_edits import change_json, change_tensors, refusal
-from hub_files import GOLDEN, copy
+from hub_files import GOLDEN, Golden, copy
+from seqserve.bundle import BundleError
+from seqserve_export.pipeline import describe
+from seqserve_server.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), [
@@ -115,3 +119,19 @@ def test_a_damaged_sentencepiece_model(tmp_path: Path) -> None:
     data = (directory / "sentencepiece.bpe.model").read_bytes()
     (directory / "sentencepiece.bpe.model").write_bytes(data[: len(data) // 2])
     assert "sentencepiece.bpe.model: not a SentencePiece model, or a truncated one" in refusal(directory)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"languages": [1]}, "tokenizer/tokenizer_config.json: languages is not an object of ids"),
+    ({"languages": {"__zu__": 500}}, "tokenizer/vocab.json: '__zu__' has id 500, but the model has 160 tokens"),
+    ({"special": []}, "tokenizer/tokenizer_config.json: special is not a list of tokens with ids"),
+    ({"special": ["<odd>"]}, "tokenizer/tokenizer_config.json: special is not a list of tokens with ids"),
+    ({"unk_token": "<odd>"}, "unk_token '<odd>' is not in tokenizer/vocab.json"),
+    ({"kind": "odd"}, "kind 'odd' is not one of "),
+])
+def test_a_bundle_whose_m2m100_tokenizer_is_damaged(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    golden = Golden.read("m2m100")
+    golden.tokenizer(tmp_path)
+    change_json(tmp_path / "tokenizer" / "tokenizer_config.json", **changes)
+    with pytest.raises(BundleError, match=re.escape(message)):
+        Tokenizer.open(tmp_path, describe(golden.checkpoint, "golden", "fp32"))

@@ -76,7 +76,8 @@ class Trained:
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], num_beams=1, do_sample=False,
             **forced(self.theirs, target),
         ).tolist()
-        wanted = self.theirs.batch_decode(rows, skip_special_tokens=True)
+        # M2M100's language tokens are special to transformers only where the directory lists them: without the prompt.
+        wanted = [self.theirs.decode(row[len(frame.prompt) :], skip_special_tokens=True) for row in rows]
         decoded = reference.greedy(
             checkpoint.model, [frame.complete(tuple(self.ours.encode(text))) for text in texts],
             checkpoint.default_max_new_tokens, checkpoint.default_min_new_tokens, prompts=[frame.prompt] * len(texts),
@@ -87,7 +88,8 @@ class Trained:
             whole = answer(frame, mine, checkpoint)
             padded = whole + [config.pad_id] * (len(row) - len(whole))
             if padded != row or self.ours.decode(mine.token_ids) != their_text:
-                found.append(f"{text!r}: {their_text!r}, {self.ours.decode(mine.token_ids)!r}")
+                parted = next((at for at, both in enumerate(zip(row, padded, strict=False)) if len({*both}) > 1), "")
+                found.append(f"{text!r}: {their_text!r}, {self.ours.decode(mine.token_ids)!r}; tokens part at {parted}")
         return found
 
 

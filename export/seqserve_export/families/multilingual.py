@@ -102,8 +102,14 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in files)]),
             **({} if languages is None else {"tokenizer_class": languages.scheme.tokenizer}),
         },
-        notes=generation.notes + notes,
+        notes=generation.notes + notes + _start_note(languages, read),
     )
+
+
+def _start_note(languages: Languages | None, read: Read) -> tuple[str, ...]:
+    if read.start_given or (languages is not None and languages.scheme is MBART_25):
+        return ()
+    return ("decoder_start_token_id is not given: decoding starts from the end token, as mBART-50 was trained",)
 
 
 def _tokenizer(

@@ -19,9 +19,13 @@ class HubTokenizer(Tokenizer):
     def read(cls, bundle: Path) -> "HubTokenizer":
         """The bundle's ``tokenizer.json``."""
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(bundle / TOKENIZER_FILE)))
+            inner = tokenizers.Tokenizer.from_file(str(bundle / TOKENIZER_FILE))
         except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
             raise BundleError(f"{TOKENIZER_FILE}: cannot be read: {error}") from None
+        # Left in the file by whoever trained with them: sources would be cut without a word.
+        inner.no_truncation()
+        inner.no_padding()
+        return cls(inner)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
