@@ -216,6 +216,16 @@ def test_untied_embeddings_are_three_tables(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, tables.values(), strict=True))
 
 
+def test_an_output_untied_by_transformers_4_leaves_one_embedding_for_both_sides(tmp_path: Path) -> None:
+    directory = copy("mbart", tmp_path)
+    shared = load_file(directory / "model.safetensors")["model.shared.weight"]
+    change_tensors(directory, **{"lm_head.weight": shared + 3})
+    change_json(directory / "config.json", tie_word_embeddings=False)
+    model = load(directory).model
+    found = (model.source_embedding.tokens.weight, model.target_embedding.tokens.weight, model.output.weight)
+    assert all(torch.equal(one, other) for one, other in zip(found, (shared, shared, shared + 3), strict=True))
+
+
 def test_m2m100_has_an_output_bias_only_for_suppressed_tokens(tmp_path: Path) -> None:
     directory = copy("nllb", tmp_path)
     change_json(directory / "generation_config.json", bad_words_ids=...)

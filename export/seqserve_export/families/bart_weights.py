@@ -147,6 +147,10 @@ def drop_copies(
         kept = next((name for name in (SOURCE, TARGET, HEAD) if name in tensors), None)
         if kept is not None:
             tensors[SHARED] = tensors[kept]
+    if not config.shared_embeddings and not layout.separable and SHARED in tensors:
+        # Up to transformers 4 only the output could be untied, and both sides' tables were stored once.
+        for name in (SOURCE, TARGET):
+            tensors.setdefault(name, tensors[SHARED])
     embedding = SHARED if config.shared_embeddings else TARGET
     copies = dict.fromkeys((SOURCE, TARGET), SHARED) if config.shared_embeddings else {}
     if config.tied_output:
