@@ -122,7 +122,7 @@ def test_an_unknown_architecture_is_named_with_those_supported(tmp_path: Path) -
 
 
 def test_an_unknown_family_is_a_refusal_that_lists_the_known(tmp_path: Path) -> None:
-    assert refusal(tmp_path, "bart") == f"--family bart: not one of auto, {', '.join(FAMILIES)}"
+    assert refusal(tmp_path, "bert") == f"--family bert: not one of auto, {', '.join(FAMILIES)}"
 
 
 def test_several_weights_files_are_not_guessed_between(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import reference
-from seqserve_export.families.marian import SUPPRESSED
+from seqserve_export.families.bart_weights import SUPPRESSED
 from tiny_model import marian_config, marian_tensors, write_marian
 
 GOLDEN = Path(__file__).parent / "data" / "marian"  # written by transformers: bench/peers/marian_parity.py --write

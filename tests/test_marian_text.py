@@ -125,7 +125,7 @@ def test_the_ids_must_fit_the_model(golden: Path) -> None:
         ("target.spm", b"\x0a\x7f", "target.spm: not a SentencePiece model, or a truncated one"),
         ("source.spm", b"\x0a\x00\x12\x00\x1a\x00", "source.spm: not a usable SentencePiece model"),
         ("tokenizer_config.json", b"{", "tokenizer_config.json: not JSON"),
-        ("tokenizer_config.json", b'{"kind": "bert"}', "kind 'bert' is neither 'marian' nor 'words'"),
+        ("tokenizer_config.json", b'{"kind": "bert"}', "kind 'bert' is not one of marian, m2m100, sent"),
         ("tokenizer_config.json", b'{"kind": "marian", "separate_vocabs": 1}', "separate_vocabs 1 is neither"),
         ("tokenizer_config.json", b'{"kind": "marian", "unk_token": 7}', "unk_token is not a token"),
         ("tokenizer_config.json", b'{"kind": "marian", "separate_vocabs": true}', "target_vocab.json: cannot be read"),

@@ -14,8 +14,8 @@ from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import reference
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
+from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.checkpoint import SourceOptions
-from seqserve_export.families.marian import SUPPRESSED
 
 GOLDEN = Path(__file__).parent / "data" / "t5"  # written by transformers: bench/peers/t5_parity.py --write
 SHARED, HEAD = "shared.weight", "lm_head.weight"

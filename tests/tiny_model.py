@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seqserve_export.families.marian import SHARED, SOURCE, TARGET, tensor_names
+from seqserve_export.families.bart_layout import SHARED, SOURCE, TARGET, tensor_names
 from seqserve_export.families.native import save_native
 from seqserve_export.model import Transformer, TransformerConfig
 

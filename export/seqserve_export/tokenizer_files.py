@@ -51,6 +51,8 @@ class HubFile(TokenizerFiles):
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.path))
+        tokenizer.no_truncation()  # as the server does
+        tokenizer.no_padding()
         return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 

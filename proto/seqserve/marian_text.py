@@ -98,12 +98,12 @@ class MarianVocabulary:
         Raises:
             BundleError: naming the file and what is wrong with it.
         """
-        source = _read_vocabulary(directory / SOURCE_VOCABULARY, f"{shown}{SOURCE_VOCABULARY}")
+        source = read_vocabulary(directory / SOURCE_VOCABULARY, f"{shown}{SOURCE_VOCABULARY}")
         if settings.unk_token not in source:
             raise BundleError(f"{shown}{SOURCE_VOCABULARY}: has no {settings.unk_token}")
         target = source
         if settings.separate_vocabs:
-            target = _read_vocabulary(directory / TARGET_VOCABULARY, f"{shown}{TARGET_VOCABULARY}")
+            target = read_vocabulary(directory / TARGET_VOCABULARY, f"{shown}{TARGET_VOCABULARY}")
         return cls(settings, source, target)
 
     def check_sizes(self, source_size: int, target_size: int, shown: str) -> None:
@@ -193,7 +193,12 @@ def read_object(path: Path, shown: str) -> dict[str, Any]:
     return values
 
 
-def _read_vocabulary(path: Path, shown: str) -> dict[str, int]:
+def read_vocabulary(path: Path, shown: str) -> dict[str, int]:
+    """Token to id from a file, which has some.
+
+    Raises:
+        BundleError: one line that begins with ``shown``.
+    """
     values = read_object(path, shown)
     if not values:
         raise BundleError(f"{shown}: has no tokens")

@@ -79,6 +79,16 @@ def without_normaliser(data: bytes) -> bytes:
     return b"".join([*kept, bytes([_NORMALISER << 3 | _BYTES, len(switches)]), switches])
 
 
+def count_pieces(path: Path, shown: str) -> int:
+    """How many pieces a model file has, the special ones included.
+
+    Raises:
+        BundleError: as ``read_model_file``.
+    """
+    data = read_model_file(path, shown)
+    return sum(field == _PIECES for field, _, _ in _fields(data, 0, len(data)))
+
+
 class _OverlongPieceError(ValueError):
     """Told apart from damage: the file is well-formed."""
 

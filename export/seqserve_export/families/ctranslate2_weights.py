@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from seqserve_export.errors import ExportError
+from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.ctranslate2_file import ModelFile
 from seqserve_export.families.ctranslate2_spec import SIDES, Attributes, is_attribute
-from seqserve_export.families.marian import SUPPRESSED
 from seqserve_export.model.config import Norm
 
 IMPLIED_POSITIONS = 1024  # as many as CTranslate2's default of max_input_length lets through

@@ -63,9 +63,10 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     path = directory / GENERATION_FILE
     values = read_json(path) if path.is_file() else config
     where = GENERATION_FILE if path.is_file() else CONFIG_FILE
-    ids = {name: _one_id(name, values.get(name, config.get(name)), where) for name in (
-        "decoder_start_token_id", "eos_token_id", "pad_token_id",
-    )}
+    ids = {
+        name: _one_id(name, config.get(name) if values.get(name) is None else values[name], where)
+        for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    }
     forced_first, forced_end = _forced(values, ids["eos_token_id"], where)
     # max_length and min_length count the decoder start and the forced token, the other two only the forced one.
     forced = int(forced_first is not None)

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import argos, ctranslate2, d2l, marian, native, t5, torch_transformer
+from seqserve_export.families import argos, bart, ctranslate2, d2l, marian, multilingual, native, t5, torch_transformer
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json, weights_file
 
@@ -24,6 +24,10 @@ FAMILIES: dict[str, Family] = {
             weights=partial(weights_file, pickled=True, pickle_file=torch_transformer.PICKLE_FILE),
         ),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
+        Family("bart", bart.recognises_bart, lambda directory, _: bart.load_bart(directory)),
+        Family("mbart", multilingual.recognises_mbart, lambda directory, _: multilingual.load_mbart(directory)),
+        Family("m2m100", multilingual.recognises_m2m100, lambda directory, _: multilingual.load_m2m100(directory)),
+        Family("pegasus", bart.recognises_pegasus, lambda directory, _: bart.load_pegasus(directory)),
         Family(
             "ctranslate2", ctranslate2.recognises, lambda directory, _: ctranslate2.load(directory),
             weights=ctranslate2.weights,

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from seqserve_export import sentencepiece_files
 from seqserve_export.errors import ExportError
+from seqserve_export.families.bart_layout import ACTIVATIONS
+from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.generation import GENERATION_FILE, Generation, read_generation
-from seqserve_export.families.marian import ACTIVATIONS, SUPPRESSED
 from seqserve_export.families.native import TOKENIZER_FILE, hub_unknown_id
 from seqserve_export.families.weights import fill, freeze
 from seqserve_export.model import Transformer, TransformerConfig

@@ -10,14 +10,14 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Norm = Literal["layer", "rms"]
 NormPosition = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned", "relative"]
-SinusoidOrder = Literal["interleaved", "concatenated"]
+SinusoidOrder = Literal["interleaved", "concatenated", "fairseq"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("relu", "gelu", "gelu_tanh", "silu"),
     "norm": ("layer", "rms"),
     "norm_position": ("pre", "post"),
     "positions": ("sinusoidal", "learned", "relative"),
-    "sinusoid_order": ("interleaved", "concatenated"),
+    "sinusoid_order": ("interleaved", "concatenated", "fairseq"),
 }
 
 
@@ -31,8 +31,9 @@ class TransformerConfig:
 
     ``head_size`` is free of ``width / heads`` (T5-3B has 128-wide heads in 1024 / 32). ``positions`` "sinusoidal"
     computes the table of "Attention Is All You Need", section 3.5, with sine and cosine interleaved (the paper, d2l)
-    or concatenated (Marian, CTranslate2); "learned" takes it from the checkpoint; "relative" adds T5's bucketed bias
-    to self-attention instead. ``position_offset`` is the table row of the first token.
+    or concatenated (Marian, CTranslate2), or fairseq's, concatenated with other frequencies (M2M100); "learned" takes
+    it from the checkpoint; "relative" adds T5's bucketed bias to self-attention instead. ``position_offset`` is the
+    table row of the first token.
     """
 
     source_vocab_size: int

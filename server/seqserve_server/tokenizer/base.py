@@ -1,14 +1,24 @@
 """What serving asks of a tokenizer, and which one a bundle has."""
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
 from seqserve.bundle import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, BundleError, ModelDescription
+from seqserve.m2m100_text import KIND as M2M100
 from seqserve.marian_text import KIND as MARIAN
 from seqserve.marian_text import read_object
 from seqserve.sentencepiece_text import KIND as SENTENCEPIECE
 from seqserve.word_text import KIND as WORDS
+
+# Module and class of each kind. They import this module, and no bundle needs the libraries of two.
+KINDS = {
+    MARIAN: ("marian", "MarianTokenizer"),
+    M2M100: ("m2m100", "M2M100Tokenizer"),
+    SENTENCEPIECE: ("sentencepiece", "SentencePieceTokenizer"),
+    WORDS: ("words", "WordTokenizer"),
+}
 
 
 class Tokenizer(ABC):
@@ -27,27 +37,27 @@ class Tokenizer(ABC):
         Raises:
             BundleError: one line that names the file and what is wrong.
         """
-        # The kinds import this module, and no bundle needs the libraries of two.
         if (bundle / TOKENIZER_CONFIG_FILE).exists():
             kind = read_object(bundle / TOKENIZER_CONFIG_FILE, TOKENIZER_CONFIG_FILE).get("kind")
-            if kind == SENTENCEPIECE:
-                from seqserve_server.tokenizer.sentencepiece import SentencePieceTokenizer
-
-                return SentencePieceTokenizer.read(bundle, model)
-            if kind == MARIAN:
-                from seqserve_server.tokenizer.marian import MarianTokenizer
-
-                return MarianTokenizer.read(bundle, model)
-            if kind == WORDS:
-                from seqserve_server.tokenizer.words import WordTokenizer
-
-                return WordTokenizer.read(bundle, model)
-            raise BundleError(f"{TOKENIZER_CONFIG_FILE}: kind {kind!r:.40} is neither {MARIAN!r} nor {WORDS!r}")
+            if kind not in KINDS:
+                raise BundleError(f"{TOKENIZER_CONFIG_FILE}: kind {kind!r:.40} is not one of {', '.join(KINDS)}")
+            module, name = KINDS[kind]
+            reader: type[Tokenizer] = getattr(importlib.import_module(f"seqserve_server.tokenizer.{module}"), name)
+            return reader.read(bundle, model)
         if (bundle / TOKENIZER_FILE).exists():
             from seqserve_server.tokenizer.hub import HubTokenizer
 
             return HubTokenizer.read(bundle)
         return None
+
+    @classmethod
+    @abstractmethod
+    def read(cls, bundle: Path, model: ModelDescription | None) -> "Tokenizer":
+        """Of a bundle whose tokenizer is of this kind.
+
+        Raises:
+            BundleError: one line that names the file and what is wrong.
+        """
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tokenizers
 
-from seqserve.bundle import TOKENIZER_FILE, BundleError
+from seqserve.bundle import TOKENIZER_FILE, BundleError, ModelDescription
 from seqserve_server.tokenizer.base import Tokenizer
 
 
@@ -16,12 +16,16 @@ class HubTokenizer(Tokenizer):
         self._inner = inner
 
     @classmethod
-    def read(cls, bundle: Path) -> "HubTokenizer":
+    def read(cls, bundle: Path, model: ModelDescription | None = None) -> "HubTokenizer":  # noqa: ARG003
         """The bundle's ``tokenizer.json``."""
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(bundle / TOKENIZER_FILE)))
+            inner = tokenizers.Tokenizer.from_file(str(bundle / TOKENIZER_FILE))
         except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
             raise BundleError(f"{TOKENIZER_FILE}: cannot be read: {error}") from None
+        # Left in the file by whoever trained with them: sources would be cut without a word.
+        inner.no_truncation()
+        inner.no_padding()
+        return cls(inner)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""

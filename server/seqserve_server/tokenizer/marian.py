@@ -56,7 +56,7 @@ class MarianTokenizer(Tokenizer):
         vocabulary = MarianVocabulary.read(bundle / _FOLDER, _FOLDER, settings)
         if model is not None:
             vocabulary.check_sizes(model.source_vocab_size, model.target_vocab_size, _FOLDER)
-        return cls(vocabulary, _open(bundle, SOURCE_PIECES_FILE), _open(bundle, TARGET_PIECES_FILE))
+        return cls(vocabulary, open_pieces(bundle, SOURCE_PIECES_FILE), open_pieces(bundle, TARGET_PIECES_FILE))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without the end token; a leading ``>>code<<`` is one of them."""
@@ -85,7 +85,12 @@ class MarianTokenizer(Tokenizer):
         return pieces
 
 
-def _open(bundle: Path, name: str) -> SentencePieceProcessor:
+def open_pieces(bundle: Path, name: str) -> SentencePieceProcessor:
+    """A bundle's SentencePiece model.
+
+    Raises:
+        BundleError: naming the file and what is wrong with it.
+    """
     data, processor = read_model_file(bundle / name, name), SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(data)

@@ -1,0 +1,97 @@
+"""Hugging Face BART and Pegasus directories: one language, or none that the model knows of."""
+
+from pathlib import Path
+
+from seqserve_export.families.bart_layout import Layout
+from seqserve_export.families.bart_weights import Read, has_model_type, read_directory
+from seqserve_export.families.checkpoint import LoadedCheckpoint
+from seqserve_export.families.files import digests
+from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, HubText, read_hub_tokenizer
+from seqserve_export.sentencepiece_files import SentencePieceFiles
+
+COMMON = {
+    "max_position_embeddings": 1024, "activation_function": "gelu", "scale_embedding": False,
+    "tie_word_embeddings": True,
+}
+BART = Layout(
+    family="bart", model_type="bart", source_class="BartForConditionalGeneration", base_class="BartModel",
+    norm_position="post", embedding_norm=True, final_norm=False, positions="learned", position_offset=2,
+    defaults={
+        **COMMON, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
+        "forced_eos_token_id": 2,
+    },
+    fixed={"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False,
+           "static_position_embeddings": False},
+)
+PEGASUS = Layout(
+    family="pegasus", model_type="pegasus", source_class="PegasusForConditionalGeneration", base_class="PegasusModel",
+    norm_position="pre", embedding_norm=False, final_norm=True, positions="sinusoidal",
+    defaults={
+        **COMMON, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1,
+    },
+    fixed={"normalize_before": True, "normalize_embedding": False, "add_final_layer_norm": True,
+           "static_position_embeddings": True},
+)
+# Files that hold a tokenizer which transformers would convert, and this project does not.
+PIECES_FILE = "spiece.model"
+OTHER_TOKENIZERS = (PIECES_FILE, "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
+
+
+def recognises_bart(directory: Path) -> bool:
+    """A config.json with ``"model_type": "bart"``."""
+    return has_model_type(directory, BART.model_type)
+
+
+def recognises_pegasus(directory: Path) -> bool:
+    """A config.json with ``"model_type": "pegasus"``."""
+    return has_model_type(directory, PEGASUS.model_type)
+
+
+def load_bart(directory: Path) -> LoadedCheckpoint:
+    """Read a BART directory. Without a tokenizer that says otherwise, sources stand between ``<s>`` and ``</s>``."""
+    read = read_directory(directory, BART)
+    start = read.values.get("bos_token_id")
+    return _load(directory, read, (start,) if isinstance(start, int) else ())
+
+
+def load_pegasus(directory: Path) -> LoadedCheckpoint:
+    """Read a Pegasus directory. Sources end with ``</s>``."""
+    return _load(directory, read_directory(directory, PEGASUS), ())
+
+
+def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpoint:
+    config, generation = read.model.config, read.generation
+    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    pieces = None
+    if text is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
+        pieces = SentencePieceFiles.read(directory, "pegasus", config)
+    fewest, most = read.answer_limits(len(generation.prompt))
+    return LoadedCheckpoint(
+        family=read.layout.family,
+        model=read.model,
+        source_prefix=prefix if text is None else text.prefix,
+        source_suffix=(config.eos_id,) if text is None else text.suffix,
+        decoder_prompt=generation.prompt,
+        forced_end=generation.forced_end,
+        unk_id=text.unknown_id if text is not None else pieces.unknown_id if pieces is not None else None,
+        default_min_new_tokens=fewest,
+        default_max_new_tokens=most,
+        tokenizer=pieces if text is None else text.file,
+        provenance={
+            **read.provenance,
+            "source_files": digests([
+                *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE))
+            ]),
+        },
+        notes=generation.notes + (tokenizer_notes(directory, text) if pieces is None else pieces.notes),
+    )
+
+
+def tokenizer_notes(directory: Path, text: HubText | None) -> tuple[str, ...]:
+    """What a tokenizer does otherwise than transformers, or that there is none in a form which is read."""
+    if text is not None:
+        return text.notes
+    others = [name for name in OTHER_TOKENIZERS if (directory / name).is_file()]
+    if not others:
+        return ()
+    return (f"without {TOKENIZER_FILE} (there is {', '.join(others)}) the bundle takes and returns token ids",)

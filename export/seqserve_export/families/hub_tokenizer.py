@@ -1,0 +1,106 @@
+"""What export has to know of a ``tokenizer.json``, read from the file itself: export needs no tokenizer library."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqserve_export.errors import ExportError
+from seqserve_export.families.files import read_json
+from seqserve_export.tokenizer_files import HubFile
+
+TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
+CLEAN_UP = "clean_up_tokenization_spaces"
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A checked ``tokenizer.json``.
+
+    Attributes:
+        added: Ids of added tokens by their text: special tokens, languages.
+        prefix, suffix: What its post-processor puts around a text.
+        unknown_id: The id of the unknown token, if there is one.
+        notes: One line each: what transformers does that the bundle does not.
+    """
+
+    file: HubFile
+    added: dict[str, int] = field(repr=False)
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    unknown_id: int | None
+    notes: tuple[str, ...]
+
+
+def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> HubText | None:
+    """The directory's ``tokenizer.json``, or None where it has none.
+
+    Raises:
+        ExportError: naming the file and what is malformed, or does not fit the model.
+    """
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        return None
+    values, settings = read_json(path), read_settings(directory)
+    try:
+        entries = _entries(values["model"])
+        added = {str(token["content"]): int(token["id"]) for token in values.get("added_tokens") or []}
+        prefix, suffix = _frame(values.get("post_processor"))
+        kind = values["model"].get("type")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ExportError(f"{path}: not a tokenizer, or of an unknown form: {error!r}") from None
+    ids = entries | added
+    token, highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
+    if highest >= vocabulary_size:
+        raise ExportError(f"{path}: {token!r:.60} has id {highest}, but the model has {vocabulary_size} tokens")
+    end = ids.get(_token(settings.get("eos_token")))
+    if end not in (None, eos_id):  # the tokenizer ends sources, the model answers: they have to mean the same
+        raise ExportError(f"{path}: the eos_token has id {end}, but the model's eos_token_id is {eos_id}")
+    unknown = values["model"].get("unk_id")  # of Unigram; others name the token
+    if unknown is None:
+        unknown = ids.get(_token(values["model"].get("unk_token") or settings.get("unk_token")))
+    notes: tuple[str, ...] = ()
+    if settings.get(CLEAN_UP) and kind != "BPE":  # transformers 5 ignores the setting for byte-pair encodings
+        notes = (f"{SETTINGS_FILE}: {CLEAN_UP} is not applied: texts keep the spaces before punctuation",)
+    return HubText(HubFile(path), added, prefix, suffix, unknown, notes)
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json; empty where there is none."""
+    path = directory / SETTINGS_FILE
+    return read_json(path) if path.is_file() else {}
+
+
+def _entries(model: dict[str, Any]) -> dict[str, int]:
+    """Ids by token of a vocabulary, which is a list (Unigram) or an object."""
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):
+        return {str(entry[0]): number for number, entry in enumerate(vocabulary)}
+    return {token: int(number) for token, number in vocabulary.items()}
+
+
+def _token(value: object) -> str:
+    """A token of tokenizer_config.json, where older versions wrote an object."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else ""
+
+
+def _frame(processor: dict[str, Any] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that a post-processor puts before and behind one text."""
+    if processor is None or processor["type"] == "ByteLevel":
+        return (), ()
+    if processor["type"] == "Sequence":
+        frames = [_frame(each) for each in processor["processors"]]
+        return next((frame for frame in frames if frame != ((), ())), ((), ()))
+    if processor["type"] in ("RobertaProcessing", "BertProcessing"):
+        return (int(processor["cls"][1]),), (int(processor["sep"][1]),)
+    if processor["type"] != "TemplateProcessing":
+        raise ValueError(f"post_processor {processor['type']!r}")
+    sides: tuple[list[int], list[int]] = ([], [])
+    behind = False
+    for piece in processor["single"]:
+        if "Sequence" in piece:
+            behind = True
+        else:
+            sides[behind].extend(map(int, processor["special_tokens"][piece["SpecialToken"]["id"]]["ids"]))
+    return tuple(sides[0]), tuple(sides[1])

@@ -1,0 +1,89 @@
+"""The tokenizer of an M2M100 directory: one SentencePiece model, whose pieces vocab.json numbers."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqserve import bundle, m2m100_text
+from seqserve.bundle import BundleError
+from seqserve.m2m100_text import M2M100Vocabulary
+from seqserve.marian_text import read_vocabulary
+from seqserve.sentencepiece_file import read_model_file
+from seqserve_export.errors import ExportError
+from seqserve_export.model import TransformerConfig
+from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
+
+PIECES_FILE = "sentencepiece.bpe.model"
+
+
+@dataclass(frozen=True)
+class M2M100Files(TokenizerFiles):
+    """Checked files of a directory."""
+
+    directory: Path
+    vocabulary: M2M100Vocabulary
+
+    @classmethod
+    def read(
+        cls, directory: Path, settings: Mapping[str, Any], languages: Mapping[str, int], config: TransformerConfig
+    ) -> "M2M100Files":
+        """Check the files against one another and against the model.
+
+        Args:
+            settings: tokenizer_config.json.
+            languages: Ids by code.
+
+        Raises:
+            ExportError: naming the file and what is wrong with it.
+        """
+        path = directory / m2m100_text.VOCABULARY
+        tokens = {f"__{code}__": number for code, number in languages.items()}
+        try:
+            entries = read_vocabulary(path, str(path))
+            named = {name: settings.get(name) or token for name, token in m2m100_text.SPECIAL.items()}
+            special = {name: str(token.get("content") if isinstance(token, dict) else token)
+                       for name, token in named.items()}  # an object in older versions
+            if missing := [token for token in special.values() if token not in entries]:
+                raise ExportError(f"{path}: has no {', '.join(missing)}")
+            listed = [*(settings.get("extra_special_tokens") or []), *(settings.get("additional_special_tokens") or [])]
+            known = dict.fromkeys([*special.values(), *(token for token in listed if token in tokens)])
+            vocabulary = M2M100Vocabulary(entries, tokens, tuple(known), special["unk_token"])
+            vocabulary.check_size(config.source_vocab_size, str(path))
+            read_model_file(directory / PIECES_FILE, str(directory / PIECES_FILE))
+        except BundleError as error:
+            raise ExportError(str(error)) from None
+        end = entries[special["eos_token"]]
+        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
+            raise ExportError(
+                f"{path}: {special['eos_token']} has id {end}, but the model's eos_token_id is {config.eos_id}"
+            )
+        return cls(directory, vocabulary)
+
+    @property
+    def unknown_id(self) -> int:
+        """The unknown token."""
+        return self.vocabulary.entries[self.vocabulary.unk_token]
+
+    def write(self, directory: Path) -> None:
+        """Copy the files, and write what of the settings serving needs."""
+        for name, target in (
+            (PIECES_FILE, bundle.SOURCE_PIECES_FILE), (m2m100_text.VOCABULARY, bundle.SOURCE_VOCABULARY_FILE),
+        ):
+            (directory / target).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self.directory / name, directory / target)
+        text = json.dumps(self.vocabulary.settings, indent=1, sort_keys=True) + "\n"
+        (directory / bundle.TOKENIZER_CONFIG_FILE).write_text(text, encoding="utf-8")
+
+    def encoder(self) -> Encoder:
+        """By the ``sentencepiece`` library."""
+        from sentencepiece import SentencePieceProcessor
+
+        path, processor = self.directory / PIECES_FILE, SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(read_model_file(path, str(path)))
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+            raise ExportError(f"{path}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
+        return lambda text: self.vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
