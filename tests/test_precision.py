@@ -1,6 +1,7 @@
 """int8: rounding by channel and row, the same bits in any company, and refusals."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,21 @@ def test_a_row_has_the_same_bits_in_any_company(exported: tuple[Exported, Path])
             )
             for place, answer in zip(order, together, strict=True):
                 assert (answer.token_ids, answer.log_probs) == (alone[place].token_ids, alone[place].log_probs)
+
+
+def test_a_scale_over_the_whole_batch_would_be_seen(exported: tuple[Exported, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(exported[1], broken)
+    for name in ("encoder.onnx", "decoder.onnx"):
+        graph = onnx.load(broken / name, load_external_data=False)
+        (axes,) = (tensor for tensor in graph.graph.initializer if tensor.name == "quantize.last_axis")
+        axes.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1], dtype=np.int64), axes.name))
+        onnx.save(graph, broken / name)
+    with LocalModel.open(broken, threads=1, verify=False) as model:
+        sources = [[5, 6, 7, model.description.eos_id], [40, 41, model.description.eos_id]]
+        alone = [model.generate([one], max_new_tokens=6, min_new_tokens=6)[0] for one in sources]
+        together = model.generate(sources, max_new_tokens=6, min_new_tokens=6)
+    assert [one.log_probs for one in alone] != [one.log_probs for one in together]
 
 
 def test_too_little_agreement_leaves_no_bundle(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
