@@ -28,10 +28,10 @@ from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.parity import Opener, ParityReport
-from seqserve_export.precision import PrecisionReport
+from seqserve_export.precision_report import PrecisionReport
 from seqserve_export.tokenizer_files import TokenizerFiles
 
-SUPPORTED_PRECISIONS = ("fp32", "int8")
+SUPPORTED_PRECISIONS = ("fp32", *precision.ROUNDED)
 # Where greedy decoding stops in the proof. On random ids many models never end by themselves, and 200 sources decoded
 # one by one cost the most of an export; a few long targets are teacher-forced besides (``proof_sources``).
 PROOF_NEW_TOKENS = 16
