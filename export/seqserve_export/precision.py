@@ -63,6 +63,14 @@ def round_bundle(
     return report
 
 
+def described(description: ModelDescription, precision: str) -> ModelDescription:
+    """The description of the same model in another precision."""
+    states = description.states
+    if precision == "fp16":
+        states = tuple(dataclasses.replace(state, dtype="float16") for state in states)
+    return dataclasses.replace(description, precision=precision, states=states)
+
+
 def write_rounded(
     directory: Path, work: Path, description: ModelDescription, precision: str, progress: Callable[[str], None]
 ) -> None:
@@ -72,8 +80,6 @@ def write_rounded(
     if precision == "fp16":
         emulation.mkdir()
         (emulation / bundle.MODEL_FILE).write_text(description.to_json(), encoding="utf-8")
-        halves = tuple(dataclasses.replace(state, dtype="float16") for state in description.states)
-        description = dataclasses.replace(description, states=halves)
     for name in GRAPHS:
         progress(f"rounding {name}")
         model = onnx_ir.load(directory / name)
@@ -86,8 +92,7 @@ def write_rounded(
             emulate(model)
             weights.save(model, emulation / name)
         del model
-    rounded = dataclasses.replace(description, precision=precision)
-    (work / bundle.MODEL_FILE).write_text(rounded.to_json(), encoding="utf-8")
+    (work / bundle.MODEL_FILE).write_text(described(description, precision).to_json(), encoding="utf-8")
 
 
 def compare(

@@ -90,8 +90,8 @@ def _shrink_sums(graph: ir.Graph) -> None:
     shrink before they are rounded, by their ``alpha``; so neither they nor the sums overflow before 4 million.
     """
     adds = {node.outputs[0]: parts for node in graph if (parts := _carry_and_product(node)) is not None}
-    stream = {total for total, (carry, _) in adds.items() if carry in adds}
-    stream |= {carry for total, (carry, _) in adds.items() if total in stream}
+    carried = {carry for carry, _ in adds.values()}
+    stream = [total for total, (carry, _) in adds.items() if carry in adds or total in carried]
     readers = {use.node for total in stream for use in total.uses() if use.node.outputs[0] not in stream}
     if not all(node.op_type in NORMS for node in readers) or any(total.is_graph_output() for total in stream):
         return
