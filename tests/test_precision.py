@@ -18,7 +18,8 @@ from seqserve.bundle import BundleError
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.graphs.quantize import LEVELS, quantize_weight
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
-from seqserve_export.precision import LogitErrors, compare
+from seqserve_export.precision import compare
+from seqserve_export.precision_report import LogitErrors
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
 from seqserve_server.graph_operators import operators, refuse_coupling
@@ -233,7 +234,7 @@ def test_answers_without_a_token_agree_in_all_of_them() -> None:
     silent: Any = Silent()
     report = compare(
         silent, silent, [ProofSource((1,), (3,))] * 2, precision="int8", max_new_tokens=4, arrivals=[0, 0],
-        sizes=(2, 1), min_agreement=1.0, progress=lambda _: None,
+        min_agreement=1.0, progress=lambda _: None,
     )
     assert (report.tokens_equal, report.sources_equal, report.mixed_equal) == (1.0, 2, 2)
     assert report.passed
