@@ -1,32 +1,49 @@
-"""Greedy choice: the most probable token, the end token excepted while a row is below its minimum length."""
+"""Greedy search: the most probable token, the end token excepted while there are fewer than the least."""
 
-import math
 from collections.abc import Sequence
 
-from seqserve_server.decoding.choice import Choice
-from seqserve_server.engine import Candidates
+from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, SearchSettings, normalised
 
 CANDIDATES = 2  # the best, and the one to take when the best is an end token that may not come yet
+ON = 0  # the one live hypothesis
 
 
-def choose(
-    candidates: Candidates, end_banned: Sequence[int], end_id: int, end_forced: Sequence[int] = ()
-) -> Choice:
-    """Take each row's best allowed candidate.
+class GreedySearch:
+    """Implements :class:`seqserve_server.decoding.search.Search` with one hypothesis."""
 
-    Args:
-        candidates: At least 2 per row, best first.
-        end_banned: Rows that may not end yet.
-        end_id: The end token.
-        end_forced: Rows that have to end. There was no choice, so the log-probability is 0 (as in transformers).
-    """
-    tokens = candidates.token_ids[:, 0].tolist()
-    log_probs = candidates.log_probs[:, 0].tolist()
-    for row in end_banned:
-        if tokens[row] == end_id:
-            tokens[row] = int(candidates.token_ids[row, 1])
-            log_probs[row] = float(candidates.log_probs[row, 1])
-    for row in end_forced:
-        if math.isfinite(log_probs[row]):  # a row whose values are not finite has to fail all the same
-            tokens[row], log_probs[row] = end_id, 0.0
-    return Choice(tokens, log_probs)
+    __slots__ = ("_log_probs", "_settings", "_token_ids")
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self._settings = settings
+        self._token_ids: list[int] = []
+        self._log_probs: list[float] = []
+
+    @property
+    def candidates(self) -> int:
+        """Two."""
+        return CANDIDATES
+
+    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+        """Take the best allowed token."""
+        settings, generated = self._settings, len(self._log_probs)
+        token, log_prob = token_ids[0][0], log_probs[0][0]
+        last = generated + 1 >= settings.max_new_tokens
+        if settings.forced_end and last:  # there is no choice, so the log-probability is 0 (as in transformers)
+            token, log_prob = settings.end_id, 0.0
+        elif token == settings.end_id and generated < settings.min_new_tokens:
+            token, log_prob = token_ids[0][1], log_probs[0][1]
+        self._log_probs.append(log_prob)
+        if token == settings.end_id:
+            return Advance([], [], [self._hypothesis(ended=not (settings.forced_end and last))])
+        self._token_ids.append(token)
+        if last:
+            return Advance([], [token], [self._hypothesis(ended=False)])
+        return Advance([Continuation(ON, token)], [token])
+
+    def so_far(self) -> Hypothesis:
+        """What there is."""
+        return self._hypothesis(ended=False)
+
+    def _hypothesis(self, *, ended: bool) -> Hypothesis:
+        score = normalised(self._log_probs, self._settings.length_penalty)
+        return Hypothesis(self._token_ids, self._log_probs, score, ended)

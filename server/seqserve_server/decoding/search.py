@@ -1,0 +1,120 @@
+"""What a search is told and what it answers. One search chooses the tokens of one request; rows and time are strange to it.
+
+A search has live hypotheses, one for each row that its request runs, in an order of its own. Every step it is given the
+best next tokens of each, and answers which hypotheses live on, grown by one token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Stopping(Enum):
+    """When a beam search is over, beside its limit of tokens.
+
+    Attributes:
+        HEURISTIC: ``beam_size`` hypotheses have ended, and the best live one, if it ended now, would be worse than the
+            worst of them (transformers' ``early_stopping=False``).
+        FULL: ``beam_size`` hypotheses have ended (``early_stopping=True``).
+        EXHAUSTIVE: as HEURISTIC, but with the best score that the live one could still come to (``"never"``).
+        PATIENCE: ``beam_size * patience`` hypotheses have ended, as in CTranslate2; and with no length penalty (0) and
+            a patience of 1, as soon as the best of all has.
+    """
+
+    HEURISTIC = "heuristic"
+    FULL = "full"
+    EXHAUSTIVE = "exhaustive"
+    PATIENCE = "patience"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How one request's tokens are chosen; checked at the door.
+
+    Attributes:
+        end_id: The end token.
+        max_new_tokens: Most generated tokens, the end token included; at least 1.
+        min_new_tokens: The end token is not chosen while fewer tokens than this were generated.
+        forced_end: Whether the last token that the limit allows is the end token, with a log-probability of 0. The
+            answer has ended for its length all the same.
+        beam_size: Most live hypotheses.
+        num_hypotheses: How many to return, at most ``beam_size``.
+        length_penalty: Scores are sums of log-probabilities, divided by the length, end token included, to this power.
+        patience: See ``Stopping.PATIENCE``; over 0.
+    """
+
+    end_id: int
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    forced_end: bool = False
+    beam_size: int = 1
+    num_hypotheses: int = 1
+    length_penalty: float = 1.0
+    patience: float = 1.0
+    stopping: Stopping = Stopping.HEURISTIC
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A sequence that a search found.
+
+    Attributes:
+        token_ids: Without the end token.
+        log_probs: One per generated token, the end token's included.
+        score: See ``SearchSettings.length_penalty``; 0 for nothing generated.
+        ended: Whether the model chose to end it, and no limit.
+    """
+
+    token_ids: list[int]
+    log_probs: list[float]
+    score: float
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A live hypothesis after a step: the one at ``parent`` among those before it, and a token more."""
+
+    parent: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a step came to.
+
+    Attributes:
+        live: The hypotheses that live on, in the search's order; none when it is over.
+        stable: Tokens that every answer the search can still give begins with, beyond those told before. When it is
+            over: the rest of the best answer.
+        found: Best first, when it is over; else None.
+    """
+
+    live: list[Continuation]
+    stable: list[int]
+    found: list[Hypothesis] | None = None
+
+
+class Search(Protocol):
+    """Chooses the tokens of one request."""
+
+    @property
+    def candidates(self) -> int:
+        """How many best tokens of each live hypothesis the next step has to bring."""
+
+    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+        """Take one step.
+
+        Args:
+            token_ids, log_probs: For each live hypothesis, in the search's order, at least ``candidates`` next tokens,
+                best first, ties to the lower id. Finite.
+        """
+
+    def so_far(self) -> Hypothesis:
+        """The best hypothesis now, for a request that is ended from outside."""
+
+
+def normalised(log_probs: Sequence[float], length_penalty: float) -> float:
+    """Score of a hypothesis: Wu et al. 2016 without their constants, as transformers and CTranslate2 have it."""
+    return sum(log_probs) / len(log_probs) ** length_penalty if log_probs else 0.0
