@@ -23,7 +23,7 @@ from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
 from seqserve_export.families.files import check_sha256
 from seqserve_export.families.registry import AUTO
-from seqserve_export.graphs import trace
+from seqserve_export.graphs import places, trace
 from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.model import Transformer, TransformerConfig
@@ -191,7 +191,9 @@ def write_graphs(model: Transformer, directory: Path, progress: Progress = lambd
     progress("tracing the encoder")
     weights.save(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
     progress("tracing the decoder step")
-    weights.save(trace.trace_decoder(model), directory / bundle.DECODER_FILE)
+    decoder = trace.trace_decoder(model)
+    places.add_places(decoder, model.config.heads, padded_head_size(model.config.head_size))
+    weights.save(decoder, directory / bundle.DECODER_FILE)
 
 
 def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: TokenizerFiles | None) -> None:

@@ -16,6 +16,7 @@ from seqserve.bundle import ModelDescription
 from seqserve_export.errors import ParityError
 from seqserve_export.graphs.emulate import emulate
 from seqserve_export.graphs.halve import LARGEST, halve
+from seqserve_export.graphs.places import without_places
 from seqserve_export.graphs.quantize import quantize
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.parity import BundleDecoder, Generated, Opener
@@ -98,6 +99,7 @@ def write_rounded(
             quantize(model)
             weights.save(model, work / name)
         else:
+            without_places(model)  # a branch is what no CUDA graph can hold
             halve(model)
             weights.save(model, work / name)
             emulate(model)

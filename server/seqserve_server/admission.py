@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
-from seqserve_server.capacity import Capacity, SchedulerLimits
+from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
+from seqserve_server.plan import need_of
+from seqserve_server.request import Request
 
 RETRY_AFTER_SECONDS = 0.1
 
@@ -119,17 +121,20 @@ def check_length(content: int, model: ModelDescription, field: str) -> None:
         raise InputTooLong(field, count, model.max_source_length)
 
 
-def check_memory(source_length: int, prompt_length: int, max_new_tokens: int, limits: SchedulerLimits) -> None:
-    """A request that could never fit the state buffers alone is refused at the door, not queued for ever.
+def check_memory(request: Request, limits: SchedulerLimits) -> None:
+    """A request that could never fit rows and state buffers alone is refused at the door, not queued for ever.
 
     Raises:
-        InvalidRequest: naming max_new_tokens and the byte budget.
+        InvalidRequest: naming the options and the limit.
     """
-    need = Capacity(1, prompt_length - 1 + max_new_tokens, source_length)
+    need, search = need_of([request], limits.widths), request.search
+    if need.rows > limits.max_rows:
+        raise InvalidRequest("options.beam_size", f"{need.rows} is over the {limits.max_rows} rows of this server")
     if not limits.fits(need):
+        beams = f" and options.beam_size {search.beam_size}" if search.beam_size > 1 else ""
         raise InvalidRequest(
             "options.max_new_tokens",
-            f"{max_new_tokens} with a source of {source_length} tokens needs "
+            f"{search.max_new_tokens}{beams} with a source of {len(request.source)} tokens needs "
             f"{limits.cost.bytes_of(need.rounded())} bytes of state, over the budget of {limits.cache_bytes}",
         )
 

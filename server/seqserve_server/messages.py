@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.admission import Options, Resolved, check_memory, resolve_options
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import Content, read_source
 from seqserve_server.request import Durations, Finished, FinishReason, Request
@@ -58,10 +59,13 @@ def _read_request(
     source = read_source(
         kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
     )
-    check_memory(len(source), len(options.frame.prompt), options.max_new_tokens, model.limits)
-    return Request(
-        0, source, options.frame.prompt, options.max_new_tokens, options.min_new_tokens, deadline=deadline
+    search = SearchSettings(
+        model.description.eos_id, options.max_new_tokens, options.min_new_tokens,
+        forced_end=model.description.forced_end,
     )
+    request = Request(0, source, options.frame.prompt, search, deadline=deadline)
+    check_memory(request, model.limits)
+    return request
 
 
 def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None) -> pb.GenerationResult:

@@ -1,4 +1,4 @@
-"""What a search is told and what it answers. One search chooses the tokens of one request; rows and time are strange to it.
+"""What a search is told and what it answers. One search chooses the tokens of one request; it knows no rows, no time.
 
 A search has live hypotheses, one for each row that its request runs, in an order of its own. Every step it is given the
 best next tokens of each, and answers which hypotheses live on, grown by one token.
