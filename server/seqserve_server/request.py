@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from seqserve_server.decoding.search import Hypothesis, SearchSettings
+
 
 class FinishReason(Enum):
     """Why a request ended without failing."""
@@ -20,8 +22,7 @@ class Request:
     Attributes:
         source: Complete source ids, special tokens included; checked against vocabulary and limits.
         prompt: What the decoder is fed before it chooses: the start token, then forced ones. They are not generated.
-        max_new_tokens: Most generated tokens, the end token included.
-        min_new_tokens: The end token is not chosen while fewer tokens than this were generated.
+        search: How its tokens are chosen.
         deadline: When the caller stops waiting, or None.
         stream: Whether tokens are published as they come.
     """
@@ -29,8 +30,7 @@ class Request:
     id: int
     source: tuple[int, ...]
     prompt: tuple[int, ...]
-    max_new_tokens: int
-    min_new_tokens: int = 0
+    search: SearchSettings
     arrival: float = 0.0
     deadline: float | None = None
     stream: bool = False
@@ -38,7 +38,7 @@ class Request:
     @property
     def target_length(self) -> int:
         """The most positions that its rows can write: the last generated token is never fed."""
-        return len(self.prompt) - 1 + self.max_new_tokens
+        return len(self.prompt) - 1 + self.search.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +81,27 @@ class TokensChosen:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Terminal. ``token_ids`` exclude the end token, ``log_probs`` include its."""
+    """Terminal. ``hypotheses`` are best first, at least one; ``reason`` says why the best one ended."""
 
     request_id: int
     reason: FinishReason
-    token_ids: list[int]
-    log_probs: list[float]
+    hypotheses: list[Hypothesis]
     times: Times = field(compare=False)
 
     @property
-    def score(self) -> float:
-        """Mean log-probability over all generated tokens, the end token included; 0 for none.
+    def token_ids(self) -> list[int]:
+        """Of the best hypothesis, without the end token."""
+        return self.hypotheses[0].token_ids
 
-        That is the sum divided by ``length ** length_penalty`` at the default penalty of 1.
-        """
-        return sum(self.log_probs) / len(self.log_probs) if self.log_probs else 0.0
+    @property
+    def log_probs(self) -> list[float]:
+        """Of the best hypothesis, one per generated token, the end token's included."""
+        return self.hypotheses[0].log_probs
+
+    @property
+    def score(self) -> float:
+        """Of the best hypothesis."""
+        return self.hypotheses[0].score
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server.admission import Gate
 from seqserve_server.capacity import Capacity
 from seqserve_server.config import ServerConfig
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
@@ -80,7 +81,7 @@ def warm_up(model: ServedModel) -> None:
     """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
     prompt = model.description.framing.example().prompt
     most = min(2, model.description.max_new_tokens)
-    request = Request(0, model.description.example_source, prompt, max_new_tokens=most)
+    request = Request(0, model.description.example_source, prompt, SearchSettings(model.description.eos_id, most))
     need = Capacity(1, request.target_length, len(request.source))
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())
