@@ -16,6 +16,7 @@ from seqserve.search_defaults import (
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
+from seqserve_server.request import Request
 
 RETRY_AFTER_SECONDS = 0.1
 
@@ -46,6 +47,19 @@ class Resolved:
 def most_beams(max_rows: int) -> int:
     """The largest beam of an engine of so many rows: all hypotheses of a request run in one step."""
     return min(MAX_BEAM_SIZE, max_rows)
+
+
+def read_stopping(word: str) -> Stopping:
+    """A stopping rule by the word for it.
+
+    Raises:
+        InvalidRequest: there is no such rule.
+    """
+    try:
+        return Stopping(word)
+    except ValueError:
+        known = ", ".join(rule.value for rule in Stopping)
+        raise InvalidRequest("options.stopping", f"{word!r:.40} is not one of {known}") from None
 
 
 def resolve_options(options: Options, model: ModelDescription, max_beam_size: int) -> Resolved:
@@ -195,17 +209,17 @@ def check_length(content: int, model: ModelDescription, field: str) -> None:
         raise InputTooLong(field, count, model.max_source_length)
 
 
-def check_memory(source_length: int, prompt_length: int, settings: SearchSettings, limits: SchedulerLimits) -> None:
+def check_memory(request: Request, limits: SchedulerLimits) -> None:
     """A request that could never fit the state buffers alone is refused at the door, not queued for ever.
 
     Raises:
         InvalidRequest: naming max_new_tokens and the byte budget.
     """
-    need = Capacity(1, prompt_length - 1 + settings.max_new_tokens, source_length)
+    need = Capacity(1, request.target_length, len(request.source))
     if not limits.fits(need):
         raise InvalidRequest(
             "options.max_new_tokens",
-            f"{settings.max_new_tokens} with a source of {source_length} tokens needs "
+            f"{request.search.max_new_tokens} with a source of {len(request.source)} tokens needs "
             f"{limits.cost.bytes_of(need.rounded())} bytes of state, over the budget of {limits.cache_bytes}",
         )
 

@@ -78,8 +78,9 @@ def _read_request(
     source = read_source(
         kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
     )
-    check_memory(len(source), len(options.frame.prompt), options.search, model.limits)
-    return Request(0, source, options.frame.prompt, options.search, deadline=deadline)
+    request = Request(0, source, options.frame.prompt, options.search, deadline=deadline)
+    check_memory(request, model.limits)
+    return request
 
 
 def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None) -> pb.GenerationResult:
@@ -120,6 +121,7 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
     """What a client may know of a model."""
     description, max_beam_size = model.description, most_beams(model.limits.max_rows)
     search = search_defaults(description, max_beam_size)
+    stopping = Stopping(search.stopping)
     return pb.ModelInfo(
         name=description.name,
         version=model.version,
@@ -142,8 +144,9 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
             beam_size=search.beam_size,
             num_hypotheses=1,
             length_penalty=search.length_penalty,
-            patience=search.patience,
-            stopping=_STOPPINGS[Stopping(search.stopping)],
+            # Under another rule it would be refused where a caller sends the defaults back.
+            patience=search.patience if stopping is Stopping.PATIENCE else None,
+            stopping=_STOPPINGS[stopping],
         ),
         languages=sorted(description.languages),
         has_tokenizer=model.tokenizer is not None,
