@@ -41,7 +41,8 @@ def test_every_option_of_the_message_is_read() -> None:
 
 
 def test_every_stopping_rule_has_a_number_and_an_unspecified_one_is_unset() -> None:
-    rules = {name: read_options(pb.GenerationOptions(stopping=name)).stopping for name in pb.Stopping.DESCRIPTOR.values_by_name}
+    names = pb.Stopping.DESCRIPTOR.values_by_name
+    rules = {name: read_options(pb.GenerationOptions(stopping=name)).stopping for name in names}
     expected: dict[str, Stopping | None] = {f"STOPPING_{rule.name}": rule for rule in Stopping}
     assert rules == {"STOPPING_UNSPECIFIED": None, **expected}
 
