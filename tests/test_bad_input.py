@@ -34,6 +34,23 @@ BAD: dict[str, tuple[pb.GenerateRequest, str, str, str]] = {
     "a negative minimum": (ask("c", min_new_tokens=-1), "INVALID_FIELD", "options.min_new_tokens", "outside 0..64"),
     "a minimum over the maximum": (ask("c", max_new_tokens=3, min_new_tokens=4), "INVALID_FIELD",
                                    "options.min_new_tokens", "4 is over options.max_new_tokens 3"),
+    "no beam": (ask("c", beam_size=0), "INVALID_FIELD", "options.beam_size", "0 is outside 1..32"),
+    "too wide a beam": (ask("c", beam_size=33), "INVALID_FIELD", "options.beam_size", "33 is outside 1..32"),
+    "more hypotheses than the beam": (ask("c", beam_size=2, num_hypotheses=3), "INVALID_FIELD",
+                                      "options.num_hypotheses", "3 is over options.beam_size 2"),
+    "more hypotheses than the default beam": (ask("c", num_hypotheses=2), "INVALID_FIELD", "options.num_hypotheses",
+                                              "2 is over options.beam_size 1 (the model's default)"),
+    "a length penalty out of bounds": (ask("c", length_penalty=-11), "INVALID_FIELD", "options.length_penalty",
+                                       "-11.0 is outside -10..10"),
+    "a length penalty that is none": (ask("c", length_penalty=float("nan")), "INVALID_FIELD",
+                                      "options.length_penalty", "nan is outside -10..10"),
+    "no patience": (ask("c", patience=0), "INVALID_FIELD", "options.patience", "0.0 is not over 0 and at most 10"),
+    "patience with a rule that has none": (ask("c", patience=2, stopping=pb.STOPPING_FULL), "INVALID_FIELD",
+                                           "options.patience", "2 means nothing to options.stopping full"),
+    "an unknown stopping rule": (
+        pb.GenerateRequest(inputs=ask("c").inputs, options=pb.GenerationOptions.FromString(bytes([72, 77]))),
+        "INVALID_FIELD", "options.stopping", "77 is none of heuristic (1)",
+    ),
     "100 000 one-character inputs": (ask(*["a"] * 100_000), "INVALID_FIELD", "inputs", "100000 inputs are outside"),
 }
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from seqserve.bundle import BundleError, ModelDescription, StateTensor, read_model
 from seqserve.manifest import check_manifest, write_manifest
+from seqserve.search_defaults import SearchDefaults
 from serving import describe
 
 GOOD: dict[str, Any] = json.loads(describe(source_prefix=(3,)).to_json())
@@ -32,7 +33,8 @@ def refused(changes: dict[str, Any]) -> str:
 
 
 def test_a_description_survives_the_file() -> None:
-    model = describe(source_prefix=(3,), dimensions={"width": 8}, unk_id=None)
+    search = SearchDefaults(beam_size=4, length_penalty=-0.2, patience=1.5, stopping="patience")
+    model = describe(source_prefix=(3,), dimensions={"width": 8}, unk_id=None, search=search)
     assert ModelDescription.from_json(model.to_json()) == model
 
 
@@ -51,7 +53,7 @@ def test_every_field_of_a_wrong_type_is_named(name: str) -> None:
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"colour": "red"}, "unknown fields: colour"),
-    ({"format": 1}, "format 1 is not 2; export the model again"),
+    ({"format": 1}, "format 1 is not 3; export the model again"),
     ({"precision": "fp8"}, "precision 'fp8' is not one of fp32, fp16, int8"),
     ({"default_max_new_tokens": 0}, "default_max_new_tokens 0 is outside 1..64"),
     ({"default_max_new_tokens": 65}, "default_max_new_tokens 65 is outside 1..64"),
@@ -92,6 +94,34 @@ def test_a_value_out_of_range_is_named_with_its_bounds(changes: dict[str, Any], 
 ])
 def test_a_state_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
     assert said in refused({"states": [{**STATE, **changes}]})
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"colour": "red"}, "search.colour: unknown field"),
+    ({"num_hypotheses": 2}, "search.num_hypotheses: unknown field"),
+    ({"beam_size": 0}, "search.beam_size: 0 is outside 1..32"),
+    ({"beam_size": 33}, "search.beam_size: 33 is outside 1..32"),
+    ({"beam_size": 4.0}, "search.beam_size: 4.0 is not an integer"),
+    ({"beam_size": True}, "search.beam_size: True is not an integer"),
+    ({"beam_size": None}, "search.beam_size: None is not an integer"),
+    ({"length_penalty": 10.5}, "search.length_penalty: 10.5 is outside -10..10"),
+    ({"length_penalty": -(10**400)}, "search.length_penalty: -1000"),
+    ({"length_penalty": float("nan")}, "search.length_penalty: nan is not a number"),
+    ({"length_penalty": "1"}, "search.length_penalty: '1' is not a number"),
+    ({"patience": 0}, "search.patience: 0 is not over 0 and at most 10"),
+    ({"patience": 11}, "search.patience: 11 is not over 0 and at most 10"),
+    ({"patience": float("inf")}, "search.patience: inf is not a number"),
+    ({"patience": False}, "search.patience: False is not a number"),
+    ({"stopping": "early"}, "search.stopping: 'early' is not one of heuristic, full, exhaustive, patience"),
+    ({"stopping": 1}, "search.stopping: 1 is not a string"),
+])
+def test_a_search_default_that_cannot_be_is_named_with_its_bounds(changes: dict[str, Any], said: str) -> None:
+    assert refused({"search": {**GOOD["search"], **changes}}).startswith(f"model.json: {said}")
+
+
+def test_search_defaults_that_are_left_out_are_greedy() -> None:
+    model = ModelDescription.from_json(json.dumps({**GOOD, "search": {"length_penalty": 2}}))
+    assert model.search == SearchDefaults(beam_size=1, length_penalty=2.0, patience=1.0, stopping="heuristic")
 
 
 @pytest.mark.parametrize("name", sorted(REQUIRED))
@@ -231,9 +261,9 @@ def test_a_pipe_in_place_of_a_file_does_not_block(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [
-    "", "{", "[]", "null", "{}", '{"format": 2}', '{"format": 2, "files": []}', '{"format": 2, "files": {"a": 1}}',
-    '{"format": 2, "files": {"a": {"sha256": "x"}}}', '{"format": 2, "files": {"a": {"sha256": "x", "bytes": []}}}',
-    '{"format": 2, "files": {"a": {"sha256": "x", "bytes": Infinity}}}', "[" * 100_000, "\udcff",
+    "", "{", "[]", "null", "{}", '{"format": 3}', '{"format": 3, "files": []}', '{"format": 3, "files": {"a": 1}}',
+    '{"format": 3, "files": {"a": {"sha256": "x"}}}', '{"format": 3, "files": {"a": {"sha256": "x", "bytes": []}}}',
+    '{"format": 3, "files": {"a": {"sha256": "x", "bytes": Infinity}}}', "[" * 100_000, "\udcff",
 ])
 def test_a_malformed_manifest_is_refused(bundle: Path, content: str) -> None:
     (bundle / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
@@ -242,7 +272,7 @@ def test_a_malformed_manifest_is_refused(bundle: Path, content: str) -> None:
 
 def test_a_manifest_of_another_format_says_what_to_do(bundle: Path) -> None:
     rewrite(bundle, format=1)
-    assert broken(bundle) == "manifest.json: format 1 is not 2; export the model again"
+    assert broken(bundle) == "manifest.json: format 1 is not 3; export the model again"
 
 
 def test_an_unreadable_description_is_named(tmp_path: Path) -> None:

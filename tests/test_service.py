@@ -96,9 +96,12 @@ async def test_model_info_tells_limits_and_defaults() -> None:
     assert (model.name, model.version, model.family, model.precision) == ("pencil", "0123456789ab", "native", "fp32")
     assert model.limits == pb.ModelLimits(
         max_source_tokens=32, max_new_tokens=64, max_inputs=9, max_waiting_requests=3000, source_vocab_size=29,
-        target_vocab_size=29,
+        target_vocab_size=29, max_beam_size=32,
     )
-    assert model.defaults == pb.GenerationOptions(max_new_tokens=64, min_new_tokens=0)
+    assert model.defaults == pb.GenerationOptions(
+        max_new_tokens=64, min_new_tokens=0, beam_size=1, num_hypotheses=1, length_penalty=1.0,
+        stopping=pb.STOPPING_HEURISTIC,
+    )
     assert model.has_tokenizer
     assert response.server_version
 

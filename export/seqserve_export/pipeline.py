@@ -165,7 +165,7 @@ def describe(checkpoint: LoadedCheckpoint, name: str, precision: str) -> ModelDe
         decoder_prompt=checkpoint.decoder_prompt or (config.decoder_start_id,),
         eos_id=config.eos_id, pad_id=config.pad_id, unk_id=checkpoint.unk_id, states=state_tensors(config),
         default_max_new_tokens=checkpoint.default_max_new_tokens,
-        default_min_new_tokens=checkpoint.default_min_new_tokens,
+        default_min_new_tokens=checkpoint.default_min_new_tokens, search=checkpoint.search,
         forced_end=checkpoint.forced_end, languages=checkpoint.languages,
         default_source_language=checkpoint.default_source_language,
         default_target_language=checkpoint.default_target_language,

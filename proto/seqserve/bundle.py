@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Framing, Place
+from seqserve.search_defaults import SearchDefaults, SearchError
 
-FORMAT = 2
+FORMAT = 3
 MODEL_FILE = "model.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
@@ -100,6 +101,7 @@ class ModelDescription:
     Lengths count tokens, special tokens included. ``source_prefix`` and ``source_suffix`` are what the family puts
     around the content of a source, ``decoder_prompt`` what the decoder is fed before it chooses (:mod:`.framing`).
     ``forced_end`` makes the last token that ``max_new_tokens`` allows the end token, whatever the model would choose.
+    ``search`` is how requests are decoded that do not say.
     """
 
     name: str
@@ -119,6 +121,7 @@ class ModelDescription:
     default_max_new_tokens: int
     default_min_new_tokens: int = 0
     forced_end: bool = False
+    search: SearchDefaults = field(default_factory=SearchDefaults)
     languages: dict[str, int] = field(default_factory=dict)
     default_source_language: str | None = None
     default_target_language: str | None = None
@@ -226,8 +229,12 @@ class ModelDescription:
             states = tuple(StateTensor(**{**entry, "shape": tuple(entry["shape"])}) for entry in values["states"])
         except (TypeError, KeyError, ValueError) as error:
             raise BundleError(f"{MODEL_FILE}: states are malformed: {error}") from None
+        try:
+            search = SearchDefaults.from_json(values.get("search", {}))
+        except SearchError as error:
+            raise BundleError(f"{MODEL_FILE}: search.{error}") from None
         tuples = {name: tuple(values[name]) for name in ("source_prefix", "source_suffix", "decoder_prompt")}
-        return cls(**{**values, **tuples, "states": states})
+        return cls(**{**values, **tuples, "states": states, "search": search})
 
 
 def _ill_typed(declared: object, value: object) -> str | None:
@@ -247,7 +254,7 @@ def _ill_typed(declared: object, value: object) -> str | None:
     if declared == tuple[StateTensor, ...]:
         good = isinstance(value, list) and all(isinstance(item, dict) for item in value)
         return None if good else "a list of objects"
-    if declared == dict[str, Any]:
+    if declared in (dict[str, Any], SearchDefaults):
         return None if isinstance(value, dict) else "an object"
     return None
 

@@ -1,11 +1,20 @@
 """May this request enter? Source ids and options in, a :class:`Request` or a refusal out. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
+from seqserve.search_defaults import (
+    MAX_BEAM_SIZE,
+    SearchDefaults,
+    SearchError,
+    check_beam_size,
+    check_length_penalty,
+    check_patience,
+)
 from seqserve_server.capacity import SchedulerLimits
+from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.plan import need_of
 from seqserve_server.request import Request
@@ -21,25 +30,105 @@ class Options:
     min_new_tokens: int | None = None
     source_language: str | None = None
     target_language: str | None = None
+    beam_size: int | None = None
+    num_hypotheses: int | None = None
+    length_penalty: float | None = None
+    patience: float | None = None
+    stopping: Stopping | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """Options with defaults filled in, all within the model's limits. ``frame`` is what the languages make of it."""
 
-    max_new_tokens: int
-    min_new_tokens: int
+    search: SearchSettings
     frame: Frame
 
 
-def resolve_options(options: Options, model: ModelDescription) -> Resolved:
+def most_beams(max_rows: int) -> int:
+    """The largest beam of an engine of so many rows: all hypotheses of a request run in one step."""
+    return min(MAX_BEAM_SIZE, max_rows)
+
+
+def read_stopping(word: str) -> Stopping:
+    """A stopping rule by the word for it.
+
+    Raises:
+        InvalidRequest: there is no such rule.
+    """
+    try:
+        return Stopping(word)
+    except ValueError:
+        known = ", ".join(rule.value for rule in Stopping)
+        raise InvalidRequest("options.stopping", f"{word!r:.40} is not one of {known}") from None
+
+
+def resolve_options(options: Options, model: ModelDescription, max_beam_size: int) -> Resolved:
     """Fill in defaults and check every option against the model and the others.
+
+    Args:
+        max_beam_size: See ``most_beams``.
+
+    Raises:
+        InvalidRequest: naming the option, its value and its limit.
+    """
+    search = resolve_search(options, model, max_beam_size)
+    return Resolved(search, frame_of(options.source_language, options.target_language, model))
+
+
+def resolve_search(options: Options, model: ModelDescription, max_beam_size: int) -> SearchSettings:
+    """The options that say how tokens are chosen.
+
+    Args:
+        max_beam_size: See ``most_beams``.
 
     Raises:
         InvalidRequest: naming the option, its value and its limit.
     """
     longest, least = resolve_lengths(options, model)
-    return Resolved(longest, least, frame_of(options.source_language, options.target_language, model))
+    defaults = search_defaults(model, max_beam_size)
+    beam_size = defaults.beam_size if options.beam_size is None else options.beam_size
+    length_penalty = defaults.length_penalty if options.length_penalty is None else options.length_penalty
+    patience, stopping = _resolve_ending(options, defaults)
+    try:
+        check_beam_size(beam_size, max_beam_size)
+        check_length_penalty(length_penalty)
+        check_patience(patience)
+    except SearchError as error:
+        raise InvalidRequest(f"options.{error.field}", error.problem) from None
+    return SearchSettings(
+        end_id=model.eos_id, max_new_tokens=longest, min_new_tokens=least, forced_end=model.forced_end,
+        beam_size=beam_size, num_hypotheses=_resolve_hypotheses(options, beam_size),
+        length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
+    )
+
+
+def search_defaults(model: ModelDescription, max_beam_size: int) -> SearchDefaults:
+    """The bundle's own, with as many beams as the engine has rows for: a small one answers, only less thoroughly."""
+    return replace(model.search, beam_size=min(model.search.beam_size, max_beam_size))
+
+
+def _resolve_hypotheses(options: Options, beam_size: int) -> int:
+    """How many to return; one by default. The beam does not grow with them: a caller would pay unasked."""
+    count = 1 if options.num_hypotheses is None else options.num_hypotheses
+    if count < 1:
+        raise InvalidRequest("options.num_hypotheses", f"{count} is outside 1..options.beam_size {beam_size}")
+    if count > beam_size:
+        whose = " (the model's default)" if options.beam_size is None else ""
+        raise InvalidRequest("options.num_hypotheses", f"{count} is over options.beam_size {beam_size}{whose}")
+    return count
+
+
+def _resolve_ending(options: Options, defaults: SearchDefaults) -> tuple[float, Stopping]:
+    """Patience and stopping rule. Whoever asks for patience without a rule asks for the one that has it."""
+    rule = options.stopping
+    if options.patience is not None and rule is not None and rule is not Stopping.PATIENCE:
+        raise InvalidRequest(
+            "options.patience", f"{options.patience:g} means nothing to options.stopping {rule.value}, only to patience"
+        )
+    if rule is None:
+        rule = Stopping(defaults.stopping) if options.patience is None else Stopping.PATIENCE
+    return defaults.patience if options.patience is None else options.patience, rule
 
 
 def resolve_lengths(options: Options, model: ModelDescription) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from seqserve.framing import Frame
-from seqserve_server.admission import frame_of
+from seqserve_server.admission import Options, Resolved, most_beams, read_stopping, resolve_options
+from seqserve_server.decoding import search
 from seqserve_server.inputs import Content, read_source
 from seqserve_server.local import Generated, LocalModel
 from seqserve_server.request import Durations
@@ -47,29 +49,31 @@ class InProcess:
     def __init__(self, local: LocalModel) -> None:
         self._local = local
 
-    def generate(
-        self, kind: str, contents: Sequence[Content], *, max_new_tokens: int | None, min_new_tokens: int | None,
-        source_language: str | None = None, target_language: str | None = None,
-    ) -> list[Result]:
-        """One result per input. ``kind`` is "text", "tokens" or "token_ids"; errors name ``inputs[i]``."""
-        frame = frame_of(source_language, target_language, self._local.description)
+    def generate(self, kind: str, contents: Sequence[Content], **options: Any) -> list[Result]:
+        """One result per input.
+
+        Args:
+            kind: "text", "tokens" or "token_ids".
+            options: The client's: ``Options`` by name, the stopping rule as a word.
+
+        Raises:
+            InvalidRequest: naming ``inputs[i]`` or the option.
+        """
+        resolved = self._resolve(options)
+        frame = resolved.frame
         sources = [self._read(kind, content, frame, f"inputs[{place}]") for place, content in enumerate(contents)]
         generated = self._local.generate(
-            sources, [frame.prompt] * len(sources), max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens
+            sources, [frame.prompt] * len(sources), searches=[resolved.search] * len(sources)
         )
         return [self._result(entry, len(source)) for entry, source in zip(generated, sources, strict=True)]
 
-    def stream(
-        self, kind: str, content: Content, *, max_new_tokens: int | None, min_new_tokens: int | None,
-        source_language: str | None = None, target_language: str | None = None,
-    ) -> Iterator[Chunk]:
-        """Tokens of one input as they are chosen; the last chunk carries the result."""
-        frame = frame_of(source_language, target_language, self._local.description)
-        source, tokenizer = self._read(kind, content, frame, "input"), self._local.served.tokenizer
+    def stream(self, kind: str, content: Content, **options: Any) -> Iterator[Chunk]:
+        """Tokens of one input as they become final; the last chunk has the result. Arguments as for ``generate``."""
+        resolved = self._resolve(options)
+        source = self._read(kind, content, resolved.frame, "input")
+        tokenizer = self._local.served.tokenizer
         detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
-        for part in self._local.stream(
-            source, frame.prompt, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens
-        ):
+        for part in self._local.stream(source, resolved.frame.prompt, search=resolved.search):
             if isinstance(part, Generated):
                 result = self._result(part, len(source))
                 rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
@@ -77,14 +81,22 @@ class InProcess:
             else:
                 yield Chunk(detokenizer.push(part) if detokenizer is not None else "", part)
 
+    def _resolve(self, options: dict[str, Any]) -> Resolved:
+        if (word := options.get("stopping")) is not None:
+            options = {**options, "stopping": read_stopping(word)}
+        served = self._local.served
+        return resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
+
     def _read(self, kind: str, content: Content, frame: Frame, field: str) -> tuple[int, ...]:
         return read_source(kind, content, self._local.description, frame, self._local.served.tokenizer, field)
 
     def _result(self, generated: Generated, input_tokens: int) -> Result:
-        tokenizer, ids = self._local.served.tokenizer, generated.token_ids
-        text = tokenizer.decode(ids) if tokenizer is not None else ""
-        tokens = tokenizer.tokens(ids) if tokenizer is not None else []
         return Result(
-            [Hypothesis(text, tokens, ids, generated.score)], generated.finish_reason, input_tokens,
+            [self._hypothesis(found) for found in generated.hypotheses], generated.finish_reason, input_tokens,
             len(generated.log_probs), generated.times.durations(),
         )
+
+    def _hypothesis(self, found: search.Hypothesis) -> Hypothesis:
+        tokenizer, ids = self._local.served.tokenizer, found.token_ids
+        text = tokenizer.decode(ids) if tokenizer is not None else ""
+        return Hypothesis(text, tokenizer.tokens(ids) if tokenizer is not None else [], ids, found.score)

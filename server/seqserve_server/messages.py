@@ -3,8 +3,15 @@
 from collections.abc import Sequence
 
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.admission import Options, Resolved, check_memory, resolve_options
-from seqserve_server.decoding.search import SearchSettings
+from seqserve_server.admission import (
+    Options,
+    Resolved,
+    check_memory,
+    most_beams,
+    resolve_options,
+    search_defaults,
+)
+from seqserve_server.decoding.search import Hypothesis, Stopping
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import Content, read_source
 from seqserve_server.request import Durations, Finished, FinishReason, Request
@@ -15,16 +22,28 @@ _REASONS = {
     FinishReason.EOS: pb.FINISH_REASON_EOS,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
+_STOPPINGS = {
+    Stopping.HEURISTIC: pb.STOPPING_HEURISTIC,
+    Stopping.FULL: pb.STOPPING_FULL,
+    Stopping.EXHAUSTIVE: pb.STOPPING_EXHAUSTIVE,
+    Stopping.PATIENCE: pb.STOPPING_PATIENCE,
+}
 
 
 def read_options(message: pb.GenerationOptions) -> Options:
-    """Unset options stay None; zero is a value like any other."""
-    return Options(
-        max_new_tokens=message.max_new_tokens if message.HasField("max_new_tokens") else None,
-        min_new_tokens=message.min_new_tokens if message.HasField("min_new_tokens") else None,
-        source_language=message.source_language if message.HasField("source_language") else None,
-        target_language=message.target_language if message.HasField("target_language") else None,
-    )
+    """Unset options stay None; zero is a value like any other.
+
+    Raises:
+        InvalidRequest: a stopping rule that this version does not know.
+    """
+    given = {field.name: value for field, value in message.ListFields()}
+    if (number := given.pop("stopping", pb.STOPPING_UNSPECIFIED)) != pb.STOPPING_UNSPECIFIED:
+        rules = {theirs: ours for ours, theirs in _STOPPINGS.items()}
+        if number not in rules:
+            known = ", ".join(f"{rule.value} ({theirs})" for theirs, rule in rules.items())
+            raise InvalidRequest("options.stopping", f"{number} is none of {known}")
+        given["stopping"] = rules[number]
+    return Options(**given)
 
 
 def read_requests(
@@ -36,7 +55,7 @@ def read_requests(
     Raises:
         InvalidRequest: naming the field and the limit. Nothing has been started then.
     """
-    resolved = resolve_options(read_options(options), model.description)
+    resolved = resolve_options(read_options(options), model.description, most_beams(model.limits.max_rows))
     return [
         _read_request(message, resolved, model, name, max_text_bytes, deadline)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
@@ -59,28 +78,28 @@ def _read_request(
     source = read_source(
         kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
     )
-    search = SearchSettings(
-        model.description.eos_id, options.max_new_tokens, options.min_new_tokens,
-        forced_end=model.description.forced_end,
-    )
-    request = Request(0, source, options.frame.prompt, search, deadline=deadline)
+    request = Request(0, source, options.frame.prompt, options.search, deadline=deadline)
     check_memory(request, model.limits)
     return request
 
 
 def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None) -> pb.GenerationResult:
-    """The answer to one input."""
-    hypothesis = pb.Hypothesis(token_ids=ended.token_ids, score=ended.score)
-    if tokenizer is not None:
-        hypothesis.text = tokenizer.decode(ended.token_ids)
-        hypothesis.tokens.extend(tokenizer.tokens(ended.token_ids))
+    """The answer to one input, with every hypothesis."""
     return pb.GenerationResult(
-        hypotheses=[hypothesis],
+        hypotheses=[_hypothesis(each, tokenizer) for each in ended.hypotheses],
         finish_reason=_REASONS[ended.reason],
         input_token_count=input_tokens,
         output_token_count=len(ended.log_probs),
         timing=_timing(ended.times.durations()),
     )
+
+
+def _hypothesis(found: Hypothesis, tokenizer: Tokenizer | None) -> pb.Hypothesis:
+    hypothesis = pb.Hypothesis(token_ids=found.token_ids, score=found.score)
+    if tokenizer is not None:
+        hypothesis.text = tokenizer.decode(found.token_ids)
+        hypothesis.tokens.extend(tokenizer.tokens(found.token_ids))
+    return hypothesis
 
 
 def _timing(spent: Durations) -> pb.Timing:
@@ -100,7 +119,9 @@ def write_tokenized(token_ids: list[int], tokens: list[str]) -> pb.TokenizedText
 
 def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> pb.ModelInfo:
     """What a client may know of a model."""
-    description = model.description
+    description, max_beam_size = model.description, most_beams(model.limits.max_rows)
+    search = search_defaults(description, max_beam_size)
+    stopping = Stopping(search.stopping)
     return pb.ModelInfo(
         name=description.name,
         version=model.version,
@@ -113,12 +134,19 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
             max_waiting_requests=max_waiting,
             source_vocab_size=description.source_vocab_size,
             target_vocab_size=description.target_vocab_size,
+            max_beam_size=max_beam_size,
         ),
         defaults=pb.GenerationOptions(
             max_new_tokens=description.default_max_new_tokens,
             min_new_tokens=description.default_min_new_tokens,
             source_language=description.default_source_language,
             target_language=description.default_target_language,
+            beam_size=search.beam_size,
+            num_hypotheses=1,
+            length_penalty=search.length_penalty,
+            # Under another rule it would be refused where a caller sends the defaults back.
+            patience=search.patience if stopping is Stopping.PATIENCE else None,
+            stopping=_STOPPINGS[stopping],
         ),
         languages=sorted(description.languages),
         has_tokenizer=model.tokenizer is not None,

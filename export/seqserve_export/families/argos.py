@@ -18,6 +18,8 @@ METADATA_FILE = "metadata.json"
 MODEL_DIRECTORY = "model"
 PIECES = ("sentencepiece.model", "bpe.model")
 CODES = "bpe.model"  # merges of another subword method, with Moses' tokenisation before it
+# What Argos Translate asks of translate_batch for one answer; the rest is CTranslate2's own.
+SEARCH = dataclasses.replace(ctranslate2.DEFAULT_SEARCH, beam_size=4, length_penalty=0.2)
 RECORDED = ("from_code", "to_code", "package_version", "argos_version", "type", "target_prefix")
 
 
@@ -78,7 +80,7 @@ def _load_directory(directory: Path, shown: Path) -> LoadedCheckpoint:
     config = checkpoint.model.config
     prompt = (config.decoder_start_id, *_forced(record, checkpoint, shown))
     return dataclasses.replace(
-        checkpoint, family="argos", provenance=provenance, decoder_prompt=prompt,
+        checkpoint, family="argos", provenance=provenance, decoder_prompt=prompt, search=SEARCH,
         notes=(*_notes(root), *checkpoint.notes),
     )
 
@@ -104,8 +106,8 @@ def weights(source: Path) -> Path:
 def _notes(root: Path) -> tuple[str, ...]:
     """What Argos Translate does besides the model."""
     notes = [
-        "Argos Translate splits a text into sentences and decodes with 4 beams and replaced unknown tokens; the "
-        "bundle takes one sentence and decodes greedily"
+        "Argos Translate splits a text into sentences and replaces unknown tokens; the bundle takes one sentence and "
+        "leaves them"
     ]
     if (root / CODES).is_file():
         notes.append(f"{CODES} is not applied: texts are taken as tokens between spaces, already split by it")

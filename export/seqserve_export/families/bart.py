@@ -73,6 +73,7 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
         source_suffix=(config.eos_id,) if text is None else text.suffix,
         decoder_prompt=generation.prompt,
         forced_end=generation.forced_end,
+        search=generation.search,
         unk_id=text.unknown_id if text is not None else pieces.unknown_id if pieces is not None else None,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,

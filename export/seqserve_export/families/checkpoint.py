@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqserve.framing import Place
+from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import weights_file
 from seqserve_export.model import Transformer
@@ -25,6 +26,7 @@ class LoadedCheckpoint:
         forced_end: Whether the last token that a limit allows is the end token.
         unk_id: The id of an unknown token, if the vocabulary has one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
+        search: How requests are decoded that do not say, as the source's own library would; the proof stays greedy.
         tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
         provenance: What the bundle says about its origin: source class, SHA-256 of the files, generation settings.
         notes: One line each: what the source does that the bundle does not.
@@ -42,6 +44,7 @@ class LoadedCheckpoint:
     unk_id: int | None
     default_max_new_tokens: int
     default_min_new_tokens: int = 0
+    search: SearchDefaults = field(default_factory=SearchDefaults)
     tokenizer: TokenizerFiles | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.ctranslate2_config import complete_config
@@ -36,6 +37,7 @@ CONFIG_VERSION = 6  # from here on config.json holds the tokens
 # Of CTranslate2's translate_batch.
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_MIN_NEW_TOKENS = 1
+DEFAULT_SEARCH = SearchDefaults(beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience")
 PAD_ID = 0  # what CTranslate2 pads with; its models have no token for it
 
 
@@ -74,6 +76,7 @@ def load(directory: Path, pieces: Path | None = None) -> LoadedCheckpoint:
         unk_id=source.find(tokens.unk),
         default_max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, model.config.max_target_length),
         default_min_new_tokens=DEFAULT_MIN_NEW_TOKENS,
+        search=DEFAULT_SEARCH,
         tokenizer=tokenizer_of(pieces or directory, source, target, tokens),
         provenance={"source_class": f"CTranslate2 {file.spec}", "source_files": digests(names),
                     "ctranslate2": _origin(file, attributes, tokens, pieces or directory)},
@@ -180,8 +183,6 @@ def _origin(file: ModelFile, attributes: Attributes, tokens: Tokens, pieces: Pat
         "weights": sorted(weights), "tokens": dataclasses.asdict(tokens),
         "alignment_layer": attributes.alignment[0], "alignment_heads": attributes.alignment[1],
         "sentencepiece": sorted(name for name in PIECES if (pieces / name).is_file()),
-        "library_defaults": {"beam_size": 2, "max_decoding_length": DEFAULT_MAX_NEW_TOKENS,
-                             "min_decoding_length": DEFAULT_MIN_NEW_TOKENS},
     }
 
 

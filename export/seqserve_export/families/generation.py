@@ -4,22 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import CONFIG_FILE, read_json
+from seqserve_export.families.search_settings import APPLIED, NOT_APPLIED, read_search, search_notes
 
 GENERATION_FILE = "generation_config.json"
 
-# Settings that would change the greedy result, each with the value at which it does nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (None, 1.0), "no_repeat_ngram_size": (None, 0), "encoder_repetition_penalty": (None, 1.0),
-    "encoder_no_repeat_ngram_size": (None, 0), "begin_suppress_tokens": (None, []), "sequence_bias": (None, {}),
-    "num_beams": (None, 1), "do_sample": (None, False),
-    "exponential_decay_length_penalty": (None,),
-}
 RECORDED = (
-    *NEUTRAL, "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
-    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty", "early_stopping",
-    "renormalize_logits",
+    *NOT_APPLIED, *APPLIED, "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
+    "max_length", "max_new_tokens", "min_length", "min_new_tokens", "renormalize_logits",
 )
 
 
@@ -33,7 +27,8 @@ class Generation:
         max_new_tokens, min_new_tokens: The first is None where the directory does not say. Neither counts the decoder
             start and the forced first token, which transformers counts in part.
         suppressed: Ids that are never generated.
-        settings: The directory's own values, for later options (beams) and for the record.
+        search: How requests are decoded that do not say.
+        settings: The directory's own values, for the record.
         notes: What differs from ``transformers.generate``, one line each.
     """
 
@@ -45,6 +40,7 @@ class Generation:
     max_new_tokens: int | None
     min_new_tokens: int
     suppressed: frozenset[int]
+    search: SearchDefaults
     settings: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -58,7 +54,7 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     """Read generation_config.json; conversions from before it existed keep the same keys in config.json.
 
     Raises:
-        ExportError: a setting that would silently change what greedy decoding gives.
+        ExportError: naming the file and a setting that cannot be, or cannot be served exactly.
     """
     path = directory / GENERATION_FILE
     values = read_json(path) if path.is_file() else config
@@ -72,18 +68,15 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     forced = int(forced_first is not None)
     longest = (values.get("max_new_tokens") or (values.get("max_length") or 0) - 1) - forced
     shortest = (values.get("min_new_tokens") or (values.get("min_length") or 0) - 1) - forced
-    notes = [
-        f"{where}: {name} {values[name]!r} is recorded but not applied: decoding is greedy"
-        for name, neutral in NEUTRAL.items() if values.get(name) not in neutral
-    ]
     return Generation(
         decoder_start_id=ids["decoder_start_token_id"], eos_id=ids["eos_token_id"], pad_id=ids["pad_token_id"],
         forced_first=forced_first, forced_end=forced_end,
         max_new_tokens=int(longest) if longest > 0 else None,
         min_new_tokens=max(0, int(shortest)),
         suppressed=_suppressed(values, ids["eos_token_id"], where),
+        search=read_search(values, where),
         settings={name: values[name] for name in RECORDED if values.get(name) is not None},
-        notes=tuple(notes),
+        notes=search_notes(values, where),
     )
 
 

@@ -97,6 +97,7 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
         default_source_language=None if languages is None else languages.source,
         default_target_language=target,
         forced_end=generation.forced_end,
+        search=generation.search,
         unk_id=unknown,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,

@@ -89,6 +89,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         source_suffix=(config.eos_id,),
         decoder_prompt=generation.prompt,
         forced_end=generation.forced_end,
+        search=generation.search,
         unk_id=(
             tokenizer.unknown_id if isinstance(tokenizer, SentencePieceFiles)
             else hub_unknown_id(directory / TOKENIZER_FILE)

@@ -7,11 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Stopping(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOPPING_UNSPECIFIED: _ClassVar[Stopping]
+    STOPPING_HEURISTIC: _ClassVar[Stopping]
+    STOPPING_FULL: _ClassVar[Stopping]
+    STOPPING_EXHAUSTIVE: _ClassVar[Stopping]
+    STOPPING_PATIENCE: _ClassVar[Stopping]
+
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_EOS: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+STOPPING_UNSPECIFIED: Stopping
+STOPPING_HEURISTIC: Stopping
+STOPPING_FULL: Stopping
+STOPPING_EXHAUSTIVE: Stopping
+STOPPING_PATIENCE: Stopping
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_EOS: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -39,16 +52,26 @@ class TokenIds(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("max_new_tokens", "min_new_tokens", "source_language", "target_language")
+    __slots__ = ("max_new_tokens", "min_new_tokens", "source_language", "target_language", "beam_size", "num_hypotheses", "length_penalty", "patience", "stopping")
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     TARGET_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    BEAM_SIZE_FIELD_NUMBER: _ClassVar[int]
+    NUM_HYPOTHESES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_FIELD_NUMBER: _ClassVar[int]
+    STOPPING_FIELD_NUMBER: _ClassVar[int]
     max_new_tokens: int
     min_new_tokens: int
     source_language: str
     target_language: str
-    def __init__(self, max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., source_language: _Optional[str] = ..., target_language: _Optional[str] = ...) -> None: ...
+    beam_size: int
+    num_hypotheses: int
+    length_penalty: float
+    patience: float
+    stopping: Stopping
+    def __init__(self, max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., patience: _Optional[float] = ..., stopping: _Optional[_Union[Stopping, str]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "inputs", "options")
@@ -199,17 +222,19 @@ class ModelInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[GenerationOptions, _Mapping]] = ..., has_tokenizer: _Optional[bool] = ..., languages: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ModelLimits(_message.Message):
-    __slots__ = ("max_source_tokens", "max_new_tokens", "max_inputs", "max_waiting_requests", "source_vocab_size", "target_vocab_size")
+    __slots__ = ("max_source_tokens", "max_new_tokens", "max_inputs", "max_waiting_requests", "source_vocab_size", "target_vocab_size", "max_beam_size")
     MAX_SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_INPUTS_FIELD_NUMBER: _ClassVar[int]
     MAX_WAITING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     TARGET_VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_BEAM_SIZE_FIELD_NUMBER: _ClassVar[int]
     max_source_tokens: int
     max_new_tokens: int
     max_inputs: int
     max_waiting_requests: int
     source_vocab_size: int
     target_vocab_size: int
-    def __init__(self, max_source_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., max_inputs: _Optional[int] = ..., max_waiting_requests: _Optional[int] = ..., source_vocab_size: _Optional[int] = ..., target_vocab_size: _Optional[int] = ...) -> None: ...
+    max_beam_size: int
+    def __init__(self, max_source_tokens: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., max_inputs: _Optional[int] = ..., max_waiting_requests: _Optional[int] = ..., source_vocab_size: _Optional[int] = ..., target_vocab_size: _Optional[int] = ..., max_beam_size: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,88 @@
+"""How a bundle searches where a request does not say: one object of ``model.json``, and what such settings may be."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+# Every hypothesis is a row of the running batch, and every step sorts their candidates.
+MAX_BEAM_SIZE = 32
+# Of either sign. Beyond it the length alone decides, whatever the model thinks of an answer.
+MAX_LENGTH_PENALTY = 10
+MAX_PATIENCE = 10
+# Rules by which a search ends: transformers' early_stopping False, True and "never", and CTranslate2's.
+STOPPINGS = ("heuristic", "full", "exhaustive", "patience")
+
+
+class SearchError(ValueError):
+    """A search setting that cannot be; ``field`` names it, ``problem`` says its value and its limit."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field, self.problem = field, problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchDefaults:
+    """Search settings of requests that leave them out. Without any: greedy, scores by the mean log-probability.
+
+    One answer is returned where a request does not ask for several, whatever the bundle.
+
+    Attributes:
+        beam_size: Most live hypotheses, in 1..``MAX_BEAM_SIZE``.
+        length_penalty: Scores are sums of log-probabilities, divided by the length to this power.
+        patience: With the stopping rule "patience", the search is over when ``beam_size * patience`` hypotheses ended.
+        stopping: One of ``STOPPINGS``.
+    """
+
+    beam_size: int = 1
+    length_penalty: float = 1.0
+    patience: float = 1.0
+    stopping: str = STOPPINGS[0]
+
+    def __post_init__(self) -> None:
+        check_beam_size(self.beam_size)
+        check_length_penalty(self.length_penalty)
+        check_patience(self.patience)
+        if self.stopping not in STOPPINGS:
+            raise SearchError("stopping", f"{self.stopping!r:.80} is not one of {', '.join(STOPPINGS)}")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "SearchDefaults":
+        """The object of the file; what it lacks is as in ``SearchDefaults()``.
+
+        Raises:
+            SearchError: naming an unknown, ill-typed or impossible field.
+        """
+        types = {entry.name: entry.type for entry in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(types)):
+            raise SearchError(unknown[0], "unknown field")
+        wanted = {int: "an integer", float: "a number", str: "a string"}
+        for name, value in values.items():
+            declared = types[name]
+            fits = _is_number(value) if declared is float else type(value) is declared
+            if not fits:
+                raise SearchError(name, f"{value!r:.80} is not {wanted[declared]}")  # type: ignore[index]
+        return cls(**values)
+
+
+def check_beam_size(value: int, most: int = MAX_BEAM_SIZE) -> None:
+    """Raise a SearchError unless so many hypotheses can be kept."""
+    if not 1 <= value <= most:
+        raise SearchError("beam_size", f"{value!r:.80} is outside 1..{most}")
+
+
+def check_length_penalty(value: float) -> None:
+    """Raise a SearchError unless scores can be divided by a length to this power."""
+    if not abs(value) <= MAX_LENGTH_PENALTY:  # what is not a number is refused too
+        raise SearchError("length_penalty", f"{value!r:.80} is outside {-MAX_LENGTH_PENALTY}..{MAX_LENGTH_PENALTY}")
+
+
+def check_patience(value: float) -> None:
+    """Raise a SearchError unless a search can have this patience."""
+    if not 0 < value <= MAX_PATIENCE:
+        raise SearchError("patience", f"{value!r:.80} is not over 0 and at most {MAX_PATIENCE}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))

@@ -1,0 +1,112 @@
+"""What the wire says and what it means: options in, hypotheses and defaults out."""
+
+import dataclasses
+
+import pytest
+
+from arithmetic_engine import END, START, ArithmeticEngine
+from seqserve.search_defaults import STOPPINGS, SearchDefaults
+from seqserve.v1 import seq2seq_pb2 as pb
+from seqserve_server.admission import Options
+from seqserve_server.decoding.search import Hypothesis, SearchSettings, Stopping
+from seqserve_server.errors import InvalidRequest
+from seqserve_server.messages import read_options, read_requests, write_model_info, write_result
+from seqserve_server.request import Finished, FinishReason, Times
+from serving import ids, make_config, make_model, make_tokenizer
+
+TIMES = Times(1.0, 2.0, 4.0, 5.0, 9.0)
+FOUND = [
+    Hypothesis([5, 6], [-0.5, -0.25, -0.75], -0.5, ended=True),
+    Hypothesis([7], [-1.0, -1.5], -1.25, ended=True),
+    Hypothesis([], [-4.0], -4.0, ended=True),
+]
+
+
+def test_unset_options_stay_unset_and_zero_is_a_value() -> None:
+    assert read_options(pb.GenerationOptions()) == Options()
+    zeros = pb.GenerationOptions(
+        max_new_tokens=0, min_new_tokens=0, source_language="", target_language="", beam_size=0, num_hypotheses=0,
+        length_penalty=0.0, patience=0.0,
+    )
+    assert read_options(zeros) == Options(0, 0, "", "", 0, 0, 0.0, 0.0)
+
+
+def test_every_option_of_the_message_is_read() -> None:
+    message = pb.GenerationOptions(
+        max_new_tokens=7, min_new_tokens=2, source_language="en", target_language="de", beam_size=4, num_hypotheses=3,
+        length_penalty=0.2, patience=1.5, stopping=pb.STOPPING_PATIENCE,
+    )
+    assert len(message.ListFields()) == len(pb.GenerationOptions.DESCRIPTOR.fields), "an option is missing here"
+    assert read_options(message) == Options(7, 2, "en", "de", 4, 3, 0.2, 1.5, Stopping.PATIENCE)
+
+
+def test_every_stopping_rule_has_a_number_and_an_unspecified_one_is_unset() -> None:
+    names = pb.Stopping.DESCRIPTOR.values_by_name
+    rules = {name: read_options(pb.GenerationOptions(stopping=name)).stopping for name in names}
+    expected: dict[str, Stopping | None] = {f"STOPPING_{rule.name}": rule for rule in Stopping}
+    assert rules == {"STOPPING_UNSPECIFIED": None, **expected}
+
+
+def test_a_stopping_rule_of_a_newer_client_is_refused() -> None:
+    message = pb.GenerationOptions.FromString(bytes([9 << 3, 77]))
+    with pytest.raises(InvalidRequest) as caught:
+        read_options(message)
+    assert str(caught.value) == (
+        "options.stopping: 77 is none of heuristic (1), full (2), exhaustive (3), patience (4)"
+    )
+
+
+def test_a_request_carries_its_search() -> None:
+    model = make_model(make_config(max_rows=8), ArithmeticEngine(1 << 20), forced_end=True)
+    options = pb.GenerationOptions(max_new_tokens=9, beam_size=3, num_hypotheses=2, stopping=pb.STOPPING_FULL)
+    (request,) = read_requests([ids(5)], options, model, field="inputs", max_text_bytes=99, deadline=4.0)
+    assert (request.source, request.prompt, request.deadline) == ((5, END), (START,), 4.0)
+    assert request.search == SearchSettings(END, 9, 0, True, 3, 2, stopping=Stopping.FULL)
+    assert request.target_length == 9
+    with pytest.raises(InvalidRequest, match=r"options\.beam_size: 9 is outside 1\.\.8"):
+        read_requests([ids(5)], pb.GenerationOptions(beam_size=9), model, field="inputs", max_text_bytes=9, deadline=0)
+
+
+def test_an_answer_has_every_hypothesis_best_first() -> None:
+    result = write_result(Finished(1, FinishReason.EOS, FOUND, TIMES), 4, make_tokenizer())
+    assert [(list(each.token_ids), each.text, list(each.tokens), each.score) for each in result.hypotheses] == [
+        ([5, 6], "c d", ["c", "d"], -0.5), ([7], "e", ["e"], -1.25), ([], "", [], -4.0),
+    ]
+    assert (result.finish_reason, result.input_token_count, result.output_token_count) == (pb.FINISH_REASON_EOS, 4, 3)
+    assert result.timing.total_seconds == 8.0
+    bare = write_result(Finished(1, FinishReason.LENGTH, FOUND, TIMES), 4, None)
+    assert [(list(each.token_ids), each.text, list(each.tokens)) for each in bare.hypotheses] == [
+        ([5, 6], "", []), ([7], "", []), ([], "", []),
+    ]
+    assert bare.finish_reason == pb.FINISH_REASON_LENGTH
+
+
+def test_a_finished_request_speaks_for_its_best_hypothesis() -> None:
+    ended = Finished(1, FinishReason.EOS, FOUND, TIMES)
+    assert (ended.token_ids, ended.log_probs, ended.score) == ([5, 6], [-0.5, -0.25, -0.75], -0.5)
+
+
+def test_model_info_shows_the_search_that_an_unset_option_means() -> None:
+    search = SearchDefaults(beam_size=6, length_penalty=0.2, patience=1.1, stopping="patience")
+    for max_rows, beam_size, most in ((64, 6, 32), (4, 4, 4)):
+        model = make_model(make_config(max_rows=max_rows), ArithmeticEngine(1 << 20), search=search)
+        info = write_model_info(model, 9, 99)
+        defaults = info.defaults
+        assert (defaults.beam_size, defaults.num_hypotheses, defaults.stopping) == (
+            beam_size, 1, pb.STOPPING_PATIENCE
+        )
+        assert (defaults.length_penalty, defaults.patience) == (0.2, 1.1), "no rounding to float32"
+        assert info.limits.max_beam_size == most
+
+
+@pytest.mark.parametrize("stopping", STOPPINGS)
+def test_defaults_that_a_caller_sends_back_mean_the_same(stopping: str) -> None:
+    search = SearchDefaults(beam_size=5, length_penalty=2, patience=1.5, stopping=stopping)
+    model = make_model(make_config(), ArithmeticEngine(1 << 20), search=search)
+    defaults = write_model_info(model, 9, 99).defaults
+    assert defaults.HasField("patience") == (stopping == "patience"), "to other rules it means nothing"
+    unset, given = (
+        read_requests([ids(5)], options, model, field="inputs", max_text_bytes=99, deadline=None)[0].search
+        for options in (pb.GenerationOptions(), defaults)
+    )
+    assert dataclasses.replace(unset, patience=given.patience) == given
