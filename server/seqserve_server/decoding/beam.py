@@ -125,7 +125,7 @@ class BeamSearch:
         """Whether enough is found; see :class:`Stopping`."""
         settings, penalty = self._settings, self._settings.length_penalty
         if settings.stopping is Stopping.PATIENCE:
-            if penalty == 0 and settings.patience == 1:
+            if penalty == 0:  # whatever the patience
                 return self._top_ended and self._count >= settings.num_hypotheses
             return self._count >= self._wanted
         if self._count < settings.beam_size or settings.stopping is Stopping.FULL:

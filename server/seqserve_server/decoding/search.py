@@ -21,8 +21,9 @@ class Stopping(Enum):
             worst of them (transformers' ``early_stopping=False``).
         FULL: ``beam_size`` hypotheses have ended (``early_stopping=True``).
         EXHAUSTIVE: as HEURISTIC, but with the best score that the live one could still come to (``"never"``).
-        PATIENCE: ``beam_size * patience`` hypotheses have ended, as in CTranslate2; and with no length penalty (0) and
-            a patience of 1, as soon as the best of all has.
+        PATIENCE: ``beam_size * patience`` hypotheses have ended, halves rounded up, as in CTranslate2. With no length
+            penalty (0), instead, whatever the patience: the best candidate of some step has ended, and
+            ``num_hypotheses`` in all.
     """
 
     HEURISTIC = "heuristic"
