@@ -10,6 +10,9 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, SearchSettings, Stopping
 
 Ranked = tuple[float, int, int, float]  # total, negated; token; parent; the token's log-probability: sorts best first
@@ -60,7 +63,15 @@ class BeamSearch:
         """One more than hypotheses: one of them may be an end token."""
         return self._settings.beam_size + 1
 
-    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+    @property
+    def wants_logits(self) -> bool:
+        """The best tokens say enough."""
+        return False
+
+    def advance(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: Sequence[NDArray[np.float32]] = (),
+    ) -> Advance:
         """Take one step."""
         settings, parents = self._settings, self._live
         beam, end = settings.beam_size, settings.end_id
