@@ -16,6 +16,7 @@ import torch
 from checkpoint_edits import load, refusal
 from ctranslate2_files import write_directory
 from marian_text_files import GOLDEN
+from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.archive import Limits, unpack_zip
 from seqserve_export.piece_files import PieceFiles
@@ -176,6 +177,7 @@ def test_a_package_is_read_from_its_archive_and_from_its_directory(
     for checkpoint in checkpoints:
         assert checkpoint.family == "argos"
         assert checkpoint.source_suffix == (2,)
+        assert checkpoint.search == SearchDefaults(beam_size=4, length_penalty=0.2, patience=1.0, stopping="patience")
         assert checkpoint.provenance["argos"] == METADATA
         assert checkpoint.provenance["ctranslate2"]["sentencepiece"] == ["sentencepiece.model"]
         files = checkpoint.provenance["source_files"]

@@ -59,7 +59,7 @@ def test_marian_from_before_the_generation_file_keeps_its_settings_in_the_config
     checkpoint = load(tmp_path)
     assert (checkpoint.default_max_new_tokens, checkpoint.default_min_new_tokens) == (19, 2)
     assert checkpoint.provenance["suppressed_tokens"] == [49]
-    assert any("num_beams 6" in note for note in checkpoint.notes)
+    assert checkpoint.search.beam_size == 6
 
 
 @pytest.mark.parametrize(
