@@ -65,7 +65,8 @@ class RandomModel:
             self.hub.model.shared.weight[PAD] = 0  # as in all Marian models; CTranslate2 counts on it
             self.hub.final_logits_bias[0, END] += end_bias
             self.hub.final_logits_bias[0, PAD] = -50.0  # CTranslate2 has no such token
-        self._source, self._encoded = [], torch.empty(0)
+        self._source: list[int] = []
+        self._encoded = torch.empty(0)
 
     def converted(self) -> Any:
         """The model in CTranslate2, in float32."""

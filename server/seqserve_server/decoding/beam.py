@@ -100,8 +100,8 @@ class BeamSearch:
         return Advance(steps, self._newly_stable(best_before))
 
     def so_far(self) -> Hypothesis:
-        """The best of the live and the ended, as if the limit were here."""
-        live = [(-self._score(node), self._count, node, None) for node in self._live]
+        """The best of the live and the ended, as if the limit were here; it begins with what was told as stable."""
+        live = [(-self._score(node), self._count, node, None) for node in self._hopeful]
         return self._hypothesis(min([*self._found[:1], *live], key=lambda each: each[0]))
 
     def _ranked(
@@ -186,7 +186,7 @@ class BeamSearch:
 
     def _finish(self) -> Advance:
         """The end of the search."""
-        self._live = []
+        self._live = self._hopeful = []
         found = [self._hypothesis(each) for each in self._found[: self._settings.num_hypotheses]]
         return Advance([], found[0].token_ids[self._told.length :], found)
 
