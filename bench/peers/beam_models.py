@@ -97,7 +97,7 @@ def decode(
         renormalise: Take the end token out of the distribution where it may not come, as CTranslate2 does.
         noise: Adds up to 1e-5 to every log-probability, to tell whether an answer hangs on less.
     """
-    search, live = search_of(settings), [list[int]()]
+    search, live = search_of(settings, [0]), [list[int]()]
     while True:
         rows = model.log_probs(source, live).astype(np.float64)
         if renormalise and len(live[0]) < settings.min_new_tokens:
