@@ -10,8 +10,8 @@ from typing import Any
 from seqserve import bundle, m2m100_text
 from seqserve.bundle import BundleError
 from seqserve.m2m100_text import M2M100Vocabulary
-from seqserve.marian_text import read_vocabulary
 from seqserve.sentencepiece_file import read_model_file
+from seqserve.whole_files import read_vocabulary
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
 from seqserve_export.tokenizer_files import Encoder, TokenizerFiles

@@ -109,7 +109,7 @@ def round_bundle(
             sizes=sizes, min_agreement=min_agreement, progress=progress,
         )
     if not report.passed:
-        raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written\n{report.table()}")
+        raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written", report.table())
     for name in (*GRAPHS, bundle.MODEL_FILE):
         (work / name).replace(directory / name)
     shutil.rmtree(work)

@@ -9,9 +9,9 @@ from typing import Any
 
 from seqserve import bundle
 from seqserve.bundle import BundleError
-from seqserve.marian_text import read_object
 from seqserve.sentencepiece_file import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, read_model, without_normaliser
 from seqserve.sentencepiece_text import Entry, SentencePieceSettings, SentencePieceVocabulary
+from seqserve.whole_files import read_object
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
 from seqserve_export.tokenizer_files import Encoder, TokenizerFiles

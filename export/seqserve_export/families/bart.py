@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from seqserve_export.families.bart_layout import Layout
-from seqserve_export.families.bart_weights import Read, has_model_type, read_directory
+from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import digests
-from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, HubText, read_hub_tokenizer
+from seqserve_export.families.files import digests, has_model_type
+from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, read_hub_tokenizer
 from seqserve_export.sentencepiece_files import SentencePieceFiles
 
 COMMON = {
@@ -65,7 +65,7 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
     pieces = None
     if text is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
         pieces = SentencePieceFiles.read(directory, "pegasus", config)
-    fewest, most = read.answer_limits(len(generation.prompt))
+    fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
     return LoadedCheckpoint(
         family=read.layout.family,
         model=read.model,
@@ -83,15 +83,12 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
                 *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE))
             ]),
         },
-        notes=generation.notes + (tokenizer_notes(directory, text) if pieces is None else pieces.notes),
+        no_tokenizer=no_tokenizer(directory),
+        notes=read.notes + (text.notes if text is not None else pieces.notes if pieces is not None else ()),
     )
 
 
-def tokenizer_notes(directory: Path, text: HubText | None) -> tuple[str, ...]:
-    """What a tokenizer does otherwise than transformers, or that there is none in a form which is read."""
-    if text is not None:
-        return text.notes
+def no_tokenizer(directory: Path) -> str:
+    """Why a directory has no tokenizer in a form that is read."""
     others = [name for name in OTHER_TOKENIZERS if (directory / name).is_file()]
-    if not others:
-        return ()
-    return (f"without {TOKENIZER_FILE} (there is {', '.join(others)}) the bundle takes and returns token ids",)
+    return f"without {TOKENIZER_FILE} (there is {', '.join(others) or 'no other tokenizer file'})"

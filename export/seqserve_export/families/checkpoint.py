@@ -26,6 +26,7 @@ class LoadedCheckpoint:
         unk_id: The id of an unknown token, if the vocabulary has one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
         tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
+        no_tokenizer: Why there is none, the begin of a sentence.
         provenance: What the bundle says about its origin: source class, SHA-256 of the files, generation settings.
         notes: One line each: what the source does that the bundle does not.
     """
@@ -43,10 +44,19 @@ class LoadedCheckpoint:
     default_max_new_tokens: int
     default_min_new_tokens: int = 0
     tokenizer: TokenizerFiles | None = None
+    no_tokenizer: str = "no tokenizer in the checkpoint"
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """``notes``, and that there is no tokenizer."""
+        if self.tokenizer is not None:
+            return self.notes
+        return (*self.notes, f"{self.no_tokenizer}: the bundle takes and returns token ids")
 
+
+DEFAULT_MAX_NEW_TOKENS = 256  # where neither a checkpoint nor its library has a limit
 LONGEST = 1 << 16  # tokens that a limit given by hand may allow; attention over more would not fit a machine
 
 

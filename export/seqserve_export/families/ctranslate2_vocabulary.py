@@ -1,9 +1,10 @@
 """The vocabularies of a CTranslate2 directory, read as CTranslate2 reads them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqserve.bundle import BundleError
+from seqserve.whole_files import read_bytes, read_entries
 from seqserve_export.errors import ExportError
 
 SUFFIXES = (".json", ".txt")
@@ -87,16 +88,16 @@ def read_vocabularies(directory: Path, unk: str) -> tuple[Vocabulary, Vocabulary
 
 def _read(file: Path, unk: str) -> Vocabulary:
     try:
-        # Only "\n" ends a line of a text vocabulary: tokens may hold any other separator.
-        text = file.read_bytes().decode("utf-8")
-        tokens = json.loads(text) if file.suffix == ".json" else _lines(text)
-    except OSError as error:
-        raise ExportError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        if file.suffix == ".json":
+            tokens = read_entries(file, str(file))
+        else:
+            # Only "\n" ends a line of a text vocabulary: tokens may hold any other separator.
+            tokens = tuple(_lines(read_bytes(file, str(file)).decode("utf-8")))
+    except BundleError as error:
+        raise ExportError(str(error)) from None
+    except UnicodeDecodeError as error:
         raise ExportError(f"{file}: not a vocabulary: {error}") from None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ExportError(f"{file}: not a list of tokens")
-    return Vocabulary(file, tuple(tokens if unk in tokens else [*tokens, unk]), unk)
+    return Vocabulary(file, tokens if unk in tokens else (*tokens, unk), unk)
 
 
 def _lines(text: str) -> list[str]:

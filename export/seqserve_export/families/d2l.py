@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqserve.word_text import SPACES
 from seqserve_export.errors import ExportError
-from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint, SourceOptions
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import FLAG, MAX_POSITIONS, check_settings, integer, number
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
@@ -24,7 +24,6 @@ VOCABULARIES = ("source_vocab", "target_vocab")
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 SOURCE_EMBEDDING, TARGET_EMBEDDING = "encoder.embedding.weight", "decoder.embedding.weight"
 MAX_LENGTH = 1000  # the book's PositionalEncoding has this many rows
-DEFAULT_MAX_NEW_TOKENS = 256
 
 # Of config.json, which is optional: what shapes do not tell, and what they must agree with.
 SIZE = integer(1)

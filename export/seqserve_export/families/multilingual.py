@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Place
-from seqserve_export.families.bart import COMMON, tokenizer_notes
+from seqserve_export.families.bart import COMMON, no_tokenizer
 from seqserve_export.families.bart_layout import Layout
-from seqserve_export.families.bart_weights import Read, has_model_type, read_directory
+from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import digests
+from seqserve_export.families.files import digests, has_model_type
 from seqserve_export.families.hub_tokenizer import (
     SETTINGS_FILE,
     TOKENIZER_FILE,
@@ -84,7 +84,7 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
     languages = read_languages(directory, schemes, text, config.source_vocab_size)
     prefix, suffix = source_frame(languages, text, config.eos_id)
     prompt, target = decoder_prompt(languages, read)
-    fewest, most = read.answer_limits(len(prompt))
+    fewest, most = generation.answer_limits(len(prompt), config.max_target_length)
     tokenizer, unknown, notes = _tokenizer(directory, languages, text, config)
     files = (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE, VOCABULARY_FILE)
     return LoadedCheckpoint(
@@ -105,7 +105,8 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in files)]),
             **({} if languages is None else {"tokenizer_class": languages.scheme.tokenizer}),
         },
-        notes=generation.notes + notes + _start_note(languages, read),
+        no_tokenizer=no_tokenizer(directory),
+        notes=read.notes + notes + _start_note(languages, read),
     )
 
 
@@ -122,7 +123,7 @@ def _tokenizer(
     if text is not None:
         return text.file, text.unknown_id, text.notes + (() if languages is not None else (NO_LANGUAGES,))
     if languages is None:
-        return None, None, (*tokenizer_notes(directory, text), NO_LANGUAGES)
+        return None, None, (NO_LANGUAGES,)
     if languages.scheme is M2M100 and (directory / PIECES_FILE).is_file():
         files = M2M100Files.read(directory, read_settings(directory), languages.ids, config)
         return files, files.unknown_id, ()
@@ -130,7 +131,7 @@ def _tokenizer(
         codes = sorted(languages.ids, key=languages.ids.__getitem__)
         pieces = SentencePieceFiles.read(directory, HABITS[languages.scheme], config, codes)
         return pieces, pieces.unknown_id, pieces.notes
-    return None, None, tokenizer_notes(directory, text)
+    return None, None, ()
 
 
 def source_frame(

@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families.checkpoint import LoadedCheckpoint
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint
 from seqserve_export.families.files import (
     CONFIG_FILE,
     SAFETENSORS_FILE,
@@ -21,7 +21,6 @@ from seqserve_export.model.config import ConfigError
 from seqserve_export.tokenizer_files import HubFile
 
 TOKENIZER_FILE = "tokenizer.json"
-DEFAULT_MAX_NEW_TOKENS = 256
 _TELLING = {"width", "heads", "head_size", "ffn_width"}  # keys that no other family's config.json has together
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families.checkpoint import LoadedCheckpoint
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import (
     FLAG,
@@ -31,7 +31,6 @@ from seqserve_export.word_files import WordFiles
 
 PICKLE_FILE = "model.pt"
 FORMAT = "torch.nn.Transformer"
-DEFAULT_MAX_NEW_TOKENS = 256
 FINAL_NORM = "encoder.norm.weight"
 
 # Keys of config.json with their defaults; REQUIRED have none.

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seqserve.bundle import BundleError
-from seqserve.word_text import read_entries, repeated
+from seqserve.whole_files import read_bytes, read_entries
+from seqserve.word_text import repeated
 from seqserve_export.errors import ExportError
 
 
@@ -28,18 +29,17 @@ def read_vocabulary(file: Path) -> Vocabulary:
     Raises:
         ExportError: naming the file and what is wrong with it.
     """
-    if file.suffix == ".json":
-        try:
+    try:
+        if file.suffix == ".json":
             tokens = read_entries(file, str(file))
-        except BundleError as error:
-            raise ExportError(str(error)) from None
-    else:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"{file}: cannot be read: {error}") from None
-        # Not splitlines: a token may hold one of the rarer line ends.
-        tokens = tuple(text.removesuffix("\n").split("\n"))
+        else:
+            text = read_bytes(file, str(file)).decode("utf-8").replace("\r\n", "\n")
+            # Not splitlines: a token may hold one of the rarer line ends.
+            tokens = tuple(text.removesuffix("\n").split("\n"))
+    except BundleError as error:
+        raise ExportError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{file}: cannot be read: {error}") from None
     if (twice := repeated(tokens)) is not None:
         raise ExportError(f"{file}: {twice!r} is there more than once")
     return Vocabulary(file, tokens)

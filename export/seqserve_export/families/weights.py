@@ -11,6 +11,11 @@ from seqserve_export.families.files import CONFIG_FILE
 from seqserve_export.model import Transformer
 
 SHOWN = 5  # names in one message
+# A suppressed token's logit. Large enough to absorb any real logit in float32 (its spacing there is 65536), so that
+# every runtime computes the same value; finite, because -inf turns into NaN wherever it meets a factor of zero.
+SUPPRESSED = -1e12
+# Number formats of stored weights, with whether float32 holds all of their values.
+FORMATS = {torch.float32: True, torch.float16: True, torch.bfloat16: True, torch.float64: False}
 
 
 def stored_names(model: Transformer) -> list[str]:
@@ -46,6 +51,9 @@ def check(
         raise ExportError(f"{file}: {_some(missing, 'tensor')} missing")
     if extra := sorted(set(tensors) - set(names.values())):
         raise ExportError(f"{file}: {_some(extra, 'tensor')} not known to this architecture")
+    if odd := [theirs for theirs in names.values() if tensors[theirs].dtype not in FORMATS]:
+        formats = ", ".join(map(_format, FORMATS))
+        raise ExportError(f"{file}: {_some(odd, 'tensor')} stored as {_format(tensors[odd[0]].dtype)}, not as {formats}")
     state = model.state_dict()
     wrong = [
         f"{theirs} is {list(tensors[theirs].shape)} where {settings} makes it {list(state[ours].shape)}"
@@ -65,12 +73,44 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, 
         ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
     """
     check(model, tensors, names, file)
-    if bad := [theirs for theirs in names.values() if not _finite(tensors[theirs])]:
-        raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite (NaN or infinite values)")
+    bad = []
     for ours, theirs in names.items():
         path, _, leaf = ours.rpartition(".")
-        setattr(model.get_submodule(path), leaf, nn.Parameter(tensors[theirs].float(), requires_grad=False))
+        values = tensors[theirs].float()
+        if not _finite(values):
+            bad.append(theirs)
+        setattr(model.get_submodule(path), leaf, nn.Parameter(values, requires_grad=False))
+    if bad:
+        raise ExportError(f"{file}: {_some(bad, 'tensor')} not finite in float32 (NaN or infinite values)")
     model.tie()
+
+
+def format_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """One line where weights are stored in another format than the bundle's; of two formats, the one that loses most."""
+    stored = {tensor.dtype for tensor in tensors.values()} & FORMATS.keys()
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        if dtype in stored:
+            how = "are taken exactly" if FORMATS[dtype] else "are rounded"
+            return (f"weights are stored as {_format(dtype)}; in the bundle they {how} as float32",)
+    return ()
+
+
+def suppress(bias: Tensor, tokens: frozenset[int], where: str) -> Tensor:
+    """An output bias [vocabulary] that lets generation never choose these tokens.
+
+    Raises:
+        ExportError: naming ``where`` the tokens are listed, and those that the vocabulary lacks.
+    """
+    if bad := [token for token in sorted(tokens) if not 0 <= token < len(bias)]:
+        raise ExportError(f"{where}: bad_words_ids and suppress_tokens: {bad!s:.80} outside the vocabulary of {len(bias)}")
+    bias = bias.float().clone()
+    bias[sorted(tokens)] = SUPPRESSED
+    return bias
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one, or have the same format, shape and values."""
+    return one is other or (one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other))
 
 
 def _finite(tensor: Tensor) -> bool:
@@ -81,6 +121,10 @@ def _finite(tensor: Tensor) -> bool:
 def freeze(model: Transformer) -> Transformer:
     """The model as the exporter wants it: eval mode, nothing to train."""
     return model.eval().requires_grad_(False)
+
+
+def _format(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _some(names: list[str], noun: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "positions": ("sinusoidal", "learned", "relative"),
     "sinusoid_order": ("interleaved", "concatenated", "fairseq"),
 }
+# Above every model there is, and low enough that none of them makes a model of no values run out of memory.
+LIMITS = {
+    "source_vocab_size": 1 << 24, "target_vocab_size": 1 << 24, "width": 1 << 16, "heads": 1 << 10,
+    "head_size": 1 << 14, "ffn_width": 1 << 20, "encoder_layers": 1 << 10, "decoder_layers": 1 << 10,
+    "max_source_length": 1 << 20, "max_target_length": 1 << 20, "relative_buckets": 1 << 16,
+    "relative_max_distance": 1 << 20,
+}
+MAX_TABLE = 1 << 28  # values of a position table that is computed: 1 GiB
 
 
 class ConfigError(ValueError):
@@ -83,13 +92,20 @@ class TransformerConfig:
         Raises:
             ConfigError: naming the field, its value and what is allowed.
         """
+        for entry in dataclasses.fields(self):
+            if (wanted := _ill_typed(entry.type, getattr(self, entry.name))) is not None:
+                raise ConfigError(f"{entry.name}: {getattr(self, entry.name)!r:.80} is not {wanted}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("source_vocab_size", "target_vocab_size", "width", "heads", "head_size", "ffn_width",
-                     "encoder_layers", "decoder_layers", "max_source_length", "max_target_length"):
+                raise ConfigError(f"{name}: {getattr(self, name)!r:.80} is not one of {', '.join(allowed)}")
+        for name, limit in LIMITS.items():
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+            if getattr(self, name) > limit:
+                raise ConfigError(f"{name}: {getattr(self, name)} is over the limit of {limit}")
+        rows = max(self.max_source_length, self.max_target_length) + self.position_offset
+        if self.position_offset < 0 or (self.positions == "sinusoidal" and rows * self.width > MAX_TABLE):
+            raise ConfigError(f"position_offset, max_source_length, max_target_length: a table of {rows} positions")
         for name in ("pad_id", "eos_id", "decoder_start_id"):
             if not 0 <= getattr(self, name) < self.target_vocab_size:
                 raise ConfigError(
@@ -127,3 +143,15 @@ class TransformerConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in field order."""
         return dataclasses.asdict(self)
+
+
+def _ill_typed(declared: object, value: object) -> str | None:
+    """What a value should be and is not, or None. JSON would happily carry "8", true or 8.0 for an 8."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if declared is int:
+        return None if is_integer else "an integer"
+    if declared is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if declared is float or (declared == float | None and value is not None):
+        return None if is_integer or (isinstance(value, float) and math.isfinite(value)) else "a finite number"
+    return None  # words, of which CHOICES has all
