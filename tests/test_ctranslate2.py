@@ -10,10 +10,10 @@ import torch
 from checkpoint_edits import load, refusal
 from ctranslate2_files import Variables, quantized, serialize, tiny_variables, tokens, write_directory
 from seqserve_export import reference
-from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.ctranslate2_file import read_model
 from seqserve_export.families.ctranslate2_vocabulary import read_vocabularies
 from seqserve_export.families.ctranslate2_weights import implied_positions
+from seqserve_export.families.weights import SUPPRESSED
 
 GOLDEN = Path(__file__).parent / "data" / "ctranslate2"  # by CTranslate2: bench/peers/ctranslate2_parity.py --write
 MODELS = ("int8", "float16", "marian", "t5")

@@ -157,7 +157,7 @@ def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> N
     (None, {"num_heads": True}, "config.json: num_heads True is not an integer"),
     (4, {"use_bias": 0}, "config.json: use_bias 0 is not true or false"),
     (4, {"dropout": 1}, "config.json: dropout 1 is not a number from 0 to below 1"),
-    (4, {"dropout": float("nan")}, "config.json: dropout nan is not a number"),
+    (4, {"dropout": float("nan")}, "config.json: not JSON, or truncated: NaN is no number of JSON"),
 ])
 def test_settings_that_do_not_fit_are_named(
     tmp_path: Path, heads: int | None, settings: dict[str, object] | None, told: str

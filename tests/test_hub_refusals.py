@@ -27,7 +27,8 @@ from seqserve_server.tokenizer import Tokenizer
     ("pegasus", {"decoder_attention_heads": 4}, "encoder_attention_heads and decoder_attention_heads differ"),
     ("bart", {"encoder_layers": 2}, "model.encoder.layers.1."),
     ("bart", {"encoder_layers": ...}, "missing key 'encoder_layers'"),
-    ("m2m100", {"max_position_embeddings": 0}, "max_source_length: 0 must be at least 1"),
+    ("m2m100", {"max_position_embeddings": 0},
+     "config.json: max_position_embeddings 0 is not an integer of at least 1"),
     ("bart", {"max_position_embeddings": 50},
      "model.encoder.embed_positions.weight is [42, 12] where config.json makes it [52, 12]"),
 ])

@@ -14,7 +14,7 @@ from seqserve.sentencepiece_file import read_model_file
 from seqserve.whole_files import read_vocabulary
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
-from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
+from seqserve_export.tokenizer_files import Encoder, TokenizerFiles, open_pieces, token_text
 
 PIECES_FILE = "sentencepiece.bpe.model"
 
@@ -43,13 +43,14 @@ class M2M100Files(TokenizerFiles):
         tokens = {f"__{code}__": number for code, number in languages.items()}
         try:
             entries = read_vocabulary(path, str(path))
-            named = {name: settings.get(name) or token for name, token in m2m100_text.SPECIAL.items()}
-            special = {name: str(token.get("content") if isinstance(token, dict) else token)
-                       for name, token in named.items()}  # an object in older versions
+            special = {
+                name: str(token_text(settings.get(name)) or token) for name, token in m2m100_text.SPECIAL.items()
+            }
             if missing := [token for token in special.values() if token not in entries]:
                 raise ExportError(f"{path}: has no {', '.join(missing)}")
             listed = [*(settings.get("extra_special_tokens") or []), *(settings.get("additional_special_tokens") or [])]
-            known = dict.fromkeys([*special.values(), *(token for token in listed if token in tokens)])
+            texts = [token for token in map(token_text, listed) if isinstance(token, str)]
+            known = dict.fromkeys([*special.values(), *(token for token in texts if token in tokens)])
             vocabulary = M2M100Vocabulary(entries, tokens, tuple(known), special["unk_token"])
             vocabulary.check_size(config.source_vocab_size, str(path))
             read_model_file(directory / PIECES_FILE, str(directory / PIECES_FILE))
@@ -79,11 +80,6 @@ class M2M100Files(TokenizerFiles):
 
     def encoder(self) -> Encoder:
         """By the ``sentencepiece`` library."""
-        from sentencepiece import SentencePieceProcessor
-
-        path, processor = self.directory / PIECES_FILE, SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(read_model_file(path, str(path)))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
-            raise ExportError(f"{path}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
-        return lambda text: self.vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
+        path = self.directory / PIECES_FILE
+        pieces = open_pieces(read_model_file(path, str(path)), str(path))
+        return lambda text: self.vocabulary.ids(text, pieces)

@@ -221,7 +221,7 @@ def _prove(
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )
     if not report.passed:
-        raise ParityError(f"the exported graphs miss the source model; no bundle was written", report.table())
+        raise ParityError("the exported graphs miss the source model; no bundle was written", report.table())
     return report
 
 

@@ -14,7 +14,7 @@ from seqserve.sentencepiece_text import Entry, SentencePieceSettings, SentencePi
 from seqserve.whole_files import read_object
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
-from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
+from seqserve_export.tokenizer_files import Encoder, TokenizerFiles, token_text
 
 SETTINGS = "tokenizer_config.json"
 UNK, EOS, MASK = "<unk>", "</s>", "<mask>"
@@ -175,14 +175,10 @@ def _named(directory: Path) -> dict[str, Any]:
 
 
 def _token(named: dict[str, Any], name: str, default: str) -> str:
-    token = _content(named.get(name)) or default
+    token = token_text(named.get(name)) or default
     if not isinstance(token, str):
         raise BundleError(f"{SETTINGS}: {name} is not a token")
     return token
-
-
-def _content(token: object) -> object:
-    return token.get("content") if isinstance(token, dict) else token  # as older versions wrote it
 
 
 def _count(named: dict[str, Any], name: str, default: int) -> int:
@@ -217,7 +213,7 @@ def _further(entries: list[Entry], pieces: tuple[Piece, ...], offset: int, named
     if not isinstance(extra, list):
         raise BundleError(f"{SETTINGS}: extra_special_tokens is not a list")
     behind, found = max(*(entry.id for entry in entries), len(pieces) + offset - 1) + 1, []
-    for token in map(_content, [*(named.get(name) for name in NAMED), *extra]):
+    for token in map(token_text, [*(named.get(name) for name in NAMED), *extra]):
         if token is None or token in known:
             continue
         if not isinstance(token, str) or not token:

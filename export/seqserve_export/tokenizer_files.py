@@ -18,6 +18,28 @@ from seqserve_export.model import TransformerConfig
 Encoder = Callable[[str], list[int]]
 
 
+def token_text(token: object) -> object:
+    """A token of tokenizer_config.json, where older versions wrote an object with its text."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def open_pieces(data: bytes, shown: str) -> Callable[[str], list[str]]:
+    """What cuts texts into the pieces of a SentencePiece model.
+
+    Raises:
+        ExportError: a line that begins with ``shown``.
+        ImportError: the library is not installed.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(data)
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+        raise ExportError(f"{shown}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
+    return lambda text: list(processor.Encode(text, out_type=str))
+
+
 class TokenizerFiles(ABC):
     """What of a checkpoint directory becomes the bundle's ``tokenizer/``."""
 
@@ -50,7 +72,10 @@ class HubFile(TokenizerFiles):
         """By the ``tokenizers`` library."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self.path))
+        try:
+            tokenizer = Tokenizer.from_file(str(self.path))
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+            raise ExportError(f"{self.path}: not a usable tokenizer: {error}") from None
         tokenizer.no_truncation()  # as the server does
         tokenizer.no_padding()
         return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -106,11 +131,6 @@ class MarianFiles(TokenizerFiles):
 
     def encoder(self) -> Encoder:
         """By the ``sentencepiece`` library."""
-        from sentencepiece import SentencePieceProcessor
-
-        path, processor = self.directory / marian_text.SOURCE_PIECES, SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(read_model_file(path, str(path)))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
-            raise ExportError(f"{path}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
-        return lambda text: self.vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
+        path = self.directory / marian_text.SOURCE_PIECES
+        pieces = open_pieces(read_model_file(path, str(path)), str(path))
+        return lambda text: self.vocabulary.ids(text, pieces)

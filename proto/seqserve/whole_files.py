@@ -74,7 +74,7 @@ def read_vocabulary(path: Path, shown: str) -> dict[str, int]:
 
 
 def read_entries(path: Path, shown: str) -> tuple[str, ...]:
-    """A JSON list of strings, each of which has a form in UTF-8: JSON can hold half of a surrogate pair, no message can.
+    """A JSON list of strings that can be written in UTF-8: JSON can hold half of a surrogate pair, no message can.
 
     Raises:
         BundleError: one line that begins with ``shown``.

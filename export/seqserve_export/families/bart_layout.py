@@ -87,8 +87,8 @@ class Layout:
         classes = values.get("architectures") or [self.source_class]
         if not {self.source_class, self.base_class} & {*classes}:
             raise ExportError(
-                f"{CONFIG_FILE}: architecture {', '.join(classes):.200} is not supported; supported: {self.source_class}, "
-                f"{self.base_class}"
+                f"{CONFIG_FILE}: architecture {', '.join(classes):.200} is not supported; supported: "
+                f"{self.source_class}, {self.base_class}"
             )
 
 
@@ -108,7 +108,8 @@ def read_config(values: Mapping[str, Any], layout: Layout, generation: Generatio
             raise ExportError(f"{CONFIG_FILE}: encoder_{name} and decoder_{name} differ, which is not supported")
     activation = values.get("activation_function", "gelu")
     if activation not in ACTIVATIONS:
-        raise ExportError(f"{CONFIG_FILE}: activation_function {activation!r:.80} is not one of {', '.join(ACTIVATIONS)}")
+        known = ", ".join(ACTIVATIONS)
+        raise ExportError(f"{CONFIG_FILE}: activation_function {activation!r:.80} is not one of {known}")
     width, heads = values["d_model"], values["encoder_attention_heads"]
     if width % heads:
         raise ExportError(f"{CONFIG_FILE}: d_model {width} is not a multiple of encoder_attention_heads {heads}")

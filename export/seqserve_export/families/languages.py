@@ -152,7 +152,7 @@ def _numbered(directory: Path, settings: dict[str, Any]) -> dict[str, int]:
     path = directory / VOCABULARY_FILE
     if not path.is_file():
         return {}
-    kind = settings.get("language_codes", "m2m100")
+    kind = settings.get("language_codes") or "m2m100"
     if kind not in NUMBERED:
         raise ExportError(
             f"{directory / SETTINGS_FILE}: language_codes {kind!r:.40} is not one of {', '.join(NUMBERED)}"

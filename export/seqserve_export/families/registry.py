@@ -75,9 +75,10 @@ def _unknown(directory: Path) -> str:
     supported = f"supported families: {', '.join(FAMILIES)}"
     if (directory / CONFIG_FILE).is_file():
         config = read_json(directory / CONFIG_FILE)
-        kind = config.get("model_type") or ", ".join(map(str, config.get("architectures") or ()))
+        kind = config.get("model_type") or config.get("architectures")
+        kind = ", ".join(map(str, kind)) if isinstance(kind, list) else kind
         if kind:
-            return f"{directory}: architecture {kind!r} is not supported; {supported}"
+            return f"{directory}: architecture {kind!r:.80} is not supported; {supported}"
         return f"{directory}/{CONFIG_FILE}: names no known architecture; {supported}"
     below = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
     if len(below) > 1:

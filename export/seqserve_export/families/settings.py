@@ -52,7 +52,9 @@ TOKEN_ID = Setting("a token id", lambda value: _is_integer(value) and value >= 0
 
 
 LIST = Setting("a list", lambda value: isinstance(value, list))
-NAMES = Setting("a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value))
+NAMES = Setting(
+    "a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
+)
 
 
 def check_settings(path: Path, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> None:

@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint
-from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.files import CONFIG_FILE, config_file, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import (
     FLAG,
     IDS,
@@ -24,7 +23,7 @@ from seqserve_export.families.settings import (
     one_of,
 )
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
-from seqserve_export.families.weights import fill, freeze
+from seqserve_export.families.weights import fill, format_notes, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.word_files import WordFiles
@@ -86,9 +85,7 @@ def recognises(directory: Path) -> bool:
 
 def load(directory: Path) -> LoadedCheckpoint:
     """Read a model around ``torch.nn.Transformer``. Decoding starts from ``bos_id``."""
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise ExportError(f"{directory}: no model here (no {CONFIG_FILE}, which names the embeddings)")
+    path = config_file(directory)
     settings = read_settings(path)
     file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
     tensors = read_weights(file)
@@ -117,6 +114,8 @@ def load(directory: Path) -> LoadedCheckpoint:
             "source_class": FORMAT,
             "source_files": digests([path, file, *(vocabulary.file for vocabulary in vocabularies or ())]),
         },
+        no_tokenizer=f"{CONFIG_FILE} names no vocabularies",
+        notes=format_notes(tensors),
     )
 
 
@@ -275,4 +274,4 @@ def _matrix(tensors: dict[str, Tensor], name: str, file: Path, *, squeeze: bool 
         tensor = tensor.squeeze(1 if tensor.shape[1] == 1 else 0)
     if tensor.ndim != 2:
         raise ExportError(f"{file}: {name} is {list(tensors[name].shape)}, not a matrix")
-    return tensor.to(torch.float32)
+    return tensor

@@ -52,8 +52,8 @@ def check(
     if extra := sorted(set(tensors) - set(names.values())):
         raise ExportError(f"{file}: {_some(extra, 'tensor')} not known to this architecture")
     if odd := [theirs for theirs in names.values() if tensors[theirs].dtype not in FORMATS]:
-        formats = ", ".join(map(_format, FORMATS))
-        raise ExportError(f"{file}: {_some(odd, 'tensor')} stored as {_format(tensors[odd[0]].dtype)}, not as {formats}")
+        stored, formats = _format(tensors[odd[0]].dtype), ", ".join(map(_format, FORMATS))
+        raise ExportError(f"{file}: {_some(odd, 'tensor')} stored as {stored}, not as {formats}")
     state = model.state_dict()
     wrong = [
         f"{theirs} is {list(tensors[theirs].shape)} where {settings} makes it {list(state[ours].shape)}"
@@ -86,7 +86,7 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, 
 
 
 def format_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """One line where weights are stored in another format than the bundle's; of two formats, the one that loses most."""
+    """One line where weights are stored in another format than the bundle's; of several, the one that loses most."""
     stored = {tensor.dtype for tensor in tensors.values()} & FORMATS.keys()
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         if dtype in stored:
@@ -102,7 +102,7 @@ def suppress(bias: Tensor, tokens: frozenset[int], where: str) -> Tensor:
         ExportError: naming ``where`` the tokens are listed, and those that the vocabulary lacks.
     """
     if bad := [token for token in sorted(tokens) if not 0 <= token < len(bias)]:
-        raise ExportError(f"{where}: bad_words_ids and suppress_tokens: {bad!s:.80} outside the vocabulary of {len(bias)}")
+        raise ExportError(f"{where}: bad_words_ids, suppress_tokens: {bad!s:.80} outside the vocabulary of {len(bias)}")
     bias = bias.float().clone()
     bias[sorted(tokens)] = SUPPRESSED
     return bias

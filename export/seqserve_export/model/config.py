@@ -98,14 +98,7 @@ class TransformerConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: {getattr(self, name)!r:.80} is not one of {', '.join(allowed)}")
-        for name, limit in LIMITS.items():
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
-            if getattr(self, name) > limit:
-                raise ConfigError(f"{name}: {getattr(self, name)} is over the limit of {limit}")
-        rows = max(self.max_source_length, self.max_target_length) + self.position_offset
-        if self.position_offset < 0 or (self.positions == "sinusoidal" and rows * self.width > MAX_TABLE):
-            raise ConfigError(f"position_offset, max_source_length, max_target_length: a table of {rows} positions")
+        self._check_sizes()
         for name in ("pad_id", "eos_id", "decoder_start_id"):
             if not 0 <= getattr(self, name) < self.target_vocab_size:
                 raise ConfigError(
@@ -118,6 +111,20 @@ class TransformerConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout: {self.dropout} is outside [0, 1)")
+
+    def _check_sizes(self) -> None:
+        for name, limit in LIMITS.items():
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+            if getattr(self, name) > limit:
+                raise ConfigError(f"{name}: {getattr(self, name)} is over the limit of {limit}")
+        if self.position_offset < 0:
+            raise ConfigError(f"position_offset: {self.position_offset} is negative")
+        rows = max(self.max_source_length, self.max_target_length) + self.position_offset
+        if self.positions == "sinusoidal" and rows * self.width > MAX_TABLE:
+            raise ConfigError(
+                f"width {self.width}: a table of {rows} sinusoidal positions has more than {MAX_TABLE} values"
+            )
 
     @property
     def score_scale(self) -> float:
