@@ -5,22 +5,28 @@ broken on purpose, which has to find differences: else the test could not see wh
 """
 
 import argparse
+import contextlib
 import random
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from multi30k import sentences, show_progress
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, read_model
 from seqserve_server.admission import complete_source
 from seqserve_server.local import Generated, LocalModel
 
 Sources = list[list[int]]
+LAST_AXIS = "quantize.last_axis"  # in int8 graphs: along what the largest activation is looked for
 STEPS = (1, 60, 400)  # arrivals are spread over so many steps: all at once, a full batch for long, a few rows at a time
 
 
@@ -76,8 +82,30 @@ def score_bits(result: Generated) -> bytes:
     return np.array([result.score, *result.log_probs]).tobytes()
 
 
-def open_broken(bundle: Path, threads: int) -> LocalModel:
-    """The same bundle on a runtime that does not prepack weights: a row alone then takes other kernels than a batch."""
+@contextlib.contextmanager
+def open_broken(bundle: Path, threads: int) -> Iterator[LocalModel]:
+    """The same bundle in a state in which rows do depend on one another; a comparison that is any good finds it."""
+    with tempfile.TemporaryDirectory() as name:
+        broken = Path(name) / "bundle"
+        shutil.copytree(bundle, broken)
+        if read_model(bundle).precision == "int8":
+            share_scales(broken)
+            yield LocalModel.open(broken, threads=threads, verify=False)
+        else:
+            yield open_unpacked(broken, threads)
+
+
+def share_scales(bundle: Path) -> None:
+    """Give activations one scale over the whole batch, as the runtime's own dynamic quantisation would."""
+    for name in (ENCODER_FILE, DECODER_FILE):
+        graph = onnx.load(bundle / name, load_external_data=False)
+        (axes,) = (tensor for tensor in graph.graph.initializer if tensor.name == LAST_AXIS)
+        axes.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1], dtype=np.int64), LAST_AXIS))
+        onnx.save(graph, bundle / name)
+
+
+def open_unpacked(bundle: Path, threads: int) -> LocalModel:
+    """On a runtime that does not prepack weights: a row alone then takes other kernels than a batch."""
     plain = ort.InferenceSession
 
     def opened(path: str, options: ort.SessionOptions, **settings: Any) -> ort.InferenceSession:
@@ -85,7 +113,7 @@ def open_broken(bundle: Path, threads: int) -> LocalModel:
         return plain(path, options, **settings)
 
     with mock.patch.object(ort, "InferenceSession", opened):
-        return LocalModel.open(bundle, threads=threads)
+        return LocalModel.open(bundle, threads=threads, verify=False)
 
 
 def report(sources: Sequence[Sequence[int]], right: Findings, wrong: Findings) -> str:

@@ -172,7 +172,7 @@ def test_a_package_is_read_from_its_archive_and_from_its_directory(
     workplace.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(workplace))
     checkpoints = [load(archive), load(tmp_path / "translate-en_de-1_5"), load(archive, "argos")]
-    assert list(workplace.iterdir()) == [], "what was unpacked is gone"
+    assert not list(workplace.glob("seqserve-*")), "what was unpacked is gone"
     for checkpoint in checkpoints:
         assert checkpoint.family == "argos"
         assert checkpoint.source_suffix == (2,)

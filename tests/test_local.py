@@ -2,11 +2,13 @@
 
 import itertools
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -162,3 +164,19 @@ def test_a_bundle_that_does_not_match_its_manifest_is_refused(tiny_bundle: Path,
 def test_the_version_is_that_of_the_manifest(local: LocalModel) -> None:
     assert len(local.version) == 12
     assert local.description.name == "tiny"
+
+
+@pytest.mark.parametrize("location", ["../weights.data", "/etc/passwd", "linked"])
+def test_weights_from_outside_the_bundle_are_never_read(tiny_bundle: Path, tmp_path: Path, location: str) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    shutil.copyfile(bundle / "weights.data", tmp_path / "weights.data")
+    (bundle / "linked").symlink_to(tmp_path / "weights.data")
+    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    onnx.save(graph, bundle / "decoder.onnx")
+    with pytest.raises(BundleError, match=r"decoder\.onnx: the runtime refuses it: .*External data path"):
+        LocalModel.open(bundle, verify=False)

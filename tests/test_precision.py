@@ -1,6 +1,7 @@
 """int8: rounding by channel and row, the same bits in any company, and refusals."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from seqserve.bundle import BundleError
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.graphs.quantize import LEVELS, quantize_weight
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
-from seqserve_export.precision import LogitErrors, compare
+from seqserve_export.precision import compare
+from seqserve_export.precision_report import LogitErrors
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
 from seqserve_server.graph_operators import operators, refuse_coupling
@@ -104,6 +106,21 @@ def test_a_row_has_the_same_bits_in_any_company(exported: tuple[Exported, Path])
             )
             for place, answer in zip(order, together, strict=True):
                 assert (answer.token_ids, answer.log_probs) == (alone[place].token_ids, alone[place].log_probs)
+
+
+def test_a_scale_over_the_whole_batch_would_be_seen(exported: tuple[Exported, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(exported[1], broken)
+    for name in ("encoder.onnx", "decoder.onnx"):
+        graph = onnx.load(broken / name, load_external_data=False)
+        (axes,) = (tensor for tensor in graph.graph.initializer if tensor.name == "quantize.last_axis")
+        axes.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1], dtype=np.int64), axes.name))
+        onnx.save(graph, broken / name)
+    with LocalModel.open(broken, threads=1, verify=False) as model:
+        sources = [[5, 6, 7, model.description.eos_id], [40, 41, model.description.eos_id]]
+        alone = [model.generate([one], max_new_tokens=6, min_new_tokens=6)[0] for one in sources]
+        together = model.generate(sources, max_new_tokens=6, min_new_tokens=6)
+    assert [one.log_probs for one in alone] != [one.log_probs for one in together]
 
 
 def test_too_little_agreement_leaves_no_bundle(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +234,7 @@ def test_answers_without_a_token_agree_in_all_of_them() -> None:
     silent: Any = Silent()
     report = compare(
         silent, silent, [ProofSource((1,), (3,))] * 2, precision="int8", max_new_tokens=4, arrivals=[0, 0],
-        sizes=(2, 1), min_agreement=1.0, progress=lambda _: None,
+        min_agreement=1.0, progress=lambda _: None,
     )
     assert (report.tokens_equal, report.sources_equal, report.mixed_equal) == (1.0, 2, 2)
     assert report.passed

@@ -1,6 +1,10 @@
 """``seqserve export``: hands over to ``seqserve_export``, and lends it the server's runtime for the proof."""
 
 import argparse
+from functools import partial
+
+# Beside a large model's weights there should not be the state of 64 rows of it: the proof then mixes fewer at a time.
+PROOF_CACHE_BYTES = 2**29
 
 DESCRIPTION = """\
 Turn a checkpoint into a model bundle that `seqserve serve` loads: two ONNX graphs, model.json, the tokenizer, and
@@ -24,4 +28,4 @@ def run(options: argparse.Namespace) -> int:
     from seqserve_export import command
     from seqserve_server.local import LocalModel
 
-    return int(command.run(options, LocalModel.open))
+    return int(command.run(options, partial(LocalModel.open, cache_bytes=PROOF_CACHE_BYTES)))

@@ -16,15 +16,15 @@ class ExportError(Exception):
 
 
 class ParityError(ExportError):
-    """The exported graphs miss the source model; the bundle was thrown away. ``table`` says by how much."""
+    """The exported graphs miss the source model; the bundle was thrown away. ``table`` says by how much, empty where nothing could be told."""
 
-    def __init__(self, message: str, table: str) -> None:
+    def __init__(self, message: str, table: str = "") -> None:
         super().__init__(message)
         self.table = table
 
     def __str__(self) -> str:
-        """The line, and the table below it."""
-        return f"{super().__str__()}\n{self.table}"
+        """The line, and the table below it if there is one."""
+        return "\n".join(filter(None, (super().__str__(), self.table)))
 
 
 def _escaped(character: str) -> str:

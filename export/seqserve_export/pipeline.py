@@ -28,10 +28,10 @@ from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.parity import Opener, ParityReport
-from seqserve_export.precision import PrecisionReport
+from seqserve_export.precision_report import PrecisionReport
 from seqserve_export.tokenizer_files import TokenizerFiles
 
-SUPPORTED_PRECISIONS = ("fp32", "int8")
+SUPPORTED_PRECISIONS = ("fp32", *precision.ROUNDED)
 # Where greedy decoding stops in the proof. On random ids many models never end by themselves, and 200 sources decoded
 # one by one cost the most of an export; a few long targets are teacher-forced besides (``proof_sources``).
 PROOF_NEW_TOKENS = 16
@@ -118,7 +118,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
         raise ExportError(f"{options.out}: cannot be written: {error.strerror or error}") from error
     except BundleError as error:
         raise ExportError(f"the exported bundle does not open: {error}") from error
-    return Exported(dataclasses.replace(description, precision=options.precision), report, rounded, notes)
+    return Exported(precision.described(description, options.precision), report, rounded, notes)
 
 
 def _load(options: ExportOptions) -> LoadedCheckpoint:
@@ -141,8 +141,7 @@ def _write_reports(directory: Path, report: ParityReport, rounded: PrecisionRepo
 def check_options(options: ExportOptions) -> None:
     """Refuse what cannot work before any work is done."""
     if options.precision not in SUPPORTED_PRECISIONS:
-        known = "not supported yet" if options.precision in bundle.PRECISIONS else "unknown"
-        raise ExportError(f"--precision {options.precision}: {known}; supported: {', '.join(SUPPORTED_PRECISIONS)}")
+        raise ExportError(f"--precision {options.precision}: unknown; supported: {', '.join(SUPPORTED_PRECISIONS)}")
     if not 0 <= options.min_agreement <= 1:
         raise ExportError(f"--min-agreement {options.min_agreement}: not in 0..1")
     if options.min_agreement and options.precision == "fp32":

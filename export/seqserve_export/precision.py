@@ -1,84 +1,29 @@
 """A bundle in another precision, measured against the float32 bundle that was proved: nothing about it is assumed."""
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
 
 from seqserve import bundle
 from seqserve.bundle import ModelDescription
 from seqserve_export.errors import ParityError
+from seqserve_export.graphs.emulate import emulate
+from seqserve_export.graphs.halve import LARGEST, halve
 from seqserve_export.graphs.quantize import quantize
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.parity import BundleDecoder, Generated, Opener
+from seqserve_export.precision_report import LogitErrors, PrecisionReport
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
 
-GRAPHS = (bundle.ENCODER_FILE, bundle.DECODER_FILE, bundle.WEIGHTS_FILE)
-SUPPRESSED_FROM = 1e9
+GRAPHS = (bundle.ENCODER_FILE, bundle.DECODER_FILE)
+ROUNDED = ("int8", "fp16")  # precisions that are made of float32 graphs
+EMULATION = "emulation"  # the directory of float32 graphs that compute what the float16 ones mean
 LOGIT_SOURCES = 32  # of the sources, for the errors of teacher-forced logits
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrecisionReport:
-    """How far a rounded bundle is from the float32 one it was made of.
-
-    Attributes:
-        bytes_before, bytes_after: Of the graphs and their weights.
-        logit_largest, logit_mean: Absolute errors of teacher-forced logits, fed the float32 bundle's tokens.
-        logit_deviation: Standard deviation of the float32 logits, to read the errors by.
-        tokens_equal: Part of generated tokens that are the float32 bundle's at the same place, 0 .. 1.
-        sources_equal: Sources whose tokens are all equal.
-        mixed_equal: Sources with the same bits alone and in mixed batches; must be all.
-        texts: How alike the texts of the given sentences are; None without sentences.
-    """
-
-    precision: str
-    sources: int
-    bytes_before: int
-    bytes_after: int
-    logit_largest: float
-    logit_mean: float
-    logit_deviation: float
-    tokens_equal: float
-    sources_equal: int
-    mixed_equal: int
-    min_agreement: float
-    texts: TextScores | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the bundle may be written."""
-        return self.mixed_equal == self.sources and self.tokens_equal >= self.min_agreement
-
-    def table(self) -> str:
-        """For people."""
-        def mark(good: bool) -> str:
-            return "ok" if good else "MISSED"
-
-        megabytes = self.bytes_before / 1e6, self.bytes_after / 1e6
-        texts = () if self.texts is None else (
-            f"  texts of {f'{self.texts.sentences} sentences':28} BLEU {self.texts.bleu:.1f}, chrF "
-            f"{self.texts.chrf:.1f} against the float32 ones",
-        )
-        return "\n".join((
-            f"{self.precision} against the float32 graphs above",
-            f"  size of the graphs                    {megabytes[0]:.1f} MB before, {megabytes[1]:.1f} MB after",
-            f"  step logits (deviation {self.logit_deviation:.2f})          "
-            f"largest error {self.logit_largest:.2f}, mean {self.logit_mean:.3f}",
-            f"  tokens equal                          {self.tokens_equal:.1%}, at least {self.min_agreement:.1%} "
-            f"asked for   {mark(self.tokens_equal >= self.min_agreement)}",
-            f"  sources equal                         {self.sources_equal} of {self.sources}",
-            f"  mixed batches, same bits as alone     {self.mixed_equal:10} of {self.sources}   "
-            f"{mark(self.mixed_equal == self.sources)}",
-            *texts,
-        ))
 
 
 def round_bundle(
@@ -89,68 +34,131 @@ def round_bundle(
     """Replace the proved float32 graphs in ``directory``, and its ``model.json``, by rounded ones.
 
     Raises:
-        ParityError: bits that depend on the batch, or fewer equal tokens than ``min_agreement``.
+        ExportError: a weight that the precision cannot hold.
+        ParityError: bits that depend on the batch, fewer equal tokens than ``min_agreement``, or an overflow.
     """
     work = directory / precision
     work.mkdir()
-    weights = WeightsFile(work / bundle.WEIGHTS_FILE)
-    for name in (bundle.ENCODER_FILE, bundle.DECODER_FILE):
-        progress(f"rounding {name}")
-        model = onnx_ir.load(directory / name)
-        quantize(model)
-        weights.save(model, work / name)
-        del model
-    rounded = dataclasses.replace(description, precision=precision)
-    (work / bundle.MODEL_FILE).write_text(rounded.to_json(), encoding="utf-8")
-    sizes = graph_bytes(directory), graph_bytes(work)
-    with open_bundle(directory, verify=False) as one, open_bundle(work, verify=False) as other:
-        report = compare(
-            one, other, sources, precision=precision, max_new_tokens=max_new_tokens, arrivals=arrivals,
-            sizes=sizes, min_agreement=min_agreement, progress=progress,
-        )
+    write_rounded(directory, work, description, precision, progress)
+    with open_bundle(directory, verify=False) as exact:
+        measured = work if precision == "int8" else work / EMULATION
+        if measured != work:
+            (work / bundle.WEIGHTS_FILE).rename(measured / bundle.WEIGHTS_FILE)  # both graphs' weights are the same
+        with open_bundle(measured, verify=False) as other:
+            report = compare(
+                exact, other, sources, precision=precision, max_new_tokens=max_new_tokens, arrivals=arrivals,
+                min_agreement=min_agreement, progress=progress,
+            )
+        if measured != work:
+            (measured / bundle.WEIGHTS_FILE).rename(work / bundle.WEIGHTS_FILE)
+            with open_bundle(work, verify=False) as other:
+                own = own_errors(exact, other, sources, precision, max_new_tokens)
+            report = dataclasses.replace(report, own_largest=own.largest, own_mean=own.mean)
+    report = dataclasses.replace(report, bytes_before=graph_bytes(directory), bytes_after=graph_bytes(work))
     if not report.passed:
         raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written", report.table())
-    for name in (*GRAPHS, bundle.MODEL_FILE):
+    for name in (*GRAPHS, bundle.WEIGHTS_FILE, bundle.MODEL_FILE):
         (work / name).replace(directory / name)
     shutil.rmtree(work)
     return report
 
 
+def described(description: ModelDescription, precision: str) -> ModelDescription:
+    """The description of the same model in another precision."""
+    states = description.states
+    if precision == "fp16":
+        states = tuple(dataclasses.replace(state, dtype="float16") for state in states)
+    return dataclasses.replace(description, precision=precision, states=states)
+
+
+def write_rounded(
+    directory: Path, work: Path, description: ModelDescription, precision: str, progress: Callable[[str], None]
+) -> None:
+    """Graphs, weights and ``model.json`` of a bundle in ``work``; for fp16 the graphs that emulate it, too."""
+    weights = WeightsFile(work / bundle.WEIGHTS_FILE)
+    emulation = work / EMULATION
+    if precision == "fp16":
+        emulation.mkdir()
+        (emulation / bundle.MODEL_FILE).write_text(description.to_json(), encoding="utf-8")
+    for name in GRAPHS:
+        progress(f"rounding {name}")
+        model = onnx_ir.load(directory / name)
+        if precision == "int8":
+            quantize(model)
+            weights.save(model, work / name)
+        else:
+            halve(model)
+            weights.save(model, work / name)
+            emulate(model)
+            weights.save(model, emulation / name)
+        del model
+    (work / bundle.MODEL_FILE).write_text(described(description, precision).to_json(), encoding="utf-8")
+
+
 def compare(
     exact: BundleDecoder, rounded: BundleDecoder, sources: Sequence[ProofSource], *, precision: str,
-    max_new_tokens: int, arrivals: Sequence[int], sizes: tuple[int, int], min_agreement: float,
-    progress: Callable[[str], None],
+    max_new_tokens: int, arrivals: Sequence[int], min_agreement: float, progress: Callable[[str], None],
 ) -> PrecisionReport:
-    """Decode all sources with both, and with ``rounded`` once more in mixed batches.
+    """Decode all sources with both, and with ``rounded`` once more in mixed batches. Sizes are left at 0.
 
     Args:
-        sizes: Bytes before and after.
         arrivals: The loop step at which each source joins the mixed batches.
+
+    Raises:
+        ParityError: a value of ``rounded`` is not finite.
     """
     ids = [source.ids for source in sources]
     prompts = [source.prompt for source in sources]
     expected = exact.generate(ids, prompts, max_new_tokens=max_new_tokens)
+    errors = _logit_errors(exact, rounded, sources, expected, precision)
     alone: list[Generated] = []
-    for number, source in enumerate(sources):
-        alone += rounded.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
-        progress(f"comparing: {number + 1} of {len(ids)} sources")
-    mixed = rounded.generate(ids, prompts, max_new_tokens=max_new_tokens, arrivals=arrivals)
-    errors = LogitErrors()
-    for source, answer in list(zip(sources, expected, strict=True))[:LOGIT_SOURCES]:
-        # Without tokens the first step is compared alone: the last target is never fed, so that any id does for it.
-        fed = answer.token_ids or [0]
-        errors.add(
-            exact.step_logits(source.ids, fed, source.prompt), rounded.step_logits(source.ids, fed, source.prompt)
-        )
+    try:
+        for number, source in enumerate(sources):
+            alone += rounded.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
+            progress(f"comparing: {number + 1} of {len(ids)} sources")
+        mixed = rounded.generate(ids, prompts, max_new_tokens=max_new_tokens, arrivals=arrivals)
+    except Exception as error:  # noqa: BLE001 - export does not know the engine's errors; values not finite, mostly
+        raise ParityError(f"the {precision} graphs cannot decode: {str(error):.200}; no bundle was written") from error
     longer = sum(max(len(one.token_ids), len(other.token_ids)) for one, other in zip(expected, alone, strict=True))
     return PrecisionReport(
-        precision=precision, sources=len(ids), bytes_before=sizes[0], bytes_after=sizes[1],
+        precision=precision, sources=len(ids), bytes_before=0, bytes_after=0,
         logit_largest=errors.largest, logit_mean=errors.mean, logit_deviation=errors.deviation,
         tokens_equal=sum(map(_equal_tokens, expected, alone)) / longer if longer else 1.0,  # no token differs either
         sources_equal=sum(one.token_ids == other.token_ids for one, other in zip(expected, alone, strict=True)),
         mixed_equal=sum(map(_same_bits, alone, mixed)), min_agreement=min_agreement,
         texts=_compare_texts(exact, sources, expected, alone),
     )
+
+
+def own_errors(
+    exact: BundleDecoder, rounded: BundleDecoder, sources: Sequence[ProofSource], precision: str, max_new_tokens: int
+) -> LogitErrors:
+    """Of logits fed the exact bundle's tokens.
+
+    Raises:
+        ParityError: a logit is not finite.
+    """
+    sources = sources[:LOGIT_SOURCES]
+    expected = exact.generate(
+        [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens
+    )
+    return _logit_errors(exact, rounded, sources, expected, precision)
+
+
+def _logit_errors(
+    exact: BundleDecoder, rounded: BundleDecoder, sources: Sequence[ProofSource], expected: Sequence[Generated],
+    precision: str,
+) -> LogitErrors:
+    errors = LogitErrors()
+    for number, (source, answer) in enumerate(list(zip(sources, expected, strict=True))[:LOGIT_SOURCES]):
+        # Without tokens the first step is compared alone: the last target is never fed, so that any id does for it.
+        fed = answer.token_ids or [0]
+        logits = rounded.step_logits(source.ids, fed, source.prompt)
+        if not np.isfinite(logits).all():
+            why = f": a value went beyond {LARGEST:.0f}, where float16 ends" if precision == "fp16" else ""
+            raise ParityError(f"--precision {precision}: logits of source {number} are not finite{why}; no bundle written")
+        errors.add(exact.step_logits(source.ids, fed, source.prompt), logits)
+    return errors
 
 
 def _compare_texts(
@@ -165,41 +173,9 @@ def _compare_texts(
     ))
 
 
-@dataclass
-class LogitErrors:
-    """Figures of logits that are seen source by source and not kept: all together are 262 MB for 32,000 tokens."""
-
-    largest: float = 0.0
-    _count: int = 0
-    _errors: float = 0.0
-    _sum: float = 0.0
-    _squares: float = 0.0
-
-    def add(self, exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> None:
-        """Both [steps, vocabulary]. Suppressed tokens, whose logits a family makes huge, are not looked at."""
-        meant = np.abs(exact) < SUPPRESSED_FROM
-        exact, rounded = exact[meant], rounded[meant]
-        error = np.abs(rounded - exact)
-        self.largest = max(self.largest, float(error.max()))
-        self._count += exact.size
-        self._errors += float(error.sum(dtype=np.float64))
-        self._sum += float(exact.sum(dtype=np.float64))
-        self._squares += float(np.square(exact, dtype=np.float64).sum())
-
-    @property
-    def mean(self) -> float:
-        """Mean absolute error."""
-        return self._errors / self._count
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of the exact logits."""
-        return math.sqrt(max(0.0, self._squares / self._count - (self._sum / self._count) ** 2))
-
-
 def graph_bytes(directory: Path) -> int:
     """Of the graphs in a directory, with the weights beside them."""
-    return sum((directory / name).stat().st_size for name in GRAPHS)
+    return sum((directory / name).stat().st_size for name in (*GRAPHS, bundle.WEIGHTS_FILE))
 
 
 def _equal_tokens(one: Generated, other: Generated) -> int:

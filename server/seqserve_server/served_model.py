@@ -39,14 +39,19 @@ class ServedModel:
 
     @classmethod
     def open(cls, directory: Path, limits: EngineLimits, *, verify: bool = True) -> "ServedModel":
-        """Check the manifest (unless an export is still proving the bundle), read everything, open the sessions.
+        """Check manifest and precision, read everything, open the sessions.
+
+        Args:
+            verify: False for a bundle that is looked at and not served: an export measures it and has not written the
+                manifest yet, or the caller checked that. Any precision is opened then.
 
         Raises:
             BundleError: one line that names the file and what is wrong.
         """
         version = check_manifest(directory) if verify else "unverified"
         description = read_model(directory)
-        refuse_precision(description, directory)
+        if verify:
+            refuse_precision(description, directory)
         for name in (ENCODER_FILE, DECODER_FILE):
             refuse_coupling(directory / name)
         tokenizer = Tokenizer.open(directory, description)

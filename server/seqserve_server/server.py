@@ -59,7 +59,7 @@ def open_model(config: ServerConfig) -> ServedModel:
     """Check the configuration against this machine and open the bundle."""
     refuse_two_runtimes()
     if config.device == "cuda":
-        raise StartupError("--device: fp32 bundles run on the CPU; export with --precision fp16 for CUDA")
+        raise StartupError("--device: CUDA is not served yet; fp32 and int8 bundles run on the CPU")
     if len(config.bundles) > 1:
         raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
     limits = EngineLimits(config.threads, config.max_rows, config.cache_bytes, config.encode_tokens)
