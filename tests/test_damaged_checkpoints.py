@@ -156,7 +156,8 @@ def convert(directory: Path, dtype: torch.dtype, only: str = "") -> dict[str, to
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("source", "embedding"), [
-    (BART, "model.shared.weight"), (MARIAN, "model.shared.weight"), (T5, "shared.weight"), (M2M100, "model.shared.weight"),
+    (BART, "model.shared.weight"), (MARIAN, "model.shared.weight"), (T5, "shared.weight"),
+    (M2M100, "model.shared.weight"),
 ])
 def test_half_precision_is_taken_for_the_values_that_it_stands_for(
     tmp_path: Path, source: Path, embedding: str, dtype: torch.dtype

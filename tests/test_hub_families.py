@@ -178,10 +178,10 @@ def test_m2m100_language_tokens_have_names_and_are_content_only_where_listed(tmp
 def test_what_is_not_done_as_there_is_noted(tmp_path: Path) -> None:
     directory = copy("pegasus", tmp_path)
     change_json(directory / "tokenizer_config.json", clean_up_tokenization_spaces=True)
-    assert any("clean_up_tokenization_spaces is not applied" in note for note in load(directory).notes)
+    assert any("clean_up_tokenization_spaces is not applied" in note for note in load(directory).all_notes)
     directory = copy("bart", tmp_path)
     change_json(directory / "tokenizer_config.json", clean_up_tokenization_spaces=True)
-    assert load(directory).notes == (), "transformers does not apply it to byte pairs either"
+    assert load(directory).all_notes == (), "transformers does not apply it to byte pairs either"
     (directory / "tokenizer.json").rename(directory / "merges.txt")
     assert load(directory).all_notes == (
         "without tokenizer.json (there is merges.txt): the bundle takes and returns token ids",

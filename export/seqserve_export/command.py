@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--min-agreement", type=float, default=ExportOptions.min_agreement, metavar="PART",
-        help="int8, fp16: part of the tokens, 0..1, that have to equal fp32's; fewer, and no bundle is written (default: 0)",
+        help="int8, fp16: part of the tokens, 0..1, that have to equal fp32's; fewer, and no bundle is written"
+        " (default: 0)",
     )
     parser.add_argument("--name", help="name of the model in the server (default: the source directory's)")
     parser.add_argument(

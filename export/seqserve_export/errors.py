@@ -16,7 +16,10 @@ class ExportError(Exception):
 
 
 class ParityError(ExportError):
-    """The exported graphs miss the source model; the bundle was thrown away. ``table`` says by how much, empty where nothing could be told."""
+    """The exported graphs miss the source model; the bundle was thrown away.
+
+    ``table`` says by how much; it is empty where nothing could be measured.
+    """
 
     def __init__(self, message: str, table: str = "") -> None:
         super().__init__(message)

@@ -52,11 +52,7 @@ HABITS = {
 
 @dataclass(frozen=True)
 class SentencePieceFiles(TokenizerFiles):
-    """One model file, and how its pieces become ids.
-
-    Attributes:
-        notes: What the directory has and transformers does not use, one line each.
-    """
+    """One model file, and how its pieces become ids."""
 
     path: Path
     vocabulary: SentencePieceVocabulary = field(repr=False)

@@ -5,7 +5,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seqserve import bundle, marian_text
@@ -43,6 +43,11 @@ def open_pieces(data: bytes, shown: str) -> Callable[[str], list[str]]:
 class TokenizerFiles(ABC):
     """What of a checkpoint directory becomes the bundle's ``tokenizer/``."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line each: what the source's tokenizer does that this one does not."""
+        return ()
+
     @abstractmethod
     def write(self, directory: Path) -> None:
         """Make ``tokenizer/`` in a bundle that has none yet."""
@@ -58,9 +63,15 @@ class TokenizerFiles(ABC):
 
 @dataclass(frozen=True)
 class HubFile(TokenizerFiles):
-    """One ``tokenizer.json`` for both sides."""
+    """One ``tokenizer.json`` for both sides.
+
+    Attributes:
+        unknown_id: The id of the unknown token, if there is one.
+    """
 
     path: Path
+    unknown_id: int | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def write(self, directory: Path) -> None:
         """Copy it."""

@@ -8,6 +8,7 @@ from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import digests, has_model_type
 from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, read_hub_tokenizer
 from seqserve_export.sentencepiece_files import SentencePieceFiles
+from seqserve_export.tokenizer_files import HubFile
 
 COMMON = {
     "max_position_embeddings": 1024, "activation_function": "gelu", "scale_embedding": False,
@@ -62,9 +63,9 @@ def load_pegasus(directory: Path) -> LoadedCheckpoint:
 def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
     text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
-    pieces = None
-    if text is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
-        pieces = SentencePieceFiles.read(directory, "pegasus", config)
+    tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
+    if tokenizer is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
+        tokenizer = SentencePieceFiles.read(directory, "pegasus", config)
     fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
     return LoadedCheckpoint(
         family=read.layout.family,
@@ -73,10 +74,10 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
         source_suffix=(config.eos_id,) if text is None else text.suffix,
         decoder_prompt=generation.prompt,
         forced_end=generation.forced_end,
-        unk_id=text.unknown_id if text is not None else pieces.unknown_id if pieces is not None else None,
+        unk_id=None if tokenizer is None else tokenizer.unknown_id,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,
-        tokenizer=pieces if text is None else text.file,
+        tokenizer=tokenizer,
         provenance={
             **read.provenance,
             "source_files": digests([
@@ -84,7 +85,7 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
             ]),
         },
         no_tokenizer=no_tokenizer(directory),
-        notes=read.notes + (text.notes if text is not None else pieces.notes if pieces is not None else ()),
+        notes=read.notes,
     )
 
 

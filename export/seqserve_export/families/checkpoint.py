@@ -23,12 +23,12 @@ class LoadedCheckpoint:
             content of every source and before every target; an empty prompt is the decoder start token alone.
         languages: Their ids by code, for families that have several; with the defaults of the source.
         forced_end: Whether the last token that a limit allows is the end token.
-        unk_id: The id of an unknown token, if the vocabulary has one.
+        unk_id: The source's id of unknown content, if there is one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
         tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
         no_tokenizer: Why there is none, the begin of a sentence.
         provenance: What the bundle says about its origin: source class, SHA-256 of the files, generation settings.
-        notes: One line each: what the source does that the bundle does not.
+        notes: One line each: what the source does that the bundle does not, its tokenizer apart.
     """
 
     family: str
@@ -50,9 +50,9 @@ class LoadedCheckpoint:
 
     @property
     def all_notes(self) -> tuple[str, ...]:
-        """``notes``, and that there is no tokenizer."""
+        """``notes``, and those of the tokenizer, or that there is none."""
         if self.tokenizer is not None:
-            return self.notes
+            return (*self.notes, *self.tokenizer.notes)
         return (*self.notes, f"{self.no_tokenizer}: the bundle takes and returns token ids")
 
 

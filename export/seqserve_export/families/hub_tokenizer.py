@@ -28,16 +28,12 @@ class HubText:
     Attributes:
         added: Ids of added tokens by their text: special tokens, languages.
         prefix, suffix: What its post-processor puts around a text.
-        unknown_id: The id of the unknown token, if there is one.
-        notes: One line each: what transformers does that the bundle does not.
     """
 
     file: HubFile
     added: dict[str, int] = field(repr=False)
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    unknown_id: int | None
-    notes: tuple[str, ...]
 
 
 def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> HubText | None:
@@ -74,7 +70,7 @@ def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> Hu
     notes: tuple[str, ...] = ()
     if settings.get(CLEAN_UP) and kind != "BPE":  # transformers 5 ignores the setting for byte-pair encodings
         notes = (f"{SETTINGS_FILE}: {CLEAN_UP} is not applied: texts keep the spaces before punctuation",)
-    return HubText(HubFile(path), added, prefix, suffix, unknown, notes)
+    return HubText(HubFile(path, unknown, notes), added, prefix, suffix)
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

@@ -47,14 +47,14 @@ def load(directory: Path) -> LoadedCheckpoint:
         model=freeze(model),
         source_prefix=(),
         source_suffix=(config.eos_id,),
-        unk_id=None if text is None else text.unknown_id,
+        unk_id=None if text is None else text.file.unknown_id,
         default_max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, config.max_target_length),
         tokenizer=None if text is None else text.file,
         no_tokenizer=f"without {TOKENIZER_FILE}",
         provenance={
             "source_class": "seqserve.Transformer", "source_files": digests([path, file, directory / TOKENIZER_FILE]),
         },
-        notes=format_notes(tensors) + (() if text is None else text.notes),
+        notes=format_notes(tensors),
     )
 
 

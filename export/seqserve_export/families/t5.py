@@ -1,12 +1,12 @@
 """Hugging Face T5 directories (``T5ForConditionalGeneration`` and its multilingual twin): T5, T5 v1.1, Flan-T5, mT5."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqserve_export import sentencepiece_files
 from seqserve_export.errors import ExportError
 from seqserve_export.families.bart_layout import ACTIVATIONS
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
@@ -20,12 +20,13 @@ from seqserve_export.families.files import (
     weights_file,
 )
 from seqserve_export.families.generation import GENERATION_FILE, Generation, read_generation
-from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
+from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, read_hub_tokenizer
 from seqserve_export.families.settings import FLAG, NAMES, TEXT, check_known, integer, number
 from seqserve_export.families.weights import equal, fill, format_notes, freeze, suppress
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.sentencepiece_files import HABITS, SentencePieceFiles
+from seqserve_export.tokenizer_files import HubFile
 
 CLASSES = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "T5WithLMHeadModel")
 PIECES = HABITS["t5"].file
@@ -62,15 +63,72 @@ def recognises(directory: Path) -> bool:
     return has_model_type(directory, *KINDS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Settings and weights of a directory.
+
+    Attributes:
+        kind: ``model_type`` of config.json.
+        files: Those that were read, for the record.
+        notes: Of its generation settings and its weights.
+    """
+
+    kind: str
+    generation: Generation
+    model: Transformer
+    files: list[Path]
+    notes: tuple[str, ...]
+
+
 def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     """Read a T5 directory. Sources are the pieces of the text and the end token; decoding starts from pad.
 
     Args:
         options: ``max_source_length`` and ``max_target_length`` in tokens; the model itself knows no limit.
     """
+    read = read_directory(directory, options)
+    config, generation = read.model.config, read.generation
+    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
+    if tokenizer is None and (directory / PIECES).is_file():
+        tokenizer = SentencePieceFiles.read(directory, "t5", config)
+    fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
+    notes = read.notes
+    if generation.max_new_tokens is None:
+        notes = (*notes, f"no max_length: answers end at {most} tokens, where transformers.generate stops at 20")
+    return LoadedCheckpoint(
+        family="t5",
+        model=read.model,
+        source_prefix=() if text is None else text.prefix,
+        source_suffix=text.suffix if text is not None and text.prefix + text.suffix else (config.eos_id,),
+        decoder_prompt=generation.prompt,
+        forced_end=generation.forced_end,
+        unk_id=None if tokenizer is None else tokenizer.unknown_id,
+        default_max_new_tokens=most,
+        default_min_new_tokens=fewest,
+        tokenizer=tokenizer,
+        no_tokenizer=f"without {TOKENIZER_FILE} or {PIECES}",
+        provenance={
+            "source_class": CLASSES[read.kind == "mt5"],
+            "generation": generation.settings, "suppressed_tokens": sorted(generation.suppressed),
+            "source_files": digests([
+                *read.files, *(directory / name for name in (TOKENIZER_FILE, PIECES, SETTINGS_FILE))
+            ]),
+        },
+        notes=notes,
+    )
+
+
+def read_directory(directory: Path, options: SourceOptions) -> Read:
+    """Settings and weights.
+
+    Raises:
+        ExportError: one line naming the file and what in it cannot be served exactly.
+    """
     path = config_file(directory)
     values = read_json(path)
     check_known(path, values, SETTINGS)
+    check_class(values)
     # What T5Config takes for granted; the start token is the pad token by the model's definition.
     values = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": values.get("pad_token_id", 0), **values}
     generation = read_generation(directory, values)
@@ -90,34 +148,32 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         names["output_bias"] = SUPPRESSION
     model = Transformer.without_values(config)
     fill(model, tensors, names, file)
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
-    pieces = None
-    if text is None and (directory / PIECES).is_file():
-        pieces = SentencePieceFiles.read(directory, "t5", config)
-    notes = text.notes if text is not None else pieces.notes if pieces is not None else ()
-    fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
-    if generation.max_new_tokens is None:
-        notes = (*notes, f"no max_length: answers end at {most} tokens, where transformers.generate stops at 20")
-    named = (GENERATION_FILE, TOKENIZER_FILE, PIECES, sentencepiece_files.SETTINGS)
-    files = [path, file, *(directory / name for name in named)]
-    return LoadedCheckpoint(
-        family="t5",
-        model=freeze(model),
-        source_prefix=() if text is None else text.prefix,
-        source_suffix=text.suffix if text is not None and text.prefix + text.suffix else (config.eos_id,),
-        decoder_prompt=generation.prompt,
-        forced_end=generation.forced_end,
-        unk_id=text.unknown_id if text is not None else pieces.unknown_id if pieces is not None else None,
-        default_max_new_tokens=most,
-        default_min_new_tokens=fewest,
-        tokenizer=pieces if text is None else text.file,
-        no_tokenizer=f"without {TOKENIZER_FILE} or {PIECES}",
-        provenance={
-            "source_class": CLASSES[values.get("model_type") == "mt5"], "source_files": digests(files),
-            "generation": generation.settings, "suppressed_tokens": sorted(generation.suppressed),
-        },
-        notes=generation.notes + format_notes(tensors) + notes,
+    return Read(
+        kind=values.get("model_type", KINDS[0]), generation=generation, model=freeze(model),
+        files=[path, file, directory / GENERATION_FILE], notes=generation.notes + format_notes(tensors),
     )
+
+
+def check_class(values: dict[str, Any]) -> None:
+    """Refuse a config.json of another class.
+
+    Raises:
+        ExportError: naming the class and those that are supported.
+    """
+    if values.get("model_type") == "umt5":
+        raise ExportError(
+            f"{CONFIG_FILE}: model_type 'umt5' is not supported: UMT5 has a table of relative positions in every layer"
+        )
+    if values.get("model_type", KINDS[0]) not in KINDS:
+        raise ExportError(
+            f"{CONFIG_FILE}: model_type {values['model_type']!r:.80} is not one of {', '.join(KINDS[:2])}, "
+            "which the family t5 is for"
+        )
+    classes = values.get("architectures") or CLASSES
+    if not {*classes} & {*CLASSES}:
+        raise ExportError(
+            f"{CONFIG_FILE}: architecture {', '.join(classes):.200} is not supported; supported: {', '.join(CLASSES)}"
+        )
 
 
 def read_config(
@@ -133,11 +189,6 @@ def read_config(
         ExportError: for what the canonical model does not have, by its name in the file.
         KeyError: for a key that the file lacks.
     """
-    if not set(values.get("architectures") or CLASSES) & set(CLASSES):
-        supported = ", ".join(CLASSES)
-        raise ExportError(f"architecture {', '.join(values['architectures'])} is not supported; supported: {supported}")
-    if values.get("model_type") == "umt5":
-        raise ExportError("model_type 'umt5' is not supported: UMT5 has a table of relative positions in every layer")
     activation, gated = _feed_forward(values)
     width, vocabulary, layers = values["d_model"], values["vocab_size"], values["num_layers"]
     buckets, reach = _relative_positions(values)

@@ -59,7 +59,7 @@ def _choosing_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _widen(graph: ir.Graph, wide: set[ir.Node]) -> None:
-    """A Cast for every half value that the float32 part reads. A product that is an output becomes float32 behind it."""
+    """A Cast for every half value that the float32 part reads. A product that is an output is float32 behind it."""
     casts: dict[ir.Value, ir.Value] = {}
     for node in [node for node in graph if node in wide]:
         for index, value in enumerate(node.inputs):
@@ -132,7 +132,9 @@ def _shrunk(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
         )
     node = ir.node("Mul", [value, graph.initializers[name]])
     graph.insert_before(before, node)
-    node.outputs[0].dtype, node.outputs[0].shape = value.dtype, value.shape
+    node.outputs[0].shape = value.shape
+    if value.dtype is not None:
+        node.outputs[0].dtype = value.dtype
     return node.outputs[0]
 
 
