@@ -12,6 +12,7 @@ from seqserve_export.errors import ExportError
 
 INDEX_SUFFIX = ".index.json"
 SHOWN = 5  # names in one message
+LONGEST_NAME = 255  # bytes; what file systems allow
 _SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.(safetensors|bin)")
 
 
@@ -43,11 +44,10 @@ def shards_of(index: Path) -> dict[Path, frozenset[str]]:
     for tensor, name in mapped.items():
         shards.setdefault(name, set()).add(tensor)
     for name in shards:
-        # Only the directory's own files, and none that is read otherwise than the index says.
-        if name != Path(name).name or "\\" in name or not name.isprintable() or Path(name).suffix != format_suffix:
+        if not _is_beside(name, format_suffix):
             raise ExportError(f"{index}: weight_map: {name!r:.80} is not the name of a {format_suffix} file beside it")
     if missing := sorted(name for name in shards if not (index.parent / name).is_file()):
-        raise ExportError(f"{index.parent}: {_some(missing)} of {index.name} missing: {len(shards)} files expected")
+        raise ExportError(f"{index}: names {len(shards)} files; not there: {_some(missing)}")
     return {index.parent / name: frozenset(tensors) for name, tensors in sorted(shards.items())}
 
 
@@ -66,9 +66,18 @@ def read_shards(index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[
         if missing := sorted(expected - found.keys()):
             raise ExportError(f"{file}: no {_some(missing)}, which {index.name} says is there")
         if extra := sorted(found.keys() - expected):
-            raise ExportError(f"{file}: {_some(extra)} is there, of which {index.name} says nothing")
+            # Of a tensor in two files nothing but the index would tell which one counts.
+            raise ExportError(f"{file}: holds {_some(extra)}, which {index.name} does not say is there")
         tensors |= found
     return tensors
+
+
+def _is_beside(name: str, suffix: str) -> bool:
+    """Whether a name is one of the directory's own files, on any system, and is not read otherwise than its index."""
+    return (
+        name == Path(name).name and "\\" not in name and ":" not in name and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME and Path(name).suffix == suffix
+    )
 
 
 def _some(names: list[str]) -> str:
