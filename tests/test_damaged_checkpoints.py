@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoint_edits import change_json, load, refusal
 from seqserve_export.errors import LONGEST, ExportError, ParityError
+from tiny_model import write_native
 
 DATA = Path(__file__).parent / "data"
 BART, MBART, M2M100, T5, MARIAN = (
@@ -130,6 +131,11 @@ def without_tokenizer(source: Path, directory: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "sentencepiece.bpe.model"):
         (directory / name).unlink(missing_ok=True)
     return directory
+
+
+def test_a_native_directory_without_a_tokenizer_is_said_to_take_ids(tmp_path: Path) -> None:
+    write_native(tmp_path)
+    assert load(tmp_path).all_notes == ("without tokenizer.json: the bundle takes and returns token ids",)
 
 
 @pytest.mark.parametrize("source", [BART, MBART, M2M100, T5, MARIAN, DATA / "hub/pegasus", DATA / "hub/nllb"])

@@ -35,7 +35,7 @@ def shard(source: Path, directory: Path, name: str = "model.safetensors", count:
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(count):
         file = FORMATS[name].format(number + 1, count)
         part = {each: tensors[each] for each in names[number::count]}

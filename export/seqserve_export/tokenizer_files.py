@@ -110,9 +110,9 @@ class MarianFiles(TokenizerFiles):
         try:
             settings = MarianSettings.read(directory / marian_text.SETTINGS, f"{shown}{marian_text.SETTINGS}")
             vocabulary = MarianVocabulary.read(directory, shown, settings)
-            vocabulary.check_sizes(config.source_vocab_size, config.target_vocab_size, shown)
             for name in (marian_text.SOURCE_PIECES, marian_text.TARGET_PIECES):
                 read_model_file(directory / name, f"{shown}{name}")
+            vocabulary.check_sizes(config.source_vocab_size, config.target_vocab_size, shown)
         except BundleError as error:
             raise ExportError(str(error)) from None
         end = vocabulary.source.get(settings.eos_token)

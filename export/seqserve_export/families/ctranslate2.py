@@ -19,7 +19,7 @@ from seqserve_export.families.ctranslate2_spec import (
 from seqserve_export.families.ctranslate2_vocabulary import NAMES, Vocabulary, find_file, read_vocabularies
 from seqserve_export.families.ctranslate2_weights import compute_positions, read_weights
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json
-from seqserve_export.families.weights import check, fill, freeze
+from seqserve_export.families.weights import REST, check, fill, freeze
 from seqserve_export.model import Transformer
 from seqserve_export.model.config import ConfigError
 from seqserve_export.piece_files import PieceFiles
@@ -167,9 +167,9 @@ def _fill_model(
         raise ExportError(f"{file.path}: {error}") from None
     # Sizes follow from a few shapes. All have to agree before the file's word on these costs any memory.
     model = Transformer.without_values(config)
-    check(model, weights.tensors, weights.names, file.path, settings="the rest of the file")
+    check(model, weights.tensors, weights.names, file.path, settings=REST)
     compute_positions(weights)
-    fill(model, weights.tensors, weights.names, file.path)
+    fill(model, weights.tensors, weights.names, file.path, settings=REST)
     return freeze(model), source, target
 
 

@@ -14,7 +14,7 @@ from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCh
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import FLAG, MAX_POSITIONS, check_settings, integer, number
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
-from seqserve_export.families.weights import fill, format_notes, freeze
+from seqserve_export.families.weights import REST, fill, format_notes, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.word_files import WordFiles
@@ -57,7 +57,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{directory}: {error}") from None
     model = Transformer.without_values(config)
-    fill(model, tensors, tensor_names(config), file)
+    fill(model, tensors, tensor_names(config), file, settings=REST)
     notes = format_notes(tensors)
     if options.positions == "book":
         _repeat_first_position(model)

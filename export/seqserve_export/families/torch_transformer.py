@@ -23,7 +23,7 @@ from seqserve_export.families.settings import (
     one_of,
 )
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
-from seqserve_export.families.weights import fill, format_notes, freeze
+from seqserve_export.families.weights import REST, fill, format_notes, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.word_files import WordFiles
@@ -95,7 +95,7 @@ def load(directory: Path) -> LoadedCheckpoint:
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
     model = Transformer.without_values(config)
-    fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file)
+    fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file, settings=REST)
     check_ids(path, settings, config)
     vocabularies = find_vocabularies(directory, settings)
     suffix = (config.eos_id,) if settings["source_suffix"] is None else tuple(settings["source_suffix"])

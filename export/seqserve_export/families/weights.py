@@ -11,6 +11,7 @@ from seqserve_export.families.files import CONFIG_FILE
 from seqserve_export.model import Transformer
 
 SHOWN = 5  # names in one message
+REST = "the rest of the file"  # where a family reads sizes from shapes, and no settings say them
 # A suppressed token's logit. Large enough to absorb any real logit in float32 (its spacing there is 65536), so that
 # every runtime computes the same value; finite, because -inf turns into NaN wherever it meets a factor of zero.
 SUPPRESSED = -1e12
@@ -64,7 +65,10 @@ def check(
         raise ExportError(f"{file}: shapes disagree with {settings}: {'; '.join(wrong[:SHOWN])}{rest}")
 
 
-def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path) -> None:
+def fill(
+    model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
+    settings: str = CONFIG_FILE,
+) -> None:
     """Make tensors the model's parameters: not copies, so that what is mapped from a file stays there.
 
     Arguments are those of ``check``, which comes first.
@@ -72,7 +76,7 @@ def fill(model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, 
     Raises:
         ExportError: tensors missing or left over, shapes that disagree with the configuration, values not finite.
     """
-    check(model, tensors, names, file)
+    check(model, tensors, names, file, settings=settings)
     bad = []
     for ours, theirs in names.items():
         path, _, leaf = ours.rpartition(".")
