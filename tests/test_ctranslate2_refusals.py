@@ -192,13 +192,13 @@ def test_a_damaged_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eos_token": ...}, "eos_token None is not a token"),
+        ({"eos_token": ...}, "config.json: eos_token is not given"),
         ({"eos_token": "</end>"}, "has no '</end>', the model's eos_token"),
         ({"decoder_start_token": "de"}, "has no 'de', the model's decoder_start_token"),
-        ({"decoder_start_token": 3}, "decoder_start_token 3 is not a token"),
+        ({"decoder_start_token": 3}, "decoder_start_token 3 is not a string or null"),
         ({"add_source_eos": "yes"}, "add_source_eos 'yes' is not true or false"),
         ({"bos_token": None, "add_source_bos": True}, "has no '', the model's bos_token"),
-        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon 'small' is not a number in 0..1"),
+        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon 'small' is not a number from 0 to below 1 or null"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

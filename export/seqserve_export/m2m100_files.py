@@ -14,9 +14,8 @@ from seqserve.sentencepiece_file import read_model_file
 from seqserve.whole_files import read_vocabulary
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
-from seqserve_export.tokenizer_files import Encoder, TokenizerFiles, open_pieces, token_text
-
-PIECES_FILE = "sentencepiece.bpe.model"
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE as PIECES_FILE
+from seqserve_export.tokenizer_files import Encoder, TokenizerFiles, check_end, open_pieces, token_text
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,7 @@ class M2M100Files(TokenizerFiles):
             read_model_file(directory / PIECES_FILE, str(directory / PIECES_FILE))
         except BundleError as error:
             raise ExportError(str(error)) from None
-        end = entries[special["eos_token"]]
-        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
-            raise ExportError(
-                f"{path}: {special['eos_token']} has id {end}, but the model's eos_token_id is {config.eos_id}"
-            )
+        check_end(str(path), special["eos_token"], entries[special["eos_token"]], config)
         return cls(directory, vocabulary)
 
     @property

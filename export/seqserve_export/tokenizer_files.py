@@ -15,12 +15,24 @@ from seqserve.sentencepiece_file import read_model_file
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
 
+SETTINGS_FILE = "tokenizer_config.json"
+
 Encoder = Callable[[str], list[int]]
 
 
 def token_text(token: object) -> object:
     """A token of tokenizer_config.json, where older versions wrote an object with its text."""
     return token.get("content") if isinstance(token, dict) else token
+
+
+def check_end(shown: str, token: str, token_id: int | None, config: TransformerConfig) -> None:
+    """The tokenizer ends sources and the model answers: they have to mean the same.
+
+    Raises:
+        ExportError: a line that begins with ``shown`` and names both ids.
+    """
+    if token_id != config.eos_id:
+        raise ExportError(f"{shown}: {token} has id {token_id}, but the model's eos_token_id is {config.eos_id}")
 
 
 def open_pieces(data: bytes, shown: str) -> Callable[[str], list[str]]:
@@ -116,11 +128,7 @@ class MarianFiles(TokenizerFiles):
         except BundleError as error:
             raise ExportError(str(error)) from None
         end = vocabulary.source.get(settings.eos_token)
-        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
-            raise ExportError(
-                f"{shown}{marian_text.SOURCE_VOCABULARY}: {settings.eos_token} has id {end}, "
-                f"but the model's eos_token_id is {config.eos_id}"
-            )
+        check_end(f"{shown}{marian_text.SOURCE_VOCABULARY}", settings.eos_token, end, config)
         return cls(directory, vocabulary)
 
     @property

@@ -6,9 +6,9 @@ from seqserve_export.families.bart_layout import Layout
 from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import digests, has_model_type
-from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, read_hub_tokenizer
-from seqserve_export.sentencepiece_files import SentencePieceFiles
-from seqserve_export.tokenizer_files import HubFile
+from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE, HABITS, SentencePieceFiles
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
 COMMON = {
     "max_position_embeddings": 1024, "activation_function": "gelu", "scale_embedding": False,
@@ -34,8 +34,8 @@ PEGASUS = Layout(
            "static_position_embeddings": True},
 )
 # Files that hold a tokenizer which transformers would convert, and this project does not.
-PIECES_FILE = "spiece.model"
-OTHER_TOKENIZERS = (PIECES_FILE, "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
+PIECES_FILE = HABITS["pegasus"].file
+OTHER_TOKENIZERS = (PIECES_FILE, FAIRSEQ_FILE, "vocab.json", "merges.txt", "vocab.txt")
 
 
 def recognises_bart(directory: Path) -> bool:
@@ -62,7 +62,7 @@ def load_pegasus(directory: Path) -> LoadedCheckpoint:
 
 def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    text = read_hub_tokenizer(directory, config)
     tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
     if tokenizer is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
         tokenizer = SentencePieceFiles.read(directory, "pegasus", config)

@@ -23,7 +23,7 @@ from seqserve_export.families.bart_layout import (
 from seqserve_export.families.files import CONFIG_FILE, config_file, read_json, read_weights, weights_file
 from seqserve_export.families.generation import GENERATION_FILE, Generation, read_generation
 from seqserve_export.families.settings import check_known
-from seqserve_export.families.weights import equal, fill, format_notes, freeze, suppress
+from seqserve_export.families.weights import equal, fill, format_notes, freeze, name_shared, suppress
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.model.positions import sinusoid_table
@@ -82,7 +82,7 @@ def read_directory(directory: Path, layout: Layout, *, start_required: bool = Tr
         raise ExportError(f"{path}: missing key {error.args[0]!r}") from None
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
-    file = weights_file(directory, pickled=True)
+    file = weights_file(directory)
     tensors = with_output_names(read_weights(file))
     model = Transformer.without_values(config)
     names = tensor_names(config)
@@ -122,11 +122,8 @@ def drop_copies(
     Raises:
         ExportError: a copy differs from what it should repeat.
     """
-    if config.shared_embeddings and SHARED not in tensors:
-        # Writers that store tied weights once are free to keep any of their names.
-        kept = next((name for name in (SOURCE, TARGET, HEAD) if name in tensors), None)
-        if kept is not None:
-            tensors[SHARED] = tensors[kept]
+    if config.shared_embeddings:
+        name_shared(tensors, SHARED, (SOURCE, TARGET, HEAD))
     if not config.shared_embeddings and not layout.separable and SHARED in tensors:
         # Up to transformers 4 only the output could be untied, and both sides' tables were stored once.
         for name in (SOURCE, TARGET):

@@ -56,7 +56,9 @@ class LoadedCheckpoint:
         return (*self.notes, f"{self.no_tokenizer}: the bundle takes and returns token ids")
 
 
-DEFAULT_MAX_NEW_TOKENS = 256  # where neither a checkpoint nor its library has a limit
+# Where a checkpoint has no limit. Its library may have one: of the 20 of transformers.generate, few answers would come
+# to their end.
+DEFAULT_MAX_NEW_TOKENS = 256
 LONGEST = 1 << 16  # tokens that a limit given by hand may allow; attention over more would not fit a machine
 
 
@@ -80,11 +82,6 @@ class SourceOptions:
 NOTHING_SAID = SourceOptions()
 
 
-def usual_weights(directory: Path) -> Path:
-    """``model.safetensors``, or what Hugging Face pickled."""
-    return weights_file(directory, pickled=True)
-
-
 @dataclass(frozen=True)
 class Family:
     """One kind of checkpoint directory.
@@ -94,7 +91,7 @@ class Family:
         recognises: Whether the directory's files look like this family; reads no weights.
         load: Reads the directory; raises ExportError when it cannot be served exactly.
         takes: The names of the ``SourceOptions`` that mean something to it; others are refused.
-        weights: Finds the weights file of a directory, for ``--sha256``.
+        weights: Finds the file with the weights, as ``load`` does, or the index of several: for ``--sha256``.
         reads_files: Whether a checkpoint may be one file instead of a directory.
     """
 
@@ -102,7 +99,7 @@ class Family:
     recognises: Callable[[Path], bool]
     load: Callable[[Path, SourceOptions], LoadedCheckpoint]
     takes: tuple[str, ...] = ()
-    weights: Callable[[Path], Path] = usual_weights
+    weights: Callable[[Path], Path] = weights_file
     reads_files: bool = False
 
     def read(self, directory: Path, options: SourceOptions = NOTHING_SAID) -> LoadedCheckpoint:

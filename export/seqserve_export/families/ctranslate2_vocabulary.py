@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqserve.bundle import BundleError
-from seqserve.whole_files import read_bytes, read_entries
 from seqserve_export.errors import ExportError
+from seqserve_export.families.vocabulary import read_list
 
 SUFFIXES = (".json", ".txt")
 SHARED, SOURCE, TARGET = "shared_vocabulary", "source_vocabulary", "target_vocabulary"
@@ -87,22 +86,5 @@ def read_vocabularies(directory: Path, unk: str) -> tuple[Vocabulary, Vocabulary
 
 
 def _read(file: Path, unk: str) -> Vocabulary:
-    try:
-        if file.suffix == ".json":
-            tokens = read_entries(file, str(file))
-        else:
-            # Only "\n" ends a line of a text vocabulary: tokens may hold any other separator.
-            tokens = tuple(_lines(read_bytes(file, str(file)).decode("utf-8")))
-    except BundleError as error:
-        raise ExportError(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise ExportError(f"{file}: not a vocabulary: {error}") from None
+    tokens = read_list(file)
     return Vocabulary(file, tokens if unk in tokens else (*tokens, unk), unk)
-
-
-def _lines(text: str) -> list[str]:
-    """Lines, without carriage returns where all have one: a token may end with one."""
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line[:-1] for line in lines] if all(line.endswith("\r") for line in lines) else lines

@@ -50,7 +50,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     source, target = (find_vocabulary(directory, name) for name in VOCABULARIES)
     path = directory / CONFIG_FILE
     settings = read_settings(path) if path.is_file() else {}
-    file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
+    file = weights(directory)
     tensors = name_blocks(read_weights(file), file)
     try:
         config = infer_config(tensors, settings, options.heads, file, (source, target))
@@ -77,6 +77,11 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         },
         notes=notes,
     )
+
+
+def weights(directory: Path) -> Path:
+    """The file with the weights."""
+    return weights_file(directory, PICKLE_FILE)
 
 
 def _words(source: Vocabulary, target: Vocabulary, config: TransformerConfig) -> WordFiles:

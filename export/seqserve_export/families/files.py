@@ -41,16 +41,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ExportError(str(error)) from None
 
 
-def weights_file(directory: Path, *, pickled: bool, pickle_file: str = PICKLE_FILE) -> Path:
+def weights_file(directory: Path, pickle_file: str | None = PICKLE_FILE) -> Path:
     """The one file with weights, or the index of several, in transformers' order.
 
     Args:
-        pickled: Whether ``pickle_file`` is taken too, where there are no safetensors files of the usual names.
+        pickle_file: Taken where there are no safetensors files of the usual names; None: no pickle is.
 
     Raises:
         ExportError: there is none, or several of which none has a usual name.
     """
-    usual = (SAFETENSORS_FILE, *([pickle_file] if pickled else []))
+    usual = (SAFETENSORS_FILE, *([] if pickle_file is None else [pickle_file]))
     for name in [each for file in usual for each in (file, file + INDEX_SUFFIX)]:
         if (directory / name).is_file():
             return directory / name

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from seqserve_export.errors import ExportError
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS
 from seqserve_export.families.files import CONFIG_FILE, read_json
 from seqserve_export.families.settings import IDS, LIST, check_known, integer
 
-DEFAULT_MAX_NEW_TOKENS = 256  # of the 20 of transformers.generate few answers would come to their end
 GENERATION_FILE = "generation_config.json"
 
 # Settings that would change the greedy result, each with the value at which it does nothing.

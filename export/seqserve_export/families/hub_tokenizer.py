@@ -7,10 +7,10 @@ from typing import Any
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import read_json
 from seqserve_export.families.settings import FLAG, LIST, TEXT, check_known
-from seqserve_export.tokenizer_files import HubFile, token_text
+from seqserve_export.model import TransformerConfig
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile, check_end, token_text
 
 TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
 CLEAN_UP = "clean_up_tokenization_spaces"
 
 # Of tokenizer_config.json, what the families read.
@@ -36,7 +36,7 @@ class HubText:
     suffix: tuple[int, ...]
 
 
-def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> HubText | None:
+def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | None:
     """The directory's ``tokenizer.json``, or None where it has none.
 
     Raises:
@@ -55,11 +55,12 @@ def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> Hu
         raise ExportError(f"{path}: not a tokenizer, or of an unknown form: {error!r:.80}") from None
     ids = entries | added
     token, highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
-    if highest >= vocabulary_size:
-        raise ExportError(f"{path}: {token!r:.60} has id {highest}, but the model has {vocabulary_size} tokens")
+    size = config.source_vocab_size
+    if highest >= size:
+        raise ExportError(f"{path}: {token!r:.60} has id {highest}, but the model has {size} tokens")
     end = ids.get(_token(settings.get("eos_token")))
-    if end not in (None, eos_id):  # the tokenizer ends sources, the model answers: they have to mean the same
-        raise ExportError(f"{path}: the eos_token has id {end}, but the model's eos_token_id is {eos_id}")
+    if end is not None:
+        check_end(str(path), "the eos_token", end, config)
     if lowest := [token for token, token_id in ids.items() if token_id < 0]:
         raise ExportError(f"{path}: {lowest[0]!r:.60} has a negative id")
     unknown = values["model"].get("unk_id")  # of Unigram; others name the token

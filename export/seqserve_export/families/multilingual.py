@@ -8,20 +8,13 @@ from seqserve_export.families.bart_layout import Layout
 from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import digests, has_model_type
-from seqserve_export.families.hub_tokenizer import (
-    SETTINGS_FILE,
-    TOKENIZER_FILE,
-    HubText,
-    read_hub_tokenizer,
-    read_settings,
-)
+from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, HubText, read_hub_tokenizer, read_settings
 from seqserve_export.families.languages import (
     M2M100,
     MBART_25,
     MBART_50,
     NLLB,
     NLLB_LEGACY,
-    PIECES_FILE,
     VOCABULARY_FILE,
     Languages,
     Scheme,
@@ -29,8 +22,9 @@ from seqserve_export.families.languages import (
 )
 from seqserve_export.m2m100_files import M2M100Files
 from seqserve_export.model import TransformerConfig
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE as PIECES_FILE
 from seqserve_export.sentencepiece_files import SentencePieceFiles
-from seqserve_export.tokenizer_files import HubFile
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
 MBART_LAYOUT = Layout(
     family="mbart", model_type="mbart", source_class="MBartForConditionalGeneration", base_class="MBartModel",
@@ -80,7 +74,7 @@ def load_m2m100(directory: Path) -> LoadedCheckpoint:
 
 def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    text = read_hub_tokenizer(directory, config)
     languages = read_languages(directory, schemes, text, config.source_vocab_size)
     prefix, suffix = source_frame(languages, text, config.eos_id)
     prompt, target = decoder_prompt(languages, read)

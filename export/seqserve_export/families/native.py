@@ -37,11 +37,11 @@ def load(directory: Path) -> LoadedCheckpoint:
         config = TransformerConfig.from_dict(read_json(path))
     except (ConfigError, TypeError) as error:
         raise ExportError(f"{path}: {error}") from None
-    file = weights_file(directory, pickled=False)
+    file = weights(directory)
     model = Transformer.without_values(config)
     tensors = read_weights(file)
     fill(model, tensors, {name: name for name in stored_names(model)}, file)
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    text = read_hub_tokenizer(directory, config)
     return LoadedCheckpoint(
         family="native",
         model=freeze(model),
@@ -58,11 +58,16 @@ def load(directory: Path) -> LoadedCheckpoint:
     )
 
 
+def weights(directory: Path) -> Path:
+    """The file with the weights. None is a pickle: nothing but ``save_native`` writes these directories."""
+    return weights_file(directory, pickle_file=None)
+
+
 def save_native(model: Transformer, directory: Path, tokenizer: Path | None = None) -> None:
     """Write a model as a native checkpoint into an existing directory, each shared tensor once."""
     state = model.state_dict()
-    weights = {name: state[name].detach().float().contiguous() for name in stored_names(model)}
-    save_file(weights, directory / SAFETENSORS_FILE, metadata={"format": "seqserve-native"})
+    tensors = {name: state[name].detach().float().contiguous() for name in stored_names(model)}
+    save_file(tensors, directory / SAFETENSORS_FILE, metadata={"format": "seqserve-native"})
     text = json.dumps(model.config.to_dict(), indent=2) + "\n"
     (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
     if tokenizer is not None:

@@ -20,13 +20,13 @@ from seqserve_export.families.files import (
     weights_file,
 )
 from seqserve_export.families.generation import GENERATION_FILE, Generation, read_generation
-from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, read_hub_tokenizer
+from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
 from seqserve_export.families.settings import FLAG, NAMES, TEXT, check_known, integer, number
-from seqserve_export.families.weights import equal, fill, format_notes, freeze, suppress
+from seqserve_export.families.weights import equal, fill, format_notes, freeze, name_shared, suppress
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.sentencepiece_files import HABITS, SentencePieceFiles
-from seqserve_export.tokenizer_files import HubFile
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
 CLASSES = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "T5WithLMHeadModel")
 PIECES = HABITS["t5"].file
@@ -88,7 +88,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     """
     read = read_directory(directory, options)
     config, generation = read.model.config, read.generation
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    text = read_hub_tokenizer(directory, config)
     tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
     if tokenizer is None and (directory / PIECES).is_file():
         tokenizer = SentencePieceFiles.read(directory, "t5", config)
@@ -132,7 +132,7 @@ def read_directory(directory: Path, options: SourceOptions) -> Read:
     # What T5Config takes for granted; the start token is the pad token by the model's definition.
     values = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": values.get("pad_token_id", 0), **values}
     generation = read_generation(directory, values)
-    file = weights_file(directory, pickled=True)
+    file = weights_file(directory)
     tensors = read_weights(file)
     _drop_copies(tensors, file)
     try:
@@ -276,11 +276,7 @@ def _drop_copies(tensors: dict[str, Tensor], file: Path) -> None:
         ExportError: one of the two stacks has an embedding of its own.
     """
     tensors.pop(UNREAD, None)
-    if SHARED not in tensors:
-        # Writers that store tied weights once are free to keep any of their names.
-        kept = next((name for name in (*COPIES, HEAD) if name in tensors), None)
-        if kept is not None:
-            tensors[SHARED] = tensors[kept]
+    name_shared(tensors, SHARED, (*COPIES, HEAD))
     for name in (*COPIES, HEAD):
         copy = tensors.get(name)
         if copy is None or SHARED not in tensors:

@@ -87,7 +87,7 @@ def load(directory: Path) -> LoadedCheckpoint:
     """Read a model around ``torch.nn.Transformer``. Decoding starts from ``bos_id``."""
     path = config_file(directory)
     settings = read_settings(path)
-    file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
+    file = weights(directory)
     tensors = read_weights(file)
     tables = _take_positions(tensors, settings, file)
     try:
@@ -117,6 +117,11 @@ def load(directory: Path) -> LoadedCheckpoint:
         no_tokenizer=f"{CONFIG_FILE} names no vocabularies",
         notes=format_notes(tensors),
     )
+
+
+def weights(directory: Path) -> Path:
+    """The file with the weights."""
+    return weights_file(directory, PICKLE_FILE)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

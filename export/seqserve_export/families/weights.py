@@ -1,6 +1,6 @@
 """Stored tensors into the canonical model: every one used, every parameter filled, shapes and values checked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -97,6 +97,13 @@ def format_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
             how = "are taken exactly" if FORMATS[dtype] else "are rounded"
             return (f"weights are stored as {_format(dtype)}; in the bundle they {how} as float32",)
     return ()
+
+
+def name_shared(tensors: dict[str, Tensor], name: str, others: Iterable[str]) -> None:
+    """Make sure of a shared tensor's own name: writers that store tied weights once are free to keep any of them."""
+    kept = next((other for other in others if other in tensors), None)
+    if name not in tensors and kept is not None:
+        tensors[name] = tensors[kept]
 
 
 def suppress(bias: Tensor, tokens: frozenset[int], where: str) -> Tensor:

@@ -1,10 +1,8 @@
 """What a Transformer is made of, as one frozen value. A checkpoint family is a choice of these fields."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
@@ -132,13 +130,12 @@ class TransformerConfig:
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
     @classmethod
-    def from_json(cls, path: Path) -> "TransformerConfig":
-        """Read ``config.json``; an unknown or missing key is an error, never ignored."""
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-
-    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
-        """Build from plain values, naming every unknown and every missing key."""
+        """Build from plain values.
+
+        Raises:
+            ConfigError: naming every unknown and every missing key, or a value that does not fit.
+        """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
             raise ConfigError(f"unknown keys: {', '.join(unknown)}")
