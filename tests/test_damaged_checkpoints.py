@@ -214,3 +214,4 @@ def test_a_message_is_one_line_whatever_names_a_file_has() -> None:
     assert str(ExportError("a\nb\x1b[2J\ud800")) == "a\\nb\\x1b[2J\\ud800"
     assert len(str(ExportError("a" * 10_000))) == LONGEST + len(" ...")
     assert str(ParityError("a\nb", "| 1 |\n| 2 |")) == "a\\nb\n| 1 |\n| 2 |"
+    assert str(ParityError("nothing was measured")) == "nothing was measured"

@@ -18,7 +18,7 @@ from seqserve.bundle import BundleError
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.graphs.quantize import LEVELS, quantize_weight
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
-from seqserve_export.precision import compare
+from seqserve_export.precision import ExactAnswers, compare
 from seqserve_export.precision_report import LogitErrors
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
@@ -225,15 +225,19 @@ class Silent:
     def generate(self, sources: Sequence[Sequence[int]], prompts: object, /, **_: Any) -> list[Generated]:
         return [Generated([], [-0.5], -0.5, "eos", Times(0.0))] * len(sources)
 
-    def step_logits(self, source_ids: object, target_ids: Sequence[int], prompt: object, /) -> np.ndarray[Any, Any]:
-        assert len(target_ids) == 1
+    def step_logits(
+        self, source_ids: object, target_ids: Sequence[int], prompt: object, last: int, /
+    ) -> np.ndarray[Any, Any]:
+        assert len(target_ids) == last == 1
         return np.zeros((1, 4), np.float32)
 
 
 def test_answers_without_a_token_agree_in_all_of_them() -> None:
     silent: Any = Silent()
+    sources = [ProofSource((1,), (3,))] * 2
+    exact = ExactAnswers.of(silent, sources, max_new_tokens=4, last=1, progress=lambda _: None)
     report = compare(
-        silent, silent, [ProofSource((1,), (3,))] * 2, precision="int8", max_new_tokens=4, arrivals=[0, 0],
+        exact, silent, sources, precision="int8", max_new_tokens=4, arrivals=[0, 0],
         min_agreement=1.0, progress=lambda _: None,
     )
     assert (report.tokens_equal, report.sources_equal, report.mixed_equal) == (1.0, 2, 2)

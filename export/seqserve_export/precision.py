@@ -1,12 +1,15 @@
 """A bundle in another precision, measured against the float32 bundle that was proved: nothing about it is assumed."""
 
 import dataclasses
+import gc
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir
+from numpy.typing import NDArray
 
 from seqserve import bundle
 from seqserve.bundle import ModelDescription
@@ -21,9 +24,11 @@ from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
 
 GRAPHS = (bundle.ENCODER_FILE, bundle.DECODER_FILE)
+TOKENIZER = Path(bundle.TOKENIZER_FILE).parent
 ROUNDED = ("int8", "fp16")  # precisions that are made of float32 graphs
 EMULATION = "emulation"  # the directory of float32 graphs that compute what the float16 ones mean
 LOGIT_SOURCES = 32  # of the sources, for the errors of teacher-forced logits
+KEPT_LOGITS = 2**26  # entries of theirs that are kept while no bundle is open: 268 MB
 
 
 def round_bundle(
@@ -33,6 +38,8 @@ def round_bundle(
 ) -> PrecisionReport:
     """Replace the proved float32 graphs in ``directory``, and its ``model.json``, by rounded ones.
 
+    One bundle is open at a time: beside a large model, two are what the machine may not hold.
+
     Raises:
         ExportError: a weight that the precision cannot hold.
         ParityError: bits that depend on the batch, fewer equal tokens than ``min_agreement``, or an overflow.
@@ -40,20 +47,24 @@ def round_bundle(
     work = directory / precision
     work.mkdir()
     write_rounded(directory, work, description, precision, progress)
-    with open_bundle(directory, verify=False) as exact:
-        measured = work if precision == "int8" else work / EMULATION
-        if measured != work:
-            (work / bundle.WEIGHTS_FILE).rename(measured / bundle.WEIGHTS_FILE)  # both graphs' weights are the same
-        with open_bundle(measured, verify=False) as other:
-            report = compare(
-                exact, other, sources, precision=precision, max_new_tokens=max_new_tokens, arrivals=arrivals,
-                min_agreement=min_agreement, progress=progress,
-            )
-        if measured != work:
-            (measured / bundle.WEIGHTS_FILE).rename(work / bundle.WEIGHTS_FILE)
-            with open_bundle(work, verify=False) as other:
-                own = own_errors(exact, other, sources, precision, max_new_tokens)
-            report = dataclasses.replace(report, own_largest=own.largest, own_mean=own.mean)
+    with open_bundle(directory, verify=False) as opened:
+        exact = ExactAnswers.of(
+            opened, sources, max_new_tokens=max_new_tokens, progress=progress,
+            last=max(1, KEPT_LOGITS // LOGIT_SOURCES // description.target_vocab_size),
+        )
+    measured = work if precision == "int8" else work / EMULATION
+    if measured != work:
+        (work / bundle.WEIGHTS_FILE).rename(measured / bundle.WEIGHTS_FILE)  # both graphs' weights are the same
+    with open_bundle(measured, verify=False) as opened:
+        report = compare(
+            exact, opened, sources, precision=precision, max_new_tokens=max_new_tokens, arrivals=arrivals,
+            min_agreement=min_agreement, progress=progress,
+        )
+    if measured != work:
+        (measured / bundle.WEIGHTS_FILE).rename(work / bundle.WEIGHTS_FILE)
+        with open_bundle(work, verify=False) as opened:
+            own = logit_errors(exact, opened, sources, precision)
+        report = dataclasses.replace(report, own_largest=own.largest, own_mean=own.mean)
     report = dataclasses.replace(report, bytes_before=graph_bytes(directory), bytes_after=graph_bytes(work))
     if not report.passed:
         raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written", report.table())
@@ -92,14 +103,53 @@ def write_rounded(
             emulate(model)
             weights.save(model, emulation / name)
         del model
+        gc.collect()  # a graph's nodes and values refer to each other
+    for made in (work, emulation):
+        if made.is_dir() and (directory / TOKENIZER).is_dir():
+            shutil.copytree(directory / TOKENIZER, made / TOKENIZER)
     (work / bundle.MODEL_FILE).write_text(described(description, precision).to_json(), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class ExactAnswers:
+    """What the float32 bundle says, to be compared with after it was closed.
+
+    Attributes:
+        answers: One per source.
+        logits: [steps, target vocabulary] of the first sources, of the last steps fed their own tokens.
+        texts: One per source that is a sentence, else None.
+    """
+
+    answers: list[Generated]
+    logits: list[NDArray[np.float32]]
+    texts: list[str | None]
+
+    @classmethod
+    def of(
+        cls, opened: BundleDecoder, sources: Sequence[ProofSource], *, max_new_tokens: int, last: int,
+        progress: Callable[[str], None],
+    ) -> "ExactAnswers":
+        """Decode all sources together: alone or not, float32 bits are the same, as was proved.
+
+        Args:
+            last: Steps of a source whose logits are kept.
+        """
+        progress("decoding in float32")
+        answers = list(opened.generate(
+            [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens
+        ))
+        logits = [
+            opened.step_logits(source.ids, fed_tokens(answer), source.prompt, last)
+            for source, answer in list(zip(sources, answers, strict=True))[:LOGIT_SOURCES]
+        ]
+        return cls(answers, logits, _texts(opened, sources, answers))
+
+
 def compare(
-    exact: BundleDecoder, rounded: BundleDecoder, sources: Sequence[ProofSource], *, precision: str,
+    exact: ExactAnswers, rounded: BundleDecoder, sources: Sequence[ProofSource], *, precision: str,
     max_new_tokens: int, arrivals: Sequence[int], min_agreement: float, progress: Callable[[str], None],
 ) -> PrecisionReport:
-    """Decode all sources with both, and with ``rounded`` once more in mixed batches. Sizes are left at 0.
+    """Decode all sources with ``rounded`` alone and once more in mixed batches. Sizes are left at 0.
 
     Args:
         arrivals: The loop step at which each source joins the mixed batches.
@@ -108,69 +158,69 @@ def compare(
         ParityError: a value of ``rounded`` is not finite.
     """
     ids = [source.ids for source in sources]
-    prompts = [source.prompt for source in sources]
-    expected = exact.generate(ids, prompts, max_new_tokens=max_new_tokens)
-    errors = _logit_errors(exact, rounded, sources, expected, precision)
+    errors = logit_errors(exact, rounded, sources, precision)
     alone: list[Generated] = []
     try:
         for number, source in enumerate(sources):
             alone += rounded.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens)
             progress(f"comparing: {number + 1} of {len(ids)} sources")
-        mixed = rounded.generate(ids, prompts, max_new_tokens=max_new_tokens, arrivals=arrivals)
-    except Exception as error:  # noqa: BLE001 - export does not know the engine's errors; values not finite, mostly
-        raise ParityError(f"the {precision} graphs cannot decode: {str(error):.200}; no bundle was written") from error
-    longer = sum(max(len(one.token_ids), len(other.token_ids)) for one, other in zip(expected, alone, strict=True))
+        mixed = rounded.generate(
+            ids, [source.prompt for source in sources], max_new_tokens=max_new_tokens, arrivals=arrivals
+        )
+    except Exception as error:  # export does not know the engine's errors; values not finite, mostly
+        raise ParityError(f"the {precision} graphs cannot decode: {error!s:.200}; no bundle was written") from error
+    pairs = [(one.token_ids, other.token_ids) for one, other in zip(exact.answers, alone, strict=True)]
+    longer = sum(max(len(one), len(other)) for one, other in pairs)
+    equal = sum(map(_equal_tokens, exact.answers, alone))
     return PrecisionReport(
         precision=precision, sources=len(ids), bytes_before=0, bytes_after=0,
         logit_largest=errors.largest, logit_mean=errors.mean, logit_deviation=errors.deviation,
-        tokens_equal=sum(map(_equal_tokens, expected, alone)) / longer if longer else 1.0,  # no token differs either
-        sources_equal=sum(one.token_ids == other.token_ids for one, other in zip(expected, alone, strict=True)),
+        tokens_equal=equal / longer if longer else 1.0,  # no token differs either
+        sources_equal=sum(one == other for one, other in pairs),
         mixed_equal=sum(map(_same_bits, alone, mixed)), min_agreement=min_agreement,
-        texts=_compare_texts(exact, sources, expected, alone),
+        texts=_compare_texts(exact.texts, _texts(rounded, sources, alone)),
     )
 
 
-def own_errors(
-    exact: BundleDecoder, rounded: BundleDecoder, sources: Sequence[ProofSource], precision: str, max_new_tokens: int
+def logit_errors(
+    exact: ExactAnswers, rounded: BundleDecoder, sources: Sequence[ProofSource], precision: str
 ) -> LogitErrors:
     """Of logits fed the exact bundle's tokens.
 
     Raises:
         ParityError: a logit is not finite.
     """
-    sources = sources[:LOGIT_SOURCES]
-    expected = exact.generate(
-        [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens
-    )
-    return _logit_errors(exact, rounded, sources, expected, precision)
-
-
-def _logit_errors(
-    exact: BundleDecoder, rounded: BundleDecoder, sources: Sequence[ProofSource], expected: Sequence[Generated],
-    precision: str,
-) -> LogitErrors:
     errors = LogitErrors()
-    for number, (source, answer) in enumerate(list(zip(sources, expected, strict=True))[:LOGIT_SOURCES]):
-        # Without tokens the first step is compared alone: the last target is never fed, so that any id does for it.
-        fed = answer.token_ids or [0]
-        logits = rounded.step_logits(source.ids, fed, source.prompt)
+    for number, expected in enumerate(exact.logits):
+        source, fed = sources[number], fed_tokens(exact.answers[number])
+        logits = rounded.step_logits(source.ids, fed, source.prompt, len(expected))
         if not np.isfinite(logits).all():
             why = f": a value went beyond {LARGEST:.0f}, where float16 ends" if precision == "fp16" else ""
-            raise ParityError(f"--precision {precision}: logits of source {number} are not finite{why}; no bundle written")
-        errors.add(exact.step_logits(source.ids, fed, source.prompt), logits)
+            raise ParityError(
+                f"--precision {precision}: logits of source {number} are not finite{why}; no bundle was written"
+            )
+        errors.add(expected, logits)
     return errors
 
 
-def _compare_texts(
-    bundle: BundleDecoder, sources: Sequence[ProofSource], expected: Sequence[Generated], actual: Sequence[Generated]
-) -> TextScores | None:
-    """Of the sources that are sentences; random ids have no texts that mean anything."""
-    places = [place for place, source in enumerate(sources) if source.is_sentence]
-    if not places:
-        return None
-    return TextScores.of(*(
-        [bundle.text(answers[place].token_ids) for place in places] for answers in (expected, actual)
-    ))
+def fed_tokens(answer: Generated) -> list[int]:
+    """Of an answer without any, the first step is compared alone: the last is never fed, so that any id does for it."""
+    return answer.token_ids or [0]
+
+
+def _texts(
+    opened: BundleDecoder, sources: Sequence[ProofSource], answers: Sequence[Generated]
+) -> list[str | None]:
+    """None for random ids, which have no texts that mean anything."""
+    return [
+        opened.text(answer.token_ids) if source.is_sentence else None
+        for source, answer in zip(sources, answers, strict=True)
+    ]
+
+
+def _compare_texts(expected: Sequence[str | None], actual: Sequence[str | None]) -> TextScores | None:
+    pairs = [(one, other) for one, other in zip(expected, actual, strict=True) if one is not None and other is not None]
+    return TextScores.of([one for one, _ in pairs], [other for _, other in pairs]) if pairs else None
 
 
 def graph_bytes(directory: Path) -> int:

@@ -25,7 +25,8 @@ def halve(model: ir.Model) -> None:
     wide = _choosing_nodes(graph)
     kept = {output for node in wide for output in node.outputs}
     for name, value in graph.initializers.items():
-        if value.dtype != ir.DataType.FLOAT or (value.uses() and all(use.node in wide for use in value.uses())):
+        only_wide = value.uses() and all(use.node in wide for use in value.uses())
+        if value.dtype != ir.DataType.FLOAT or only_wide:
             continue
         value.const_value = _half(name, value.const_value)
         value.dtype = ir.DataType.FLOAT16
@@ -59,7 +60,7 @@ def _choosing_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _widen(graph: ir.Graph, wide: set[ir.Node]) -> None:
-    """A Cast for every half value that the float32 part reads. A product that is an output is float32 behind it."""
+    """A Cast for every half value that the float32 part reads. A product that is an output becomes float32 there."""
     casts: dict[ir.Value, ir.Value] = {}
     for node in [node for node in graph if node in wide]:
         for index, value in enumerate(node.inputs):
@@ -132,10 +133,11 @@ def _shrunk(graph: ir.Graph, value: ir.Value, before: ir.Node) -> ir.Value:
         )
     node = ir.node("Mul", [value, graph.initializers[name]])
     graph.insert_before(before, node)
-    node.outputs[0].shape = value.shape
+    shrunk = node.outputs[0]
+    shrunk.shape = value.shape
     if value.dtype is not None:
-        node.outputs[0].dtype = value.dtype
-    return node.outputs[0]
+        shrunk.dtype = value.dtype
+    return shrunk
 
 
 def _multiply(node: ir.Node, attribute: str, factor: float) -> None:
