@@ -44,6 +44,13 @@ def test_a_model_gives_what_ctranslate2_computed(name: str) -> None:
         np.testing.assert_allclose(found.numpy(), scores, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "told"), [
+    ("float16", {"weights are stored as float16; in the bundle they are taken exactly as float32"}), ("t5", set()),
+])
+def test_half_precision_is_noted_as_of_other_families(name: str, told: set[str]) -> None:
+    assert {note for note in load(GOLDEN / name).notes if "stored as" in note} == told
+
+
 def test_what_a_directory_says_is_in_the_checkpoint() -> None:
     checkpoint = load(GOLDEN / "int8")
     assert checkpoint.family == "ctranslate2"

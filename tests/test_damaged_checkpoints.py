@@ -45,6 +45,7 @@ def mutations(*paths: Path) -> st.SearchStrategy[tuple[Path, dict[str, Any]]]:
     )),
     BART / "tokenizer.json", MBART / "tokenizer.json",
     *(directory / name for directory in (T5, MARIAN) for name in ("config.json", "generation_config.json")),
+    DATA / "ctranslate2" / "int8" / "config.json",
 ))
 def test_nothing_but_an_export_error_ever_comes_out_of_mutated_settings(change: tuple[Path, dict[str, Any]]) -> None:
     path, values = change

@@ -90,6 +90,6 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
 
 
 def no_tokenizer(directory: Path) -> str:
-    """Why a directory has no tokenizer in a form that is read."""
+    """Why a directory has no tokenizer in a form that is read, with those that transformers would convert."""
     others = [name for name in OTHER_TOKENIZERS if (directory / name).is_file()]
-    return f"without {TOKENIZER_FILE} (there is {', '.join(others) or 'no other tokenizer file'})"
+    return f"without {TOKENIZER_FILE}" + (f" (there is {', '.join(others)})" if others else "")

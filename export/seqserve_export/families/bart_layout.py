@@ -49,7 +49,7 @@ class Layout:
         family: The value of ``--family``.
         model_type: What config.json calls the class.
         source_class: The class with an output; ``base_class`` is the same without one, whose output is the embedding.
-        embedding_norm: Whether embeddings are normalised (``layernorm_embedding``).
+        embedding_norm: Whether embeddings are normalised (``layernorm_embedding``); None: ``normalize_embedding`` says.
         final_norm: Whether both stacks end in a norm (``layer_norm``).
         position_offset: The table row of the first token; None for the row after the padding token's.
         logits_bias: Whether the class adds ``final_logits_bias`` to its logits.
@@ -63,7 +63,7 @@ class Layout:
     source_class: str
     base_class: str
     norm_position: NormPosition
-    embedding_norm: bool
+    embedding_norm: bool | None
     final_norm: bool
     positions: Positions
     sinusoid_order: SinusoidOrder = "concatenated"
@@ -119,13 +119,16 @@ def read_config(values: Mapping[str, Any], layout: Layout, generation: Generatio
     target = vocabulary if shared else values.get("decoder_vocab_size") or vocabulary
     length = values["max_position_embeddings"]
     offset = generation.pad_id + 1 if layout.position_offset is None else layout.position_offset
+    embedding_norm = layout.embedding_norm
+    if embedding_norm is None:
+        embedding_norm = values.get("normalize_embedding", False)
     return TransformerConfig(
         source_vocab_size=vocabulary, target_vocab_size=target,
         width=width, heads=heads, head_size=width // heads, ffn_width=values["encoder_ffn_dim"],
         encoder_layers=values["encoder_layers"], decoder_layers=values["decoder_layers"],
         max_source_length=length, max_target_length=length,
         pad_id=generation.pad_id, eos_id=generation.eos_id, decoder_start_id=generation.decoder_start_id,
-        norm_position=layout.norm_position, final_norm=layout.final_norm, embedding_norm=layout.embedding_norm,
+        norm_position=layout.norm_position, final_norm=layout.final_norm, embedding_norm=embedding_norm,
         embedding_scale=math.sqrt(width) if values.get("scale_embedding", False) else 1.0,
         positions=layout.positions, sinusoid_order=layout.sinusoid_order, position_offset=offset,
         activation=ACTIVATIONS[activation],

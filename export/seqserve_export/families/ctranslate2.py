@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.ctranslate2_config import complete_config
@@ -20,7 +22,7 @@ from seqserve_export.families.ctranslate2_vocabulary import NAMES, Vocabulary, f
 from seqserve_export.families.ctranslate2_weights import compute_positions, read_weights
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json
 from seqserve_export.families.settings import FLAG, TEXT, check_known, number
-from seqserve_export.families.weights import REST, check, fill, freeze
+from seqserve_export.families.weights import REST, check, fill, format_note, freeze
 from seqserve_export.model import Transformer
 from seqserve_export.model.config import ConfigError
 from seqserve_export.piece_files import PieceFiles
@@ -190,7 +192,9 @@ def _notes(file: ModelFile, tokens: Tokens, directory: Path) -> tuple[str, ...]:
             "decoder_start_token is not set: CTranslate2 starts from the first token of the caller's target_prefix; "
             f"the bundle starts from {tokens.eos!r}"
         )
-    if any(variable.type in ("int8", "int16") for variable in file.variables.values() if variable.values.ndim > 1):
+    stored = {variable.type for variable in file.variables.values() if variable.values.ndim > 1}
+    notes.extend(format_note({getattr(torch, kind) for kind in stored}))
+    if stored & {"int8", "int16"}:
         notes.append(
             "quantised weights are taken for the float32 values that they stand for; CTranslate2 rounds activations "
             "too unless it is told compute_type float32"

@@ -1,19 +1,18 @@
 """Hugging Face Marian directories (``MarianMTModel``): OPUS-MT and its relatives."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from seqserve import marian_text
 from seqserve_export.families.bart_layout import Layout
 from seqserve_export.families.bart_weights import read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import CONFIG_FILE, digests, has_model_type, read_json
+from seqserve_export.families.files import digests, has_model_type
 from seqserve_export.tokenizer_files import MarianFiles
 
 TOKENIZER_FILES = (marian_text.SOURCE_VOCABULARY, marian_text.SOURCE_PIECES, marian_text.TARGET_PIECES)
 LAYOUT = Layout(
     family="marian", model_type="marian", source_class="MarianMTModel", base_class="MarianModel",
-    norm_position="post", embedding_norm=False, final_norm=False, positions="sinusoidal", separable=True,
+    norm_position="post", embedding_norm=None, final_norm=False, positions="sinusoidal", separable=True,
     fixed={"normalize_before": False, "add_final_layer_norm": False, "static_position_embeddings": True},
 )
 
@@ -25,10 +24,7 @@ def recognises(directory: Path) -> bool:
 
 def load(directory: Path) -> LoadedCheckpoint:
     """Read a Marian directory. Sources are the pieces of the text and the end token; decoding starts from pad."""
-    path = directory / CONFIG_FILE
-    # The one class in which a setting says whether embeddings are normalised.
-    normalised = path.is_file() and read_json(path).get("normalize_embedding") is True
-    read = read_directory(directory, replace(LAYOUT, embedding_norm=normalised))
+    read = read_directory(directory, LAYOUT)
     config = read.model.config
     missing = [name for name in TOKENIZER_FILES if not (directory / name).is_file()]
     tokenizer = None if missing else MarianFiles.read(directory, config)

@@ -1,6 +1,6 @@
 """Stored tensors into the canonical model: every one used, every parameter filled, shapes and values checked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 import torch
@@ -90,8 +90,12 @@ def fill(
 
 
 def format_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """``format_note`` of tensors as they are stored."""
+    return format_note({tensor.dtype for tensor in tensors.values()})
+
+
+def format_note(stored: Set[torch.dtype]) -> tuple[str, ...]:
     """One line where weights are stored in another format than the bundle's; of several, the one that loses most."""
-    stored = {tensor.dtype for tensor in tensors.values()} & FORMATS.keys()
     for dtype in (torch.float64, torch.bfloat16, torch.float16):
         if dtype in stored:
             how = "are taken exactly" if FORMATS[dtype] else "are rounded"
