@@ -134,6 +134,27 @@ def without_tokenizer(source: Path, directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.parametrize(("source", "files", "told"), [
+    (BART, ["vocab.json", "merges.txt"], "without tokenizer.json (there is vocab.json, merges.txt)"),
+    (DATA / "hub/pegasus", [], "without tokenizer.json or spiece.model"),
+    (M2M100, ["vocab.json"], "without tokenizer.json or sentencepiece.bpe.model (there is vocab.json)"),
+    (M2M100, ["sentencepiece.bpe.model", "tokenizer_config.json"],
+     "without tokenizer.json (there is sentencepiece.bpe.model)"),
+])
+def test_files_that_only_transformers_would_read_are_named(
+    tmp_path: Path, source: Path, files: list[str], told: str
+) -> None:
+    directory = without_tokenizer(source, tmp_path / "source")
+    for name in files:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+        else:
+            (directory / name).write_text("{}")
+    checkpoint = load(directory)
+    assert checkpoint.tokenizer is None
+    assert checkpoint.all_notes[-1] == f"{told}: the bundle takes and returns token ids"
+
+
 def test_a_native_directory_without_a_tokenizer_is_said_to_take_ids(tmp_path: Path) -> None:
     write_native(tmp_path)
     assert load(tmp_path).all_notes == ("without tokenizer.json: the bundle takes and returns token ids",)

@@ -84,12 +84,16 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
                 *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE))
             ]),
         },
-        no_tokenizer=no_tokenizer(directory),
+        no_tokenizer=no_tokenizer(directory, TOKENIZER_FILE, *([PIECES_FILE] if read.layout is PEGASUS else [])),
         notes=read.notes,
     )
 
 
-def no_tokenizer(directory: Path) -> str:
-    """Why a directory has no tokenizer in a form that is read, with those that transformers would convert."""
-    others = [name for name in OTHER_TOKENIZERS if (directory / name).is_file()]
-    return f"without {TOKENIZER_FILE}" + (f" (there is {', '.join(others)})" if others else "")
+def no_tokenizer(directory: Path, *files: str) -> str:
+    """Which of the files that could be read are not there, and those that are there and only transformers would read.
+    """
+    missing, others = (
+        [name for name in names if (directory / name).is_file() == there]
+        for names, there in ((files, False), (OTHER_TOKENIZERS, True))
+    )
+    return f"without {' or '.join(missing)}" + (f" (there is {', '.join(others)})" if others else "")

@@ -99,7 +99,7 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in files)]),
             **({} if languages is None else {"tokenizer_class": languages.scheme.tokenizer}),
         },
-        no_tokenizer=no_tokenizer(directory),
+        no_tokenizer=no_tokenizer(directory, TOKENIZER_FILE, PIECES_FILE),
         notes=read.notes + _notes(languages, read),
     )
 
