@@ -26,6 +26,7 @@ from seqserve_server.tokenizer import Tokenizer
     ("nllb", {"encoder_ffn_dim": 24}, "encoder_ffn_dim and decoder_ffn_dim differ"),
     ("pegasus", {"decoder_attention_heads": 4}, "encoder_attention_heads and decoder_attention_heads differ"),
     ("bart", {"encoder_layers": 2}, "model.encoder.layers.1."),
+    ("bart", {"bos_token_id": True}, "config.json: bos_token_id True is not a token id or null"),
     ("bart", {"encoder_layers": ...}, "missing key 'encoder_layers'"),
     ("m2m100", {"max_position_embeddings": 0},
      "config.json: max_position_embeddings 0 is not an integer of at least 1"),
@@ -96,6 +97,7 @@ def test_a_vocabulary_that_pushes_languages_out_of_the_embedding(tmp_path: Path)
      "tokenizer_class SMALL100Tokenizer is not supported; supported: NllbTokenizer, M2M100Tokenizer"),
     ("m2m100", {"eos_token": "<pad>"}, "<pad> has id 1, but the model's eos_token_id is 2"),
     ("m2m100", {"bos_token": "<begin>"}, "vocab.json: has no <begin>"),
+    ("m2m100", {"extra_special_tokens": 7}, "tokenizer_config.json: extra_special_tokens 7 is not a list or an object"),
     ("bart", {"eos_token": "<s>"}, "the eos_token has id 0, but the model's eos_token_id is 2"),
 ])
 def test_tokenizer_settings_that_do_not_fit(

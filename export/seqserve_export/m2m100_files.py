@@ -47,7 +47,9 @@ class M2M100Files(TokenizerFiles):
             }
             if missing := [token for token in special.values() if token not in entries]:
                 raise ExportError(f"{path}: has no {', '.join(missing)}")
-            listed = [*(settings.get("extra_special_tokens") or []), *(settings.get("additional_special_tokens") or [])]
+            extra = settings.get("extra_special_tokens") or []
+            extra = extra.values() if isinstance(extra, dict) else extra  # transformers 5 may name them
+            listed = [*extra, *(settings.get("additional_special_tokens") or [])]
             texts = [token for token in map(token_text, listed) if isinstance(token, str)]
             known = dict.fromkeys([*special.values(), *(token for token in texts if token in tokens)])
             vocabulary = M2M100Vocabulary(entries, tokens, tuple(known), special["unk_token"])

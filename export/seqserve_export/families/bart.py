@@ -52,7 +52,7 @@ def load_bart(directory: Path) -> LoadedCheckpoint:
     """Read a BART directory. Without a tokenizer that says otherwise, sources stand between ``<s>`` and ``</s>``."""
     read = read_directory(directory, BART)
     start = read.values.get("bos_token_id")
-    return _load(directory, read, (start,) if isinstance(start, int) else ())
+    return _load(directory, read, () if start is None else (start,))
 
 
 def load_pegasus(directory: Path) -> LoadedCheckpoint:

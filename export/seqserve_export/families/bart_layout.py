@@ -12,7 +12,7 @@ from typing import Any
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import CONFIG_FILE
 from seqserve_export.families.generation import Generation
-from seqserve_export.families.settings import FLAG, NAMES, TEXT, integer
+from seqserve_export.families.settings import FLAG, NAMES, TEXT, TOKEN_ID, integer
 from seqserve_export.model import TransformerConfig
 from seqserve_export.model.config import Activation, NormPosition, Positions, SinusoidOrder
 
@@ -27,7 +27,8 @@ SETTINGS = {
     **dict.fromkeys((
         "scale_embedding", "tie_word_embeddings", "share_encoder_decoder_embeddings", "normalize_embedding",
     ), FLAG),
-    "decoder_vocab_size": SIZE.or_null(), "activation_function": TEXT, "architectures": NAMES.or_null(),
+    "bos_token_id": TOKEN_ID.or_null(), "decoder_vocab_size": SIZE.or_null(),
+    "activation_function": TEXT, "architectures": NAMES.or_null(),
 }
 
 SHARED, HEAD, BIAS = "model.shared.weight", "lm_head.weight", "final_logits_bias"

@@ -6,7 +6,7 @@ from typing import Any
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import read_json
-from seqserve_export.families.settings import FLAG, LIST, TEXT, check_known
+from seqserve_export.families.settings import COLLECTION, FLAG, LIST, TEXT, check_known
 from seqserve_export.model import TransformerConfig
 from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile, check_end, token_text
 
@@ -17,7 +17,7 @@ CLEAN_UP = "clean_up_tokenization_spaces"
 SETTINGS = {
     **dict.fromkeys(("tokenizer_class", "src_lang", "tgt_lang", "language_codes"), TEXT.or_null()),
     **dict.fromkeys(("legacy_behaviour", CLEAN_UP), FLAG.or_null()),
-    "additional_special_tokens": LIST.or_null(),
+    "additional_special_tokens": LIST.or_null(), "extra_special_tokens": COLLECTION.or_null(),
 }
 
 

@@ -49,9 +49,8 @@ IDS = Setting(
     lambda value: isinstance(value, list) and all(_is_integer(item) and item >= 0 for item in value),
 )
 TOKEN_ID = Setting("a token id", lambda value: _is_integer(value) and value >= 0)
-
-
 LIST = Setting("a list", lambda value: isinstance(value, list))
+COLLECTION = Setting("a list or an object", lambda value: isinstance(value, list | dict))
 NAMES = Setting(
     "a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
 )
