@@ -108,6 +108,22 @@ def test_tokenizer_settings_that_do_not_fit(
     assert message in refusal(directory)
 
 
+def test_tokens_around_the_text_that_the_embedding_has_no_rows_for(tmp_path: Path) -> None:
+    directory = copy("bart", tmp_path)
+    change_json(directory / "tokenizer.json", post_processor={
+        "type": "RobertaProcessing", "cls": ["<s>", 281], "sep": ["</s>", 2],
+    })
+    assert refusal(directory).endswith("tokenizer.json: post_processor: id 281 is outside the model's 281 tokens")
+
+
+@pytest.mark.parametrize("name", ["bart", "m2m100"])
+def test_a_forced_token_that_the_vocabulary_lacks(name: str, tmp_path: Path) -> None:
+    directory = copy(name, tmp_path)
+    change_json(directory / "generation_config.json", forced_bos_token_id=281)
+    (directory / "model.safetensors").unlink()  # which is said before the weights are looked for
+    assert refusal(directory).startswith("generation_config.json: forced_bos_token_id 281 is outside the vocabulary of")
+
+
 @pytest.mark.parametrize(
     "damage", ["{}", '{"model": {"vocab": 5}}', '{"model": {"vocab": {"a": 0}}, "post_processor": {"type": "Odd"}}']
 )

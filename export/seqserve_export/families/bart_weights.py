@@ -82,6 +82,7 @@ def read_directory(directory: Path, layout: Layout, *, start_required: bool = Tr
         raise ExportError(f"{path}: missing key {error.args[0]!r}") from None
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
+    generation.check_forced(config.target_vocab_size)
     file = weights_file(directory)
     tensors = with_output_names(read_weights(file))
     model = Transformer.without_values(config)

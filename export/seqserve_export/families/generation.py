@@ -62,6 +62,17 @@ class Generation:
         """What the decoder is fed before it chooses."""
         return (self.decoder_start_id, *([] if self.forced_first is None else [self.forced_first]))
 
+    def check_forced(self, vocabulary_size: int) -> None:
+        """Refuse a forced token that the target's vocabulary lacks; what else there is of ids the model's sizes check.
+
+        Raises:
+            ExportError: naming the file, the key and the size.
+        """
+        if self.forced_first is not None and not 0 <= self.forced_first < vocabulary_size:
+            raise ExportError(
+                f"{self.where}: forced_bos_token_id {self.forced_first} is outside the vocabulary of {vocabulary_size}"
+            )
+
     def answer_limits(self, prompt: int, most_target: int) -> tuple[int, int]:
         """Fewest and most generated tokens by default.
 

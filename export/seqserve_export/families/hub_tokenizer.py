@@ -58,6 +58,8 @@ def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | 
     size = config.source_vocab_size
     if highest >= size:
         raise ExportError(f"{path}: {token!r:.60} has id {highest}, but the model has {size} tokens")
+    if outside := [number for number in prefix + suffix if not 0 <= number < size]:
+        raise ExportError(f"{path}: post_processor: id {outside[0]} is outside the model's {size} tokens")
     end = ids.get(_token(settings.get("eos_token")))
     if end is not None:
         check_end(str(path), "the eos_token", end, config)

@@ -141,6 +141,7 @@ def read_directory(directory: Path, options: SourceOptions) -> Read:
         raise ExportError(f"{path}: missing key {error.args[0]!r}") from None
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
+    generation.check_forced(config.target_vocab_size)
     names = tensor_names(config)
     if generation.suppressed:
         bias = torch.zeros(config.target_vocab_size)
