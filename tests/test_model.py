@@ -146,6 +146,9 @@ def test_tied_and_shared_weights_are_one_tensor() -> None:
         ({"eos_id": 50}, "eos_id: 50 is outside the vocabulary of 50"),
         ({"shared_embeddings": True, "target_vocab_size": 51}, "shared_embeddings: "),
         ({"dropout": 1.0}, "dropout: 1.0"),
+        ({"sinusoid_order": "fairseq", "width": 2}, "width: 2 is below 4"),
+        ({"positions": "relative", "relative_buckets": 2}, "relative_buckets: 2 must be at least 4"),
+        ({"positions": "relative", "relative_max_distance": 16}, "relative_max_distance: 16 is not above half"),
     ],
 )
 def test_contradictions_in_a_configuration_name_the_field(changes: dict[str, object], message: str) -> None:

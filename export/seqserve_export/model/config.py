@@ -118,6 +118,21 @@ class TransformerConfig:
                 raise ConfigError(f"{name}: {getattr(self, name)} is over the limit of {limit}")
         if self.position_offset < 0:
             raise ConfigError(f"position_offset: {self.position_offset} is negative")
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        """Whether the table or the buckets of positions can be computed, and with how much memory."""
+        if self.positions == "relative":
+            # Half of the decoder's buckets are single distances, the others share the logarithm of what is left.
+            if self.relative_buckets < 4:
+                raise ConfigError(f"relative_buckets: {self.relative_buckets} must be at least 4")
+            if self.relative_max_distance <= self.relative_buckets // 2:
+                raise ConfigError(
+                    f"relative_max_distance: {self.relative_max_distance} is not above half of the "
+                    f"{self.relative_buckets} relative_buckets"
+                )
+        if self.positions == "sinusoidal" and self.sinusoid_order == "fairseq" and self.width < 4:
+            raise ConfigError(f"width: {self.width} is below 4, from where on fairseq's sinusoids are defined")
         rows = max(self.max_source_length, self.max_target_length) + self.position_offset
         if self.positions == "sinusoidal" and rows * self.width > MAX_TABLE:
             raise ConfigError(
