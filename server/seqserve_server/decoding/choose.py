@@ -9,7 +9,7 @@ from seqserve_server.decoding.search import Search, SearchSettings
 
 
 def search_of(settings: SearchSettings, prompt: Sequence[int]) -> Search:
-    """A new search behind a prompt; greedy with one beam, whatever the stopping rule, as transformers and CTranslate2 have it.
+    """A new search behind a prompt; greedy with one beam, whatever the rule for stopping, as the libraries have it.
 
     ``BeamSearch`` of one beam is not the same: ``EXHAUSTIVE``, or ``PATIENCE`` with more than 1, would go on behind the
     first end token.

@@ -37,7 +37,7 @@ def kept(logits: Numbers, sampling: Sampling) -> tuple[Places, Numbers]:
     """Places of the tokens that may be drawn and their weights, in an order that depends on nothing but the logits.
 
     Args:
-        logits: Or log-probabilities: a constant changes nothing. Minus infinity is never drawn, and one at least is more.
+        logits: Or log-probabilities, for a constant changes nothing. At least one is over minus infinity.
     """
     weights = np.exp((logits - logits.max()) / sampling.temperature)
     if sampling.top_k:

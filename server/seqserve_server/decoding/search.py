@@ -40,7 +40,7 @@ class Sampling:
         temperature: Logits are divided by it; over 0.
         top_k: Only so many best tokens are drawn from; 0 is all.
         top_p: Of those only the best whose probabilities together reach this; over 0, at most 1.
-        seed: With the number of the step, all that a draw depends on: 0 .. 2**64 - 1. None until the door has chosen one.
+        seed: With the number of the step, all the chance there is: 0 .. 2**64 - 1. None until the door has chosen one.
     """
 
     temperature: float = 1.0
@@ -145,8 +145,8 @@ class Search(Protocol):
         """Take one step.
 
         Args:
-            token_ids, log_probs: For each live hypothesis, in the search's order, at least ``candidates`` next tokens (or
-                all that may come, at least one), best first, ties to the lower id. Finite.
+            token_ids, log_probs: For each live hypothesis, in the search's order, at least ``candidates`` next tokens,
+                or all that may come, of which there is one; best first, ties to the lower id. Finite.
             logits: For each live hypothesis [vocabulary], where they are wanted; read only.
         """
 
