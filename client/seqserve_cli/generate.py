@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object per line; with --stream, one per chunk"
     )
     parser.add_argument(
-        "--return-logprobs", action="store_true", default=None, help="with --json, the log-probability of every token too"
+        "--return-logprobs", action="store_true", default=None, help="with --json, log-probabilities of tokens too"
     )
     remote.add_timeout(parser, 60)
 
