@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import reference
-from seqserve_export.families.bart_weights import SUPPRESSED
+from seqserve_export.families.weights import SUPPRESSED
 from tiny_model import marian_config, marian_tensors, write_marian
 
 GOLDEN = Path(__file__).parent / "data" / "marian"  # written by transformers: bench/peers/marian_parity.py --write
@@ -126,7 +126,7 @@ def test_marian_stored_positions_must_be_its_sinusoids(tmp_path: Path) -> None:
         ({"decoder_start_token_id": None}, "decoder_start_token_id None"),
         ({"vocab_size": 51}, "model.shared.weight is [50, 32] where config.json makes it [51, 32]"),
         ({"bad_words_ids": [[1, 2]]}, "bad_words_ids [[1, 2]] is not supported"),
-        ({"bad_words_ids": [[-1]]}, "bad_words_ids [-1] are outside the vocabulary"),
+        ({"bad_words_ids": [[-1]]}, "bad_words_ids, suppress_tokens: [-1] outside the vocabulary"),
     ],
 )
 def test_marian_directories_that_cannot_be_served_exactly_are_refused(

@@ -23,7 +23,7 @@ from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
 from seqserve_export.families.files import check_sha256
 from seqserve_export.families.registry import AUTO
-from seqserve_export.graphs import trace
+from seqserve_export.graphs import places, trace
 from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.model import Transformer, TransformerConfig
@@ -85,10 +85,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     """
     check_options(options)
     progress("loading the checkpoint")
-    family = choose_family(options.source, options.family)
-    if options.sha256 is not None:
-        check_sha256(family.weights(options.source), options.sha256)
-    checkpoint = family.read(options.source, options.checkpoint)
+    checkpoint = _load(options)
     try:
         description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
     except BundleError as error:  # what a family's own checks let through
@@ -103,7 +100,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
             write_graphs(checkpoint.model, directory, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
             report = _prove(checkpoint.model, description, directory, sources, longest, open_bundle, progress)
-            notes = checkpoint.notes
+            notes = checkpoint.all_notes
             del checkpoint  # the source's weights need no longer be mapped
             rounded = None
             if options.precision != "fp32":
@@ -122,6 +119,16 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     except BundleError as error:
         raise ExportError(f"the exported bundle does not open: {error}") from error
     return Exported(precision.described(description, options.precision), report, rounded, notes)
+
+
+def _load(options: ExportOptions) -> LoadedCheckpoint:
+    try:
+        family = choose_family(options.source, options.family)
+        if options.sha256 is not None:
+            check_sha256(family.weights(options.source), options.sha256)
+        return family.read(options.source, options.checkpoint)
+    except OSError as error:  # of a file or directory that is there and may not be read, mostly
+        raise ExportError(f"{error.filename or options.source}: cannot be read: {error.strerror or error}") from error
 
 
 def _write_reports(directory: Path, report: ParityReport, rounded: PrecisionReport | None) -> None:
@@ -191,7 +198,9 @@ def write_graphs(model: Transformer, directory: Path, progress: Progress = lambd
     progress("tracing the encoder")
     weights.save(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
     progress("tracing the decoder step")
-    weights.save(trace.trace_decoder(model), directory / bundle.DECODER_FILE)
+    decoder = trace.trace_decoder(model)
+    places.add_places(decoder, model.config.heads, padded_head_size(model.config.head_size))
+    weights.save(decoder, directory / bundle.DECODER_FILE)
 
 
 def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: TokenizerFiles | None) -> None:
@@ -213,7 +222,7 @@ def _prove(
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )
     if not report.passed:
-        raise ParityError(f"the exported graphs miss the source model; no bundle was written\n{report.table()}")
+        raise ParityError("the exported graphs miss the source model; no bundle was written", report.table())
     return report
 
 

@@ -16,6 +16,7 @@ from seqserve.bundle import ModelDescription
 from seqserve_export.errors import ParityError
 from seqserve_export.graphs.emulate import emulate
 from seqserve_export.graphs.halve import LARGEST, halve
+from seqserve_export.graphs.places import without_places
 from seqserve_export.graphs.quantize import quantize
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.parity import BundleDecoder, Generated, Opener
@@ -67,7 +68,7 @@ def round_bundle(
         report = dataclasses.replace(report, own_largest=own.largest, own_mean=own.mean)
     report = dataclasses.replace(report, bytes_before=graph_bytes(directory), bytes_after=graph_bytes(work))
     if not report.passed:
-        raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written\n{report.table()}")
+        raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written", report.table())
     for name in (*GRAPHS, bundle.WEIGHTS_FILE, bundle.MODEL_FILE):
         (work / name).replace(directory / name)
     shutil.rmtree(work)
@@ -98,6 +99,7 @@ def write_rounded(
             quantize(model)
             weights.save(model, work / name)
         else:
+            without_places(model)  # a branch is what no CUDA graph can hold
             halve(model)
             weights.save(model, work / name)
             emulate(model)

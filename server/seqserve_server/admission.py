@@ -13,9 +13,10 @@ from seqserve.search_defaults import (
     check_length_penalty,
     check_patience,
 )
-from seqserve_server.capacity import Capacity, SchedulerLimits
+from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
+from seqserve_server.plan import need_of
 from seqserve_server.request import Request
 
 RETRY_AFTER_SECONDS = 0.1
@@ -210,16 +211,19 @@ def check_length(content: int, model: ModelDescription, field: str) -> None:
 
 
 def check_memory(request: Request, limits: SchedulerLimits) -> None:
-    """A request that could never fit the state buffers alone is refused at the door, not queued for ever.
+    """A request that could never fit rows and state buffers alone is refused at the door, not queued for ever.
 
     Raises:
-        InvalidRequest: naming max_new_tokens and the byte budget.
+        InvalidRequest: naming the options and the limit.
     """
-    need = Capacity(1, request.target_length, len(request.source))
+    need, search = need_of([request], limits.widths), request.search
+    if need.rows > limits.max_rows:
+        raise InvalidRequest("options.beam_size", f"{need.rows} is over the {limits.max_rows} rows of this server")
     if not limits.fits(need):
+        beams = f" and options.beam_size {search.beam_size}" if search.beam_size > 1 else ""
         raise InvalidRequest(
             "options.max_new_tokens",
-            f"{request.search.max_new_tokens} with a source of {len(request.source)} tokens needs "
+            f"{search.max_new_tokens}{beams} with a source of {len(request.source)} tokens needs "
             f"{limits.cost.bytes_of(need.rounded())} bytes of state, over the budget of {limits.cache_bytes}",
         )
 

@@ -8,50 +8,110 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_server.capacity import Capacity
+from seqserve_server.placement import Place
 
 SOURCE_MULTIPLE = 16  # inside an encoder batch, attention sees sources padded to a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source to encode into a slot."""
+    """A source to encode once, into the first row of its request, and into every place that it has."""
 
-    slot: int
+    row: int
+    places: tuple[Place, ...]
     token_ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
-    """A slot to empty, with how much of it was written."""
+class RowRelease:
+    """A row to empty, with how many positions of it were written."""
 
-    slot: int
-    target_length: int
-    source_length: int
+    row: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """A row to carry from one slot to an empty one, with how much of it is written."""
+class PlaceRelease:
+    """A place to empty, with the length of the source in it."""
+
+    place: Place
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowCopy:
+    """Positions ``start`` .. ``end - 1`` of a row to put into another; those before are the same in both already.
+
+    Of states without positions everything is copied. No row is the source of one copy and the destination of another.
+    """
 
     source: int
     destination: int
-    target_length: int
-    source_length: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowMove:
+    """A row to carry to an empty one, with how many positions of it are written."""
+
+    source: int
+    destination: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceMove:
+    """A source to carry to an empty place of the same width, with its length."""
+
+    source: Place
+    destination: Place
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Who leaves and who moves together; in this order."""
+
+    release_rows: Sequence[RowRelease] = ()
+    release_places: Sequence[PlaceRelease] = ()
+    move_rows: Sequence[RowMove] = ()
+    move_places: Sequence[PlaceMove] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where the rows 0 .. n-1 find their sources. The same object comes again for as long as nothing changes.
+
+    Attributes:
+        widths: Index of the width of each row's place.
+        places: Index of the place among those of its width.
+        offsets: Which of the place's rows it is: 0 .. width - 1, no two the same.
+        counts: Places in use, of each width.
+    """
+
+    widths: Sequence[int]
+    places: Sequence[int]
+    offsets: Sequence[int]
+    counts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
-    """One decoder step over slots 0 .. n-1.
+    """One decoder step over rows 0 .. n-1.
 
     Attributes:
         tokens: Last token of every row.
         positions: How many tokens each row's state already holds.
-        candidates: How many best tokens to return per row.
+        candidates: How many best tokens to return per row; no more than the vocabulary has come.
+        logits: Whether all logits are wanted besides.
     """
 
     tokens: Sequence[int]
     positions: Sequence[int]
     candidates: int
+    layout: Layout
+    logits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +121,32 @@ class Candidates:
     Attributes:
         log_probs: float32 [rows, candidates]. Valid until the next step.
         token_ids: int64 [rows, candidates]. Valid until the next step.
+        logits: float32 [rows, vocabulary], where they were wanted. Valid until the next step.
     """
 
     log_probs: NDArray[np.float32]
     token_ids: NDArray[np.int64]
+    logits: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):
-    """Holds the state of rows in slots and advances all of them by one token at a time. Used by one thread only."""
+    """Holds the state of rows and places, and advances all rows by one token at a time. Used by one thread only."""
 
     @property
     def state_bytes(self) -> int:
-        """Bytes allocated for the state of rows."""
+        """Bytes allocated for the state of rows and places."""
+
+    def change(self, changes: Changes) -> None:
+        """Zero what is released, so that nothing of it (a NaN, say) reaches the next owner, and what is moved away."""
 
     def reserve(self, need: Capacity) -> None:
-        """Make the buffers hold ``need``; contents and results do not change."""
+        """Make the buffers hold ``need``; what lies inside and results do not change."""
 
-    def release(self, releases: Sequence[Release]) -> None:
-        """Zero slots, so that nothing of a row (a NaN, say) reaches the next owner."""
-
-    def move(self, moves: Sequence[Move]) -> None:
-        """Carry rows to empty slots and zero the slots they leave."""
+    def copy(self, copies: Sequence[RowCopy]) -> None:
+        """Let hypotheses go on from what others have written."""
 
     def encode(self, sources: Sequence[Source]) -> None:
-        """Run the encoder once over several sources and put what decoding needs into their slots."""
+        """Run the encoder once over several sources and put what decoding needs into their places."""
 
     def step(self, step: StepInput) -> Candidates:
         """Advance rows 0 .. n-1 by one token."""

@@ -13,24 +13,39 @@ from numpy.typing import NDArray
 from seqserve.bundle import ModelDescription
 from seqserve_server.admission import Options, check_complete, check_memory, frame_of, resolve_lengths
 from seqserve_server.capacity import Capacity
+from seqserve_server.decoding.search import Hypothesis, SearchSettings
 from seqserve_server.encoder_batch import pack
-from seqserve_server.engine import Release, Source, StepInput
+from seqserve_server.engine import Changes, Layout, PlaceRelease, RowRelease, Source, StepInput
 from seqserve_server.errors import EngineFailure, InvalidRequest
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
+from seqserve_server.placement import Place
 from seqserve_server.request import Event, Failed, Finished, Request, Times, TokensChosen
 from seqserve_server.served_model import EngineLimits, ServedModel
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One decoded source. ``token_ids`` exclude the end token, ``log_probs`` include its."""
+    """One decoded source. ``hypotheses`` are best first; ``finish_reason`` is the best one's: "eos" or "length"."""
 
-    token_ids: list[int]
-    log_probs: list[float]
-    score: float
+    hypotheses: list[Hypothesis]
     finish_reason: str
     times: Times
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The best answer's, without the end token."""
+        return self.hypotheses[0].token_ids
+
+    @property
+    def log_probs(self) -> list[float]:
+        """The best answer's, the end token's included."""
+        return self.hypotheses[0].log_probs
+
+    @property
+    def score(self) -> float:
+        """The best answer's."""
+        return self.hypotheses[0].score
 
 
 class LocalModel:
@@ -43,7 +58,7 @@ class LocalModel:
         self._ended: dict[int, Finished | Failed] = {}
         self._next_id = 0
         self._streamed: list[int] = []
-        self._loop = Loop(served.engine, served.scheduler(), served.description.eos_id, self._collect)
+        self._loop = Loop(served.engine, served.scheduler(), self._collect)
 
     @classmethod
     def open(
@@ -76,22 +91,26 @@ class LocalModel:
     def generate(
         self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]] | None = None, *,
         max_new_tokens: int | None = None, min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
+        searches: Sequence[SearchSettings] | None = None,
     ) -> list[Generated]:
         """Decode complete id sequences (special tokens included) through the continuous batch.
 
         Args:
             prompts: What the decoder is fed first, for each source; by default that of the model's default languages.
+            max_new_tokens, min_new_tokens: For all sources; the search is greedy then.
             arrivals: The loop step at which each source is submitted, ascending or not; by default all at the first.
+            searches: How to search, for each source, in place of the two limits.
 
         Raises:
             EngineFailure: the engine could not compute one of them.
         """
-        lengths = resolve_lengths(Options(max_new_tokens, min_new_tokens), self.description)
+        if searches is None:
+            searches = [self._greedy(max_new_tokens, min_new_tokens)] * len(sources)
         if prompts is None:
             prompts = [self._default_prompt()] * len(sources)
         requests = [
-            self._request(source, prompt, lengths, f"sources[{place}]")
-            for place, (source, prompt) in enumerate(zip(sources, prompts, strict=True))
+            self._request(source, prompt, search, f"sources[{place}]")
+            for place, (source, prompt, search) in enumerate(zip(sources, prompts, searches, strict=True))
         ]
         order = sorted(range(len(requests)), key=lambda place: 0 if arrivals is None else arrivals[place])
         step, submitted, busy = 0, 0, True
@@ -105,12 +124,12 @@ class LocalModel:
 
     def stream(
         self, source: Sequence[int], prompt: Sequence[int] | None = None, *, max_new_tokens: int | None = None,
-        min_new_tokens: int | None = None,
+        min_new_tokens: int | None = None, search: SearchSettings | None = None,
     ) -> Iterator[list[int] | Generated]:
         """Decode one complete id sequence; yields new token ids after each step, and the whole at the end."""
-        lengths = resolve_lengths(Options(max_new_tokens, min_new_tokens), self.description)
         prompt = self._default_prompt() if prompt is None else prompt
-        request = self._request(source, prompt, lengths, "source", stream=True)
+        search = search or self._greedy(max_new_tokens, min_new_tokens)
+        request = self._request(source, prompt, search, "source", stream=True)
         self._loop.submit([request])
         try:
             while request.id not in self._ended:
@@ -128,15 +147,19 @@ class LocalModel:
     def _default_prompt(self) -> tuple[int, ...]:
         return frame_of(None, None, self.description).prompt
 
+    def _greedy(self, max_new_tokens: int | None, min_new_tokens: int | None) -> SearchSettings:
+        longest, least = resolve_lengths(Options(max_new_tokens, min_new_tokens), self.description)
+        return SearchSettings(self.description.eos_id, longest, least, forced_end=self.description.forced_end)
+
     def _request(
-        self, source: Sequence[int], prompt: Sequence[int], lengths: tuple[int, int], field: str, *,
+        self, source: Sequence[int], prompt: Sequence[int], search: SearchSettings, field: str, *,
         stream: bool = False,
     ) -> Request:
-        longest, least = lengths
         check_complete(source, self.description, field)
-        check_memory(len(source), len(prompt), longest, self.served.limits)
         self._next_id += 1
-        return Request(self._next_id, tuple(source), tuple(prompt), longest, least, time.monotonic(), stream=stream)
+        request = Request(self._next_id, tuple(source), tuple(prompt), search, time.monotonic(), stream=stream)
+        check_memory(request, self.served.limits)
+        return request
 
     def encoder_states(self, source_ids: Sequence[int]) -> NDArray[np.float32]:
         """Encoder output [length, width] of one complete source, from the exported graph."""
@@ -153,13 +176,18 @@ class LocalModel:
         so many rows, the last ones.
         """
         prompt = self._default_prompt() if prompt is None else prompt
-        engine, fed = self._engine, [*prompt, *target_ids[:-1]]
-        engine.reserve(Capacity(1, len(fed), len(source_ids)))
-        engine.encode([Source(0, source_ids)])
+        engine, fed, place = self._engine, [*prompt, *target_ids[:-1]], Place(0, 0)
+        counts = [1] + [0] * (len(engine.widths) - 1)
+        engine.reserve(Capacity(1, len(fed), len(source_ids), tuple(counts)))
+        engine.encode([Source(0, (place,), source_ids)])
+        layout = Layout([0], [0], [0], counts)
         kept: deque[NDArray[np.float32]] = deque(maxlen=min(len(target_ids), last or len(target_ids)))
         for position, token in enumerate(fed):
-            kept.append(engine.step_with_logits(StepInput([token], [position], 1))[0])
-        engine.release([Release(0, len(fed), len(source_ids))])
+            logits = engine.step(StepInput([token], [position], 1, layout, logits=True)).logits
+            if logits is None:
+                raise AssertionError("they were asked for")
+            kept.append(logits[0].copy())
+        engine.change(Changes([RowRelease(0, len(fed))], [PlaceRelease(place, len(source_ids))]))
         return np.stack(list(kept))
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -183,4 +211,4 @@ class LocalModel:
         event = self._ended.pop(request_id)
         if isinstance(event, Failed):
             raise EngineFailure(event.message)
-        return Generated(event.token_ids, event.log_probs, event.score, event.reason.value, event.times)
+        return Generated(event.hypotheses, event.reason.value, event.times)

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from seqserve_server.decoding import greedy
 from seqserve_server.engine import Engine, Source, StepInput
 from seqserve_server.plan import Plan
 from seqserve_server.request import Event, Failed, Request
@@ -25,11 +24,12 @@ class StepFacts:
 
     Attributes:
         rows: Rows in the decoder step, 0 if there was none.
-        tokens: Tokens it gave, one per row that did not fail and whose prompt is over.
-        joined: Rows that had no token before this step.
+        tokens: Tokens it gave: one for each request that did not fail and whose prompt is over, however many
+            hypotheses it has.
+        joined: Of these, first ones.
         encode_seconds: One entry per encoder batch.
         step_seconds: Time in the decoder step.
-        gap_seconds: From the end of the step before, which rows that were already running waited for their token.
+        gap_seconds: From the end of the step before, which requests that were already running waited for their token.
         source_tokens: Tokens encoded.
     """
 
@@ -52,10 +52,10 @@ class Loop:
     """Runs ``step`` for as long as there is work. ``submit`` and ``cancel`` may be called from any thread."""
 
     def __init__(
-        self, engine: Engine, scheduler: Scheduler, end_id: int, publish: Publish,
+        self, engine: Engine, scheduler: Scheduler, publish: Publish,
         observe: Observe | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._scheduler, self._end_id = engine, scheduler, end_id
+        self._engine, self._scheduler = engine, scheduler
         self._publish, self._observe, self._clock = publish, observe, clock
         self._inbox: deque[Request | int] = deque()
         self._unpublished: list[Event] = []  # outlives a step that raises: its terminal events are owed all the same
@@ -111,8 +111,10 @@ class Loop:
         plan = self._scheduler.plan(self._clock())
         events += plan.ended
         facts = StepFacts()
-        self._engine.release(plan.release)
-        self._engine.move(plan.moves)
+        self._engine.change(plan.changes)
+        if plan.tokens:
+            self._engine.reserve(plan.need)
+            self._engine.copy(plan.copies)
         failed = self._encode(plan, facts)
         if failed:
             events += failed
@@ -136,8 +138,6 @@ class Loop:
     def _encode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         """Encode arrivals. Returns failures; the step is then planned anew without those rows."""
         failed: list[Event] = []
-        if plan.tokens:
-            self._engine.reserve(plan.need)
         for batch in plan.encode:
             begun = self._clock()
             try:
@@ -154,23 +154,24 @@ class Loop:
     def _decode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         begun = self._clock()
         try:
-            candidates = self._engine.step(StepInput(plan.tokens, plan.positions, greedy.CANDIDATES))
+            candidates = self._engine.step(StepInput(
+                plan.tokens, plan.positions, plan.candidates, plan.layout, logits=plan.logits,
+            ))
         except Exception:
             logger.exception("a decoder step over %d rows failed", len(plan.tokens))
             return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
-        choice = greedy.choose(candidates, plan.end_banned, self._end_id, plan.end_forced)
         now = self._clock()
-        facts.joined = plan.prompting + plan.joining
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
-        events = self._scheduler.apply(choice, now)
-        facts.tokens = facts.rows - plan.prompting - sum(isinstance(event, Failed) for event in events)
-        return events
+        applied = self._scheduler.apply(
+            candidates.token_ids.tolist(), candidates.log_probs.tolist(), candidates.logits, now
+        )
+        facts.tokens, facts.joined = applied.tokens, applied.joined
+        return applied.events
 
     def _fail(self, batch: Sequence[Source], error: Exception) -> list[Event]:
         logger.error("an encoder batch of %d failed", len(batch), exc_info=error)
-        ids = [self._scheduler.request_in(source.slot) for source in batch]
-        return self._scheduler.fail([request_id for request_id in ids if request_id is not None], "the encoder failed")
+        return self._scheduler.fail(self._scheduler.requests_of(batch), "the encoder failed")
 
     def _take_inbox(self) -> list[Event]:
         events: list[Event] = []

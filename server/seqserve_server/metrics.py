@@ -64,8 +64,8 @@ class ModelMetrics(Collector):
         if facts.rows:
             histograms["seqserve_decode_step_seconds"].observe(facts.step_seconds)
             histograms["seqserve_batch_rows"].observe(facts.rows)
-            if facts.rows > facts.joined:
-                histograms["seqserve_inter_token_seconds"].observe(facts.gap_seconds, facts.rows - facts.joined)
+            if facts.tokens > facts.joined:
+                histograms["seqserve_inter_token_seconds"].observe(facts.gap_seconds, facts.tokens - facts.joined)
         for event in events:
             if isinstance(event, Finished):
                 self._observe_finished(event)

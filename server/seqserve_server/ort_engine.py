@@ -9,13 +9,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, BundleError, ModelDescription
-from seqserve_server.capacity import Capacity
+from seqserve_server.capacity import SINGLE, Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
-from seqserve_server.engine import Candidates, Move, Release, Source, StepInput
+from seqserve_server.engine import Candidates, Changes, RowCopy, Source, StepInput
+from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
 
 ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
-STEP_INPUTS = ("tokens", "positions", "source_lengths", "target_extent", "source_extent", "candidates")
+STEP_INPUTS = ("tokens", "positions", "target_extent", "source_extent", "candidates")
+MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Bound:
     binding: ort.IOBinding
     log_probs: NDArray[np.float32]
     token_ids: NDArray[np.int64]
+    logits: NDArray[np.float32] | None
 
 
 class OrtEngine:
@@ -38,20 +41,22 @@ class OrtEngine:
         self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int
     ) -> None:
         self.model = model
-        self.buffers = StateBuffers(model.states, cache_bytes)
         self._encoder = _open(directory / ENCODER_FILE, threads)
         self._decoder = _open(directory / DECODER_FILE, threads)
-        check_contract(self._encoder, self._decoder, model)
+        self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
+        self.buffers = StateBuffers(model.states, cache_bytes, self.widths)
+        check_contract(self._encoder, self._decoder, model, self.widths)
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
         ]
         self._tokens = np.zeros(max_rows, dtype=np.int64)
         self._positions = np.zeros(max_rows, dtype=np.int32)
-        self._source_lengths = np.ones(max_rows, dtype=np.int32)
         self._target_extent = np.array(0, dtype=np.int32)
         self._source_extent = np.array(0, dtype=np.int32)
+        self._sources = SourceInputs(self.widths, max_rows)
+        self._logits = np.zeros((0, model.target_vocab_size), dtype=np.float32)
         self._scratch: dict[str, Array] = {}
-        self._bound: dict[tuple[int, int, int], Bound] = {}
+        self._bound: dict[tuple[int, ...], Bound] = {}
         self._bound_generation = -1
 
     @property
@@ -59,25 +64,21 @@ class OrtEngine:
         """Bytes of the state buffers."""
         return self.buffers.bytes_used
 
+    def change(self, changes: Changes) -> None:
+        """Zero what is released, carry what moves."""
+        self.buffers.change(changes)
+        self._sources.change(changes)
+
     def reserve(self, need: Capacity) -> None:
         """Make the state buffers hold ``need``."""
         self.buffers.reserve(need)
 
-    def release(self, releases: Sequence[Release]) -> None:
-        """Zero slots."""
-        self.buffers.release(releases)
-        for entry in releases:
-            self._source_lengths[entry.slot] = 1
-
-    def move(self, moves: Sequence[Move]) -> None:
-        """Carry rows to empty slots."""
-        self.buffers.move(moves)
-        for entry in moves:
-            self._source_lengths[entry.destination] = self._source_lengths[entry.source]
-            self._source_lengths[entry.source] = 1
+    def copy(self, copies: Sequence[RowCopy]) -> None:
+        """Let rows go on from what other rows have written."""
+        self.buffers.copy(copies)
 
     def encode(self, sources: Sequence[Source]) -> None:
-        """Run the encoder once and scatter its results into the sources' slots."""
+        """Run the encoder once and scatter its results into the sources' places."""
         batch = pack([source.token_ids for source in sources])
         results = self.run_encoder(batch, [state.name for state in self._encoded_states])
         for state in self._encoded_states:
@@ -88,9 +89,9 @@ class OrtEngine:
                 else:
                     span = slice(batch.starts[index], batch.starts[index + 1])
                     part = values[(slice(None),) * (1 + axis) + (span,)]
-                self.buffers.write_source(state.name, source.slot, part)
+                self.buffers.write_source(state.name, source, part)
         for source in sources:
-            self._source_lengths[source.slot] = len(source.token_ids)
+            self._sources.note(source.places, len(source.token_ids))
 
     def run_encoder(self, batch: EncoderBatch, outputs: Sequence[str]) -> dict[str, Array]:
         """Run the encoder graph; results named in ``outputs`` lie in memory that the next call reuses."""
@@ -114,57 +115,63 @@ class OrtEngine:
         bound = self._prepare(step)
         self._decoder.run_with_iobinding(bound.binding)
         self.buffers.advance()
-        return Candidates(bound.log_probs, bound.token_ids)
-
-    def step_with_logits(self, step: StepInput) -> NDArray[np.float32]:
-        """One step that also brings the logits [rows, vocabulary] to the host: for proofs, not for serving."""
-        bound = self._prepare(step)
-        bound.binding.bind_output("logits", "cpu")
-        self._decoder.run_with_iobinding(bound.binding)
-        self.buffers.advance()
-        logits = bound.binding.get_outputs()[-1].numpy()
-        self._bound.clear()
-        return np.asarray(logits, dtype=np.float32)
+        return Candidates(bound.log_probs, bound.token_ids, bound.logits)
 
     def _prepare(self, step: StepInput) -> Bound:
-        rows = len(step.tokens)
+        rows, candidates = len(step.tokens), min(step.candidates, self.model.target_vocab_size)
         self._tokens[:rows] = step.tokens
         self._positions[:rows] = step.positions
         longest, capacity = max(step.positions) + 1, self.buffers.capacity
         if longest > capacity.target or rows > capacity.rows:
             raise IndexError(f"a step over {rows} rows at position {longest} does not fit {capacity}")
+        self._sources.lay_out(step.layout)
         # At least 2: with 1 the attention operator takes the step for a first prompt.
         self._target_extent[...] = max(longest, 2)
-        self._source_extent[...] = max(int(self._source_lengths[:rows].max()), 2)
-        if self._bound_generation != self.buffers.generation:
+        self._source_extent[...] = max(self._sources.longest(), 2)
+        if self._bound_generation != self.buffers.generation or len(self._bound) > MOST_BOUND:
             self._bound.clear()
             self._bound_generation = self.buffers.generation
-        key = (rows, step.candidates, self.buffers.phase)
+        key = (rows, candidates, step.logits, self.buffers.phase, *step.layout.counts)
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bound[key] = self._bind(rows, step.candidates)
+            bound = self._bound[key] = self._bind(rows, candidates, step.layout.counts, logits=step.logits)
         return bound
 
-    def _bind(self, rows: int, candidates: int) -> Bound:
+    def _bind(self, rows: int, candidates: int, counts: Sequence[int], *, logits: bool) -> Bound:
         """Bind the step graph to prefixes of all arrays. State outputs are the very memory of their inputs."""
         binding = self._decoder.io_binding()
         controls: tuple[Array, ...] = (
-            self._tokens[:rows], self._positions[:rows], self._source_lengths[:rows],
-            self._target_extent, self._source_extent, np.array([candidates], dtype=np.int64),
+            self._tokens[:rows], self._positions[:rows], self._target_extent, self._source_extent,
+            np.array([candidates], dtype=np.int64),
         )
-        for name, array in zip(STEP_INPUTS, controls, strict=True):
-            binding.bind_ortvalue_input(name, _value(array))
+        inputs = {**dict(zip(STEP_INPUTS, controls, strict=True)), **self._sources.inputs(rows, counts)}
         log_probs = np.zeros((rows, candidates), dtype=np.float32)
         token_ids = np.zeros((rows, candidates), dtype=np.int64)
         binding.bind_ortvalue_output("log_probs", _value(log_probs))
         binding.bind_ortvalue_output("token_ids", _value(token_ids))
         for state in self.model.states:
-            source, target = self.buffers.current(state.name), self.buffers.following(state.name)
             for index in range(state.count):
-                binding.bind_ortvalue_input(f"{state.name}.{index}", _value(source[index, :rows]))
+                name = f"{state.name}.{index}"
+                if state.scope == "request":
+                    for place, (width, count) in enumerate(zip(self.widths, counts, strict=True)):
+                        inputs[of_width(name, width)] = self.buffers.of_width(state.name, place)[index, :count]
+                    continue
+                inputs[name] = self.buffers.current(state.name)[index, :rows]
                 if state.update != "constant":
-                    binding.bind_ortvalue_output(f"{state.name}.{index}.next", _value(target[index, :rows]))
-        return Bound(binding, log_probs, token_ids)
+                    following = self.buffers.following(state.name)[index, :rows]
+                    binding.bind_ortvalue_output(f"{name}.next", _value(following))
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, _value(array))
+        return Bound(binding, log_probs, token_ids, self._bind_logits(binding, rows) if logits else None)
+
+    def _bind_logits(self, binding: ort.IOBinding, rows: int) -> NDArray[np.float32]:
+        """[rows, vocabulary], in memory that all bindings share, for it is large."""
+        vocabulary = self.model.target_vocab_size
+        if len(self._logits) < rows:
+            self._bound.clear()  # others are bound to the memory that goes
+            self._logits = np.zeros((rows, vocabulary), dtype=np.float32)
+        binding.bind_ortvalue_output("logits", _value(self._logits[:rows]))
+        return self._logits[:rows]
 
     def _output_array(self, name: str, batch: EncoderBatch) -> Array:
         """A view of reused scratch memory, shaped for one encoder result."""
@@ -205,29 +212,35 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
         raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None
 
 
-def check_contract(encoder: ort.InferenceSession, decoder: ort.InferenceSession, model: ModelDescription) -> None:
+def check_contract(
+    encoder: ort.InferenceSession, decoder: ort.InferenceSession, model: ModelDescription, widths: Sequence[int]
+) -> None:
     """Both graphs have just the inputs and outputs that ``model.json`` and this engine speak of.
 
     Raises:
         BundleError: naming the graph and what is missing or in excess.
     """
     states = [(state, f"{state.name}.{index}") for state in model.states for index in range(state.count)]
+    inputs = {
+        of_width(name, width): state
+        for state, name in states for width in (widths if state.scope == "request" else SINGLE)
+    }
     wanted = {
         ENCODER_FILE: (encoder, set(ENCODER_INPUTS), set[str]()),
         DECODER_FILE: (
             decoder,
-            {*STEP_INPUTS, *(name for _, name in states)},
-            {"log_probs", "token_ids", *(f"{name}.next" for state, name in states if state.update != "constant")},
+            {*STEP_INPUTS, *SourceInputs(widths, 1).inputs(1, [1] * len(widths)), *inputs},
+            {"log_probs", "token_ids", "logits", *(f"{name}.next" for state, name in states if state.update != "constant")},
         ),
     }
-    for file, (session, inputs, outputs) in wanted.items():
+    for file, (session, names, outputs) in wanted.items():
         actual = {entry.name for entry in session.get_inputs()}
-        if actual != inputs:
-            raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}")
+        if actual != names:
+            raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ names))}")
         if missing := outputs - {entry.name for entry in session.get_outputs()}:
             raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")
     shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
-    for state, name in states:
+    for name, state in inputs.items():
         for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):
             if isinstance(declared, int) and declared != actual_size:
                 raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")

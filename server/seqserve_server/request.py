@@ -73,7 +73,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class TokensChosen:
-    """New tokens of a streaming request; the end token is never among them."""
+    """New tokens of a streaming request that no answer will take back; the end token is never among them."""
 
     request_id: int
     token_ids: list[int]
@@ -81,7 +81,7 @@ class TokensChosen:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Terminal. ``hypotheses`` are best first, at least one; ``reason`` says why the best one ended."""
+    """Terminal. ``hypotheses`` are best first, at least one; of a request ended from outside, what there is."""
 
     request_id: int
     reason: FinishReason
@@ -90,17 +90,17 @@ class Finished:
 
     @property
     def token_ids(self) -> list[int]:
-        """Of the best hypothesis, without the end token."""
+        """The best answer's, without the end token."""
         return self.hypotheses[0].token_ids
 
     @property
     def log_probs(self) -> list[float]:
-        """Of the best hypothesis, one per generated token, the end token's included."""
+        """The best answer's, the end token's included."""
         return self.hypotheses[0].log_probs
 
     @property
     def score(self) -> float:
-        """Of the best hypothesis."""
+        """The best answer's."""
         return self.hypotheses[0].score
 
 

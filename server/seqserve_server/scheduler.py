@@ -1,8 +1,8 @@
-"""Which request runs where: iteration-level continuous batching over slots. Values in, values out.
+"""Which request runs where: iteration-level continuous batching over rows and places. Values in, values out.
 
-A slot is an index into every state buffer. Running rows always occupy slots 0 .. n-1: when rows leave, arriving
-requests take their slots first, and rows from the end are moved into what is left. No clock, thread, transport or
-runtime is known here.
+Running rows always are rows 0 .. n-1, and likewise their sources' places: when requests leave, arriving ones take what
+they held first, and others are moved from the end into what is left. No clock, thread, transport or runtime is known
+here.
 """
 
 import heapq
@@ -10,51 +10,66 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqserve_server.capacity import Capacity, SchedulerLimits
-from seqserve_server.decoding.choice import Choice
-from seqserve_server.engine import Move, Release, Source
-from seqserve_server.plan import Plan, Row, group_by_length, need_of
+from seqserve_server.decoding import search_of
+from seqserve_server.decoding.search import Hypothesis
+from seqserve_server.engine import (
+    Changes,
+    Layout,
+    PlaceMove,
+    PlaceRelease,
+    RowCopy,
+    RowMove,
+    RowRelease,
+    Source,
+)
+from seqserve_server.placement import Place, Space, widths_for
+from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_of
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen
+
+NOTHING = Hypothesis([], [], 0.0, ended=False)
 
 
 class Scheduler:
-    """Owns the waiting queue and the slots. ``plan`` and ``apply`` alternate.
+    """Owns the waiting queue, the rows and the places. ``plan`` and ``apply`` alternate."""
 
-    ``forced_end`` makes a row's last allowed token the end token; it then still ends for its length.
-    """
-
-    def __init__(self, limits: SchedulerLimits, end_id: int, *, forced_end: bool = False) -> None:
+    def __init__(self, limits: SchedulerLimits) -> None:
         self._limits = limits
-        self._end_id, self._forced_end = end_id, forced_end
         self._waiting: deque[Request] = deque()
         self._waiting_ids: set[int] = set()
-        self._rows: list[Row | None] = []
-        self._slots: dict[int, int] = {}
-        self._dirty: dict[int, Release] = {}
+        self._running: dict[int, Running] = {}
+        self._rows: Space[tuple[Running, int]] = Space()
+        self._places: list[Space[tuple[Running, int]]] = [Space() for _ in limits.widths]
+        self._dirty_rows: dict[int, int] = {}
+        self._dirty_places: dict[Place, int] = {}
+        self._layout: Layout | None = None
         self._deadlines: list[tuple[float, int]] = []
 
     def __repr__(self) -> str:
-        return f"Scheduler(waiting={self.waiting}, running={self.running}, slots={len(self._rows)})"
+        return f"Scheduler(waiting={self.waiting}, running={self.running}, rows={len(self._rows)})"
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a slot."""
+        """Requests that wait for rows."""
         return len(self._waiting_ids)
 
     @property
     def running(self) -> int:
-        """Requests that hold a slot."""
-        return len(self._slots)
+        """Requests that hold rows."""
+        return len(self._running)
 
     @property
     def empty(self) -> bool:
         """Whether nothing waits or runs."""
-        return not (self._waiting_ids or self._slots)
+        return not (self._waiting_ids or self._running)
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits, runs or is left to clean up."""
-        return self.empty and not self._dirty
+        return self.empty and not (self._dirty_rows or self._dirty_places)
 
     def submit(self, request: Request) -> None:
         """Queue a request that admission let in. Its id must be new."""
@@ -63,111 +78,125 @@ class Scheduler:
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.id))
             if len(self._deadlines) > 2 * (self.waiting + self.running) + 64:  # most have ended: do not keep them
-                open_ids = self._waiting_ids | self._slots.keys()
+                open_ids = self._waiting_ids | self._running.keys()
                 self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in open_ids)
 
     def cancel(self, request_id: int, now: float, reason: FinishReason = FinishReason.CANCELLED) -> list[Event]:
-        """End a request early; its slot is free at the next plan. Unknown or ended ids are ignored."""
+        """End a request early; its rows are free at the next plan. Unknown or ended ids are ignored."""
         if request_id in self._waiting_ids:
             self._waiting_ids.discard(request_id)
             request = next(r for r in self._waiting if r.id == request_id)
             self._waiting.remove(request)
-            return [Finished(request_id, reason, [], [], Times(request.arrival, ended=now))]
-        if request_id in self._slots:
-            row = self._leave(request_id)
-            row.times.ended = now
-            return [Finished(request_id, reason, row.token_ids, row.log_probs, row.times)]
+            return [Finished(request_id, reason, [NOTHING], Times(request.arrival, ended=now))]
+        if request_id in self._running:
+            running = self._running[request_id]
+            return [self._finish(running, reason, [running.search.so_far()], now)]
         return []
 
     def plan(self, now: float) -> Plan:
         """Expire, free, admit and compact; say what the engine has to do next."""
         ended = self._expire(now)
-        release = list(self._dirty.values())
-        self._dirty.clear()
-        admitted = self._admit()
-        sources = [self._place(request, now) for request in admitted]
-        moves = self._compact()
-        rows = [row for row in self._rows if row is not None]
+        release_rows = [RowRelease(row, length) for row, length in self._dirty_rows.items()]
+        release_places = [PlaceRelease(place, length) for place, length in self._dirty_places.items()]
+        self._dirty_rows.clear()
+        self._dirty_places.clear()
+        admitted = self._admit(now)
+        changes = Changes(release_rows, release_places, self._compact_rows(), self._compact_places())
+        copies = self._take_copies()
+        rows = list(self._rows)
+        running = self._running.values()
+        if self._layout is None:
+            self._layout = layout_of(rows, self._limits.widths, [len(space) for space in self._places])
         return Plan(
             ended=ended,
-            release=release,
-            moves=moves,
-            need=need_of(rows, reserved=False),
-            encode=group_by_length(sources),
-            tokens=[row.token for row in rows],
-            positions=[row.position for row in rows],
-            end_banned=[slot for slot, row in enumerate(rows) if row.generated < row.request.min_new_tokens],
-            end_forced=[slot for slot, row in enumerate(rows) if self._forced_end and row.prompted and row.is_last],
-            prompting=sum(not row.prompted for row in rows),
-            joining=sum(row.prompted and not row.generated for row in rows),
+            changes=changes,
+            need=Capacity(
+                len(rows), max((one.position + 1 for one in running), default=0),
+                max((len(one.request.source) for one in running), default=0), tuple(map(len, self._places)),
+            ),
+            copies=copies,
+            encode=group_by_length([Source(one.rows[0], tuple(one.places), one.request.source) for one in admitted]),
+            tokens=[one.tokens[lane] for one, lane in rows],
+            positions=[one.position for one, _ in rows],
+            candidates=max((one.search.candidates for one in running), default=0),
+            logits=any(one.search.wants_logits for one in running),
+            layout=self._layout,
         )
 
     def encoded(self, sources: Sequence[Source], now: float) -> None:
         """Note when an encoder batch was done."""
-        for source in sources:
-            row = self._rows[source.slot]
-            if row is not None:
-                row.times.encoded = now
+        for request_id in self.requests_of(sources):
+            self._running[request_id].times.encoded = now
 
-    def apply(self, choice: Choice, now: float) -> list[Event]:
-        """Advance every row by its chosen token.
+    def apply(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: NDArray[np.float32] | None, now: float,
+    ) -> Applied:
+        """Advance every request by what the step found.
 
-        Returns:
-            Tokens of streaming rows, and one terminal event for each row that ended here.
+        Args:
+            token_ids, log_probs: The best next tokens of rows 0 .. n-1, best first.
+            logits: [rows, vocabulary], where the plan asked for them.
         """
-        events: list[Event] = []
-        for row, token, log_prob in zip(list(self._rows), choice.tokens, choice.log_probs, strict=True):
-            if row is None:
-                raise AssertionError("a plan left a hole among the running rows")
-            if not math.isfinite(log_prob):
-                self._leave(row.request.id)
-                events.append(Failed(row.request.id, "the model produced a value that is not finite"))
+        applied = Applied([])
+        events = applied.events
+        for running in list(self._running.values()):
+            request, rows = running.request, [running.rows[lane] for lane in running.lanes]
+            found = [log_probs[row] for row in rows]
+            if not all(math.isfinite(best[0]) for best in found):
+                self._leave(running)
+                events.append(Failed(request.id, "the model produced a value that is not finite"))
                 continue
-            prompt, row.position = row.request.prompt, row.position + 1
-            if row.position < len(prompt):
-                row.token = prompt[row.position]
+            if running.position + 1 < len(request.prompt):
+                running.position += 1
+                running.tokens[running.lanes[0]] = request.prompt[running.position]
                 continue
-            forced = self._forced_end and row.is_last
-            row.log_probs.append(log_prob)
-            row.token = token
-            if row.times.first_token is None:
-                row.times.first_token = now
-            if token != self._end_id:
-                row.token_ids.append(token)
-                if row.request.stream:
-                    events.append(TokensChosen(row.request.id, [token]))
-            if token == self._end_id or row.generated >= row.request.max_new_tokens:
-                ended = token == self._end_id and not forced
-                events.append(self._finish(row, FinishReason.EOS if ended else FinishReason.LENGTH, now))
-        return events
+            applied.tokens += 1
+            if running.times.first_token is None:
+                running.times.first_token = now
+                applied.joined += 1
+            search = running.search
+            whole = [logits[row] for row in rows] if search.wants_logits and logits is not None else []
+            advance = search.advance([token_ids[row] for row in rows], found, whole)
+            if advance.stable and request.stream:
+                events.append(TokensChosen(request.id, advance.stable))
+            if advance.found is not None:
+                reason = FinishReason.EOS if advance.found[0].ended else FinishReason.LENGTH
+                events.append(self._finish(running, reason, advance.found, now))
+                continue
+            running.assign_lanes(advance.live)
+            if len(running.rows) > 1:
+                self._hold_lanes(running)
+            running.position += 1
+        return applied
 
     def fail(self, request_ids: Sequence[int], message: str) -> list[Event]:
         """End running requests because the engine could not go on with them."""
         events: list[Event] = []
         for request_id in request_ids:
-            if request_id in self._slots:
-                self._leave(request_id)
+            if request_id in self._running:
+                self._leave(self._running[request_id])
                 events.append(Failed(request_id, message))
         return events
 
     def fail_all(self, message: str) -> list[Event]:
         """End everything, waiting requests too: the engine is gone."""
-        ids = [*self._slots, *(request.id for request in self._waiting)]
-        for request_id in list(self._slots):
-            self._leave(request_id)
+        ids = [*self._running, *(request.id for request in self._waiting)]
+        for running in list(self._running.values()):
+            self._leave(running)
         events: list[Event] = [Failed(request_id, message, engine_stopped=True) for request_id in ids]
         self._waiting.clear()
         self._waiting_ids.clear()
         return events
 
-    def request_in(self, slot: int) -> int | None:
-        """Id of the request that holds a slot."""
-        row = self._rows[slot] if slot < len(self._rows) else None
-        return None if row is None else row.request.id
+    def requests_of(self, sources: Sequence[Source]) -> list[int]:
+        """Ids of the requests whose sources these are, of those that still run."""
+        places = {source.places[0] for source in sources}
+        return [request_id for request_id, one in self._running.items() if one.places[0] in places]
 
     def running_ids(self) -> list[int]:
-        """Ids of the requests that hold slots."""
-        return list(self._slots)
+        """Ids of the requests that hold rows."""
+        return list(self._running)
 
     def _expire(self, now: float) -> list[Event]:
         ended: list[Event] = []
@@ -176,60 +205,93 @@ class Scheduler:
             ended += self.cancel(request_id, now, FinishReason.DEADLINE)
         return ended
 
-    def _admit(self) -> list[Request]:
+    def _admit(self, now: float) -> list[Running]:
         """Take requests from the front of the queue while rows, memory and encoder work allow. Nobody overtakes."""
-        admitted: list[Request] = []
-        reserved = need_of([row for row in self._rows if row is not None], reserved=True)
+        admitted: list[Running] = []
+        together = [one.request for one in self._running.values()]
         tokens = 0
         while self._waiting:
             request = self._waiting[0]
             tokens += len(request.source)
-            need = Capacity(reserved.rows + 1, max(reserved.target, request.target_length),
-                            max(reserved.source, len(request.source)))
-            full = need.rows > self._limits.max_rows or not self._limits.fits(need)
-            if full or (admitted and tokens > self._limits.encode_tokens):
+            if admitted and tokens > self._limits.encode_tokens:
                 break
-            reserved = need
+            need = need_of([*together, request], self._limits.widths)
+            if need.rows > self._limits.max_rows or not self._limits.fits(need):
+                break
+            self._waiting.popleft()
             self._waiting_ids.discard(request.id)
-            admitted.append(self._waiting.popleft())
+            together.append(request)
+            admitted.append(self._start(request, now))
         return admitted
 
-    def _place(self, request: Request, now: float) -> Source:
-        row = Row(request, Times(request.arrival, admitted=now), request.prompt[0])
-        slot = next((index for index, other in enumerate(self._rows) if other is None), len(self._rows))
-        self._rows[slot : slot + 1] = [row]
-        self._slots[request.id] = slot
-        return Source(slot, request.source)
+    def _start(self, request: Request, now: float) -> Running:
+        running = Running.of(request, search_of(request.search, request.prompt), now)
+        for number, width in enumerate(widths_for(request.search.beam_size, self._limits.widths)):
+            running.places.append(Place(width, self._places[width].take((running, number))))
+        running.rows[0] = self._rows.take((running, 0))
+        self._running[request.id] = running
+        self._layout = None
+        return running
 
-    def _compact(self) -> list[Move]:
-        """Fill holes with rows from the end, so that running rows are slots 0 .. n-1."""
-        moves: list[Move] = []
-        hole = 0
-        while True:
-            while self._rows and self._rows[-1] is None:
-                self._rows.pop()
-            while hole < len(self._rows) and self._rows[hole] is not None:
-                hole += 1
-            if hole >= len(self._rows):
-                return moves
-            row = self._rows.pop()
-            if row is None:
-                raise AssertionError("the last row was just seen to be there")
-            moves.append(Move(len(self._rows), hole, row.position, len(row.request.source)))
-            self._rows[hole] = row
-            self._slots[row.request.id] = hole
+    def _hold_lanes(self, running: Running) -> None:
+        """Rows for lanes that have a hypothesis now, and none for those that have no more."""
+        lanes = set(running.lanes)
+        for lane, row in enumerate(running.rows):
+            if row != UNHELD and lane not in lanes:
+                self._free_row(running, lane)
+        for lane in running.lanes:
+            if running.rows[lane] == UNHELD:
+                running.rows[lane] = self._rows.take((running, lane))
+                self._layout = None
 
-    def _leave(self, request_id: int) -> Row:
-        slot = self._slots.pop(request_id)
-        row = self._rows[slot]
-        if row is None:
-            raise AssertionError(f"slot {slot} was already empty")
-        self._rows[slot] = None
+    def _take_copies(self) -> list[RowCopy]:
+        copies: list[RowCopy] = []
+        for one in self._running.values():
+            if one.copies:
+                copies += [RowCopy(one.rows[source], one.rows[lane], start, one.position)
+                           for source, lane, start in one.copies]
+                one.copies = []
+        return copies
+
+    def _compact_rows(self) -> list[RowMove]:
+        moves: list[RowMove] = []
+        for (running, lane), shift in self._rows.compact():
+            running.rows[lane] = shift.destination
+            self._layout = None
+            # A lane that waits for all of its contents has nothing yet to be carried.
+            if not any(to == lane and start == 0 for _, to, start in running.copies):
+                moves.append(RowMove(shift.source, shift.destination, running.position))
+        return moves
+
+    def _compact_places(self) -> list[PlaceMove]:
+        moves: list[PlaceMove] = []
+        for width, space in enumerate(self._places):
+            for (running, number), shift in space.compact():
+                old, new = Place(width, shift.source), Place(width, shift.destination)
+                running.places[number] = new
+                self._layout = None
+                moves.append(PlaceMove(old, new, len(running.request.source)))
+        return moves
+
+    def _free_row(self, running: Running, lane: int) -> None:
+        row = running.rows[lane]
+        running.rows[lane] = UNHELD
+        self._rows.free(row)
         # One position more than counted: a step that failed half-way may have written it.
-        self._dirty[slot] = Release(slot, row.position + 1, len(row.request.source))
-        return row
+        self._dirty_rows[row] = max(self._dirty_rows.get(row, 0), running.position + 1)
+        self._layout = None
 
-    def _finish(self, row: Row, reason: FinishReason, now: float) -> Finished:
-        self._leave(row.request.id)
-        row.times.ended = now
-        return Finished(row.request.id, reason, row.token_ids, row.log_probs, row.times)
+    def _leave(self, running: Running) -> None:
+        del self._running[running.request.id]
+        for lane in running.held:
+            self._free_row(running, lane)
+        for place in running.places:
+            self._places[place.width].free(place.index)
+            self._dirty_places[place] = len(running.request.source)
+
+    def _finish(
+        self, running: Running, reason: FinishReason, hypotheses: list[Hypothesis], now: float
+    ) -> Finished:
+        self._leave(running)
+        running.times.ended = now
+        return Finished(running.request.id, reason, hypotheses, running.times)

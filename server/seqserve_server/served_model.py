@@ -62,12 +62,12 @@ class ServedModel:
         cost = engine.buffers.cost
         return cls(
             description, version, tokenizer, engine,
-            SchedulerLimits(limits.max_rows, limits.encode_tokens, limits.cache_bytes, cost),
+            SchedulerLimits(limits.max_rows, limits.encode_tokens, limits.cache_bytes, cost, engine.widths),
         )
 
     def scheduler(self) -> Scheduler:
-        """A scheduler for this model's slots. There must be one only."""
-        return Scheduler(self.limits, self.description.eos_id, forced_end=self.description.forced_end)
+        """A scheduler for this model's rows and places. There must be one only."""
+        return Scheduler(self.limits)
 
 
 def refuse_precision(description: ModelDescription, directory: Path) -> None:

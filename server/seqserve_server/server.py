@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server.admission import Gate
-from seqserve_server.capacity import Capacity
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
@@ -25,6 +24,7 @@ from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.loop import Loop
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
+from seqserve_server.plan import need_of
 from seqserve_server.request import Event, Finished, Request
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.service import Seq2SeqService
@@ -82,12 +82,12 @@ def warm_up(model: ServedModel) -> None:
     prompt = model.description.framing.example().prompt
     most = min(2, model.description.max_new_tokens)
     request = Request(0, model.description.example_source, prompt, SearchSettings(model.description.eos_id, most))
-    need = Capacity(1, request.target_length, len(request.source))
+    need = need_of([request], model.limits.widths)
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())
         raise StartupError(f"--cache-bytes: {model.limits.cache_bytes} are too few: one short request needs {least}")
     events: list[Event] = []
-    loop = Loop(model.engine, model.scheduler(), model.description.eos_id, events.extend)
+    loop = Loop(model.engine, model.scheduler(), events.extend)
     loop.submit([request])
     while loop.step():
         pass
@@ -142,7 +142,7 @@ def _make_loop(
     labels = ModelLabels(description.name, model.version, description.family, description.precision)
     metrics = ModelMetrics(labels, lambda: engine.state_bytes, config.cache_bytes)
     registry.register(metrics)
-    return Loop(engine, model.scheduler(), description.eos_id, dispatcher.publish, metrics.observe)
+    return Loop(engine, model.scheduler(), dispatcher.publish, metrics.observe)
 
 
 async def _start_grpc(

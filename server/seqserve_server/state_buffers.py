@@ -1,4 +1,4 @@
-"""Where the state of every row lives: one array per declared state group, grown by powers of two."""
+"""Where the state of every row and every place lives: arrays by declared state group, grown by powers of two."""
 
 from collections.abc import Sequence
 
@@ -6,28 +6,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.bundle import LENGTH_AXIS, StateTensor
-from seqserve_server.capacity import Capacity, StateCost, grown
-from seqserve_server.engine import Move, Release
+from seqserve_server.capacity import SINGLE, Capacity, StateCost, grown
+from seqserve_server.engine import Changes, RowCopy, Source
+from seqserve_server.placement import Place
 
 Array = NDArray[np.generic]
 Index = tuple[slice | int, ...]
 
 
 class StateBuffers:
-    """Arrays [count, rows, *shape] for each state group; "replace" groups have two that take turns.
+    """For each state group of rows, an array [count, rows, *shape]; "replace" groups have two that take turns. For each
+    group of requests, an array [count, places, *shape] per width.
 
     ``generation`` changes whenever the arrays are other objects, so that bindings to them know they are stale.
     """
 
-    def __init__(self, states: Sequence[StateTensor], budget: int) -> None:
+    def __init__(self, states: Sequence[StateTensor], budget: int, widths: Sequence[int] = SINGLE) -> None:
         self.states = {state.name: state for state in states}
         self.cost = StateCost.of(states)
-        self.capacity = Capacity(0, 0, 0)
+        self.capacity = Capacity.none(widths)
         self.generation = 0
         self._budget = budget
+        self._rows = [state for state in states if state.scope == "row"]
+        self._requests = [state for state in states if state.scope == "request"]
         self._replaces = any(state.update == "replace" for state in states)
         self._phase = 0
-        self._arrays: dict[str, list[Array]] = {state.name: self._allocate(state, self.capacity) for state in states}
+        self._arrays: dict[str, list[Array]] = {state.name: _allocate(state, self.capacity) for state in states}
 
     @property
     def bytes_used(self) -> int:
@@ -40,7 +44,7 @@ class StateBuffers:
         return self._phase
 
     def current(self, name: str) -> Array:
-        """The array that the next step reads."""
+        """The array of a row's state that the next step reads."""
         arrays = self._arrays[name]
         return arrays[self._phase % len(arrays)]
 
@@ -48,6 +52,10 @@ class StateBuffers:
         """The array that the next step writes: the same one, unless the state is replaced."""
         arrays = self._arrays[name]
         return arrays[(self._phase + 1) % len(arrays)]
+
+    def of_width(self, name: str, width: int) -> Array:
+        """The array of a request's state for places of a width, given by its index."""
+        return self._arrays[name][width]
 
     def advance(self) -> None:
         """After a step: replaced states change places."""
@@ -61,54 +69,75 @@ class StateBuffers:
         wanted = grown(self.capacity, need, self.cost, self._budget)
         if self.cost.bytes_of(wanted) > self._budget:
             raise MemoryError(f"{self.cost.bytes_of(wanted)} bytes of state exceed the budget of {self._budget}")
-        shared = Capacity(*(min(a, b) for a, b in zip(_sizes(self.capacity), _sizes(wanted), strict=True)))
+        shared = self.capacity.intersection(wanted)
         for name, state in self.states.items():
-            old = self.current(name)
             # One group at a time: the peak is the old and the new arrays of a single group.
-            fresh = self._allocate(state, wanted)
-            kept = (slice(None), slice(0, shared.rows), *_span(state, shared.target, shared.source))
-            fresh[0][kept] = old[kept]
+            fresh = _allocate(state, wanted)
+            old = self._arrays[name] if state.scope == "request" else [self.current(name)]
+            indices = shared.places if state.scope == "request" else (shared.rows,)
+            for before, after, count in zip(old, fresh, indices, strict=False):  # of two that take turns, one is read
+                kept = (slice(None), slice(0, count), *_span(state, shared.target, shared.source))
+                after[kept] = before[kept]
             self._arrays[name] = fresh
         self._phase = 0
         self.capacity = wanted
         self.generation += 1
 
-    def release(self, releases: Sequence[Release]) -> None:
-        """Zero the written part of slots, in both buffers of replaced states."""
-        for entry in releases:
-            for name, state in self.states.items():
-                span = _span(state, entry.target_length, entry.source_length)
-                for array in self._arrays[name]:
-                    array[(slice(None), entry.slot, *span)] = 0
+    def change(self, changes: Changes) -> None:
+        """Zero the written part of what is released, then carry what moves, and zero what it leaves."""
+        for released in changes.release_rows:
+            self._zero_row(released.row, released.length)
+        for freed in changes.release_places:
+            self._zero_place(freed.place, freed.length)
+        for row in changes.move_rows:
+            for state in self._rows:
+                array, span = self.current(state.name), _span(state, row.length, row.length)
+                array[(slice(None), row.destination, *span)] = array[(slice(None), row.source, *span)]
+            self._zero_row(row.source, row.length)
+        for place in changes.move_places:
+            for state in self._requests:
+                array, span = self.of_width(state.name, place.source.width), _span(state, place.length, place.length)
+                array[(slice(None), place.destination.index, *span)] = array[(slice(None), place.source.index, *span)]
+            self._zero_place(place.source, place.length)
 
-    def move(self, moves: Sequence[Move]) -> None:
-        """Carry the written part of rows to other slots, and zero what they leave."""
-        for entry in moves:
-            for name, state in self.states.items():
-                span = _span(state, entry.target_length, entry.source_length)
-                array = self.current(name)
+    def copy(self, copies: Sequence[RowCopy]) -> None:
+        """Let rows go on from what other rows have written."""
+        for state in self._rows:
+            array = self.current(state.name)
+            for entry in copies:
+                span = _span(state, entry.end, entry.end, entry.start)
                 array[(slice(None), entry.destination, *span)] = array[(slice(None), entry.source, *span)]
-        self.release([Release(entry.source, entry.target_length, entry.source_length) for entry in moves])
 
-    def write_source(self, name: str, slot: int, values: Array) -> None:
-        """Put what the encoder computed for one source [count, *shape] into a slot."""
+    def write_source(self, name: str, source: Source, values: Array) -> None:
+        """Put what the encoder computed for one source [count, *shape] where it belongs."""
         state = self.states[name]
         length = 0 if state.length_axis is None else values.shape[1 + state.length_axis]
-        self.current(name)[(slice(None), slot, *_span(state, length, length))] = values
+        span = _span(state, length, length)
+        if state.scope == "row":
+            self.current(name)[(slice(None), source.row, *span)] = values
+            return
+        for place in source.places:
+            self.of_width(name, place.width)[(slice(None), place.index, *span)] = values
 
-    def _allocate(self, state: StateTensor, capacity: Capacity) -> list[Array]:
-        length = {"source": capacity.source, "target": capacity.target, "fixed": 0}[state.length]
-        shape = tuple(size if isinstance(size, int) else length for size in state.shape)
-        count = 2 if state.update == "replace" else 1
-        # Zeros, never empty memory: a stale NaN under a zero attention weight would still be a NaN.
-        return [np.zeros((state.count, capacity.rows, *shape), dtype=state.dtype) for _ in range(count)]
+    def _zero_row(self, row: int, length: int) -> None:
+        for state in self._rows:
+            for array in self._arrays[state.name]:
+                array[(slice(None), row, *_span(state, length, length))] = 0
+
+    def _zero_place(self, place: Place, length: int) -> None:
+        for state in self._requests:
+            self.of_width(state.name, place.width)[(slice(None), place.index, *_span(state, length, length))] = 0
 
 
-def _sizes(capacity: Capacity) -> tuple[int, int, int]:
-    return capacity.rows, capacity.target, capacity.source
+def _allocate(state: StateTensor, capacity: Capacity) -> list[Array]:
+    length = {"source": capacity.source, "target": capacity.target, "fixed": 0}[state.length]
+    shape = tuple(size if isinstance(size, int) else length for size in state.shape)
+    counts = capacity.places if state.scope == "request" else (capacity.rows,) * (2 if state.update == "replace" else 1)
+    # Zeros, never empty memory: a stale NaN under a zero attention weight would still be a NaN.
+    return [np.zeros((state.count, count, *shape), dtype=state.dtype) for count in counts]
 
 
-def _span(state: StateTensor, target: int, source: int) -> Index:
-    """Index of the first positions along a state's length axis; everything along the others."""
-    length = target if state.length == "target" else source
-    return tuple(slice(0, length) if size == LENGTH_AXIS else slice(None) for size in state.shape)
+def _span(state: StateTensor, target: int, source: int, start: int = 0) -> Index:
+    """Index of positions from ``start`` along a state's length axis; everything along the others."""
+    end = target if state.length == "target" else source
+    return tuple(slice(start, end) if size == LENGTH_AXIS else slice(None) for size in state.shape)

@@ -65,8 +65,7 @@ class DecoderGraph(nn.Module):
     def cross_attention(self, inputs: Tensor, index: int, cross: list[Tensor], last: Tensor, extent: Tensor) -> Tensor:
         """[rows, width] -> [rows, width]. The request's buffers are read only: no new keys are given.
 
-        One query per row over its request's keys. A request with several rows (beams) will read the same buffer as
-        more query heads per key head: tried on the CPU kernel, a row's bits are then the same for any number of them.
+        One query per row over a source of its own; ``places`` adds what lets the rows of a request share one.
         """
         query = self.cross_query[index](inputs)[:, None, :]
         none_new = query[:, :0, :]
