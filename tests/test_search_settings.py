@@ -78,7 +78,6 @@ def test_what_generation_settings_mean(settings: dict[str, Any], expected: Searc
     ({"num_beams": [4]}, "num_beams [4] is not an integer in 1..32 or null"),
     ({"length_penalty": "1"}, "length_penalty '1' is not a number in -10..10 or null"),
     ({"length_penalty": 11}, "length_penalty 11 is not a number in -10..10 or null"),
-    ({"length_penalty": 10**400}, f"length_penalty {10**79} is not a number in -10..10 or null"),
     ({"length_penalty": False}, "length_penalty False is not a number in -10..10 or null"),
     ({"early_stopping": "always"}, "early_stopping 'always' is not true, false, \"never\" or null"),
     ({"early_stopping": 1}, "early_stopping 1 is not true, false, \"never\" or null"),
