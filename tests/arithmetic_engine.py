@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pencil import BEST_FIRST, END, START, UNKNOWN, VOCABULARY, answer
 from seqserve_server.capacity import Capacity, StateCost, UnitCost, grown

@@ -6,6 +6,7 @@ from typing import Any
 
 from arithmetic_engine import COST, END, START, WIDTHS, ArithmeticEngine
 from pencil import Course, course
+from seqserve_server import scheduler as core
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.engine import StepInput
@@ -13,7 +14,6 @@ from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.placement import Place
 from seqserve_server.plan import UNHELD
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
-from seqserve_server.scheduler import Scheduler
 
 WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
 
@@ -37,12 +37,12 @@ class HandLoop:
 
     def __init__(
         self, limits: SchedulerLimits | None = None, engine: ArithmeticEngine | None = None,
-        scheduler: Scheduler | None = None,
+        scheduler: core.Scheduler | None = None,
     ) -> None:
         self.limits = limits or make_limits()
         self.engine = engine or ArithmeticEngine(self.limits.cache_bytes)
         self.engine.watch = self._check_rows
-        self.scheduler = scheduler or Scheduler(self.limits)
+        self.scheduler = scheduler or core.Scheduler(self.limits)
         self.now = 0.0
         self.requests: dict[int, Request] = {}
         self.events: list[Event] = []
@@ -112,7 +112,7 @@ class HandLoop:
 
     def course_of(self, request: Request) -> Course:
         """What its search does when nobody disturbs it."""
-        return course(request.source, request.prompt, request.search)
+        return course(request.source, request.prompt, request.search, core.search_of)
 
     def check(self, fresh: Sequence[Event], facts: StepFacts | None) -> None:
         """The rules. A scheduler with a fault breaks one of them, or the engine notes a misuse."""

@@ -16,12 +16,12 @@ these 2/8 more, and so on around the 29; of equal ones the lower goes first. Flo
 exactly. Where the end may not come yet the second candidate is taken: 2, for -1/128 - 1/8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from seqserve_server.decoding import search_of
-from seqserve_server.decoding.search import Hypothesis, SearchSettings
+from seqserve_server.decoding.search import Hypothesis, Search, SearchSettings
 from seqserve_server.request import FinishReason
 
 VOCABULARY = 29
@@ -89,7 +89,10 @@ class Course:
 
 
 @lru_cache(maxsize=4096)
-def course(source: tuple[int, ...], prompt: tuple[int, ...], settings: SearchSettings) -> Course:
+def course(
+    source: tuple[int, ...], prompt: tuple[int, ...], settings: SearchSettings,
+    search_of: Callable[[SearchSettings], Search] = search_of,
+) -> Course:
     """The search alone, with neither rows nor caches: every step sums up every hypothesis anew."""
     search, found, given = search_of(settings), Course(), sum(source) + sum(prompt)
     while True:

@@ -1,6 +1,6 @@
 """Callers that go away: in the queue, while running, in mid-stream, by cancelling or by their deadline.
 
-Each time the slot is free at the next step, nothing comes after the end, and the place at the gate is given back.
+Each time the row is free at the next step, nothing comes after the end, and the place at the gate is given back.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ async def answered_alone(served: Served) -> None:
     await served.until(lambda: served.engine.occupied == [])
 
 
-def test_a_running_request_that_is_cancelled_gives_its_slot_to_the_next_at_the_very_next_step() -> None:
+def test_a_running_request_that_is_cancelled_gives_its_row_to_the_next_at_the_very_next_step() -> None:
     hand = HandLoop(make_limits(max_rows=1))
     first, second = hand.submit(ENDLESS_SOURCE, stream=True), hand.submit([5, 6, END])
     for _ in range(3):
@@ -103,7 +103,7 @@ async def test_a_caller_that_cancels_in_the_queue_is_gone_before_its_request_sta
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_caller_that_cancels_while_running_frees_its_slot(stream: bool) -> None:
+async def test_a_caller_that_cancels_while_running_frees_its_row(stream: bool) -> None:
     engine = ArithmeticEngine()
     async with serving(engine, max_rows=1) as served:
         engine.hold()
@@ -166,7 +166,7 @@ async def test_a_deadline_in_the_queue_is_told_and_the_request_never_starts(stre
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_deadline_while_running_is_told_and_frees_the_slot(stream: bool) -> None:
+async def test_a_deadline_while_running_is_told_and_frees_the_row(stream: bool) -> None:
     engine = ArithmeticEngine()
     async with serving(engine, max_rows=1) as served:
         engine.hold()

@@ -48,7 +48,7 @@ def test_rows_that_survive_a_failing_encoder_batch_count_as_joining_when_they_ge
     assert [facts.joined for facts in steps] == [1] + [0] * (len(steps) - 1)
 
 
-def test_after_a_failing_encoder_the_slots_are_clean_for_the_next() -> None:
+def test_after_a_failing_encoder_rows_and_places_are_clean_for_the_next() -> None:
     hand = HandLoop(make_limits(max_rows=2))
     hand.engine.poison = POISON
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_a_row_that_is_not_a_number_fails_alone_and_is_never_shown(stream: bool)
     assert sum(facts.rows - facts.tokens for facts in hand.facts) == 1
 
 
-def test_the_slot_of_a_failed_row_is_clean_for_its_next_owner_a_hundred_times() -> None:
+def test_what_a_failed_request_held_is_clean_for_its_next_owner_a_hundred_times() -> None:
     hand = HandLoop(make_limits(max_rows=2))
     hand.engine.nan = NAN
     for _ in range(100):
