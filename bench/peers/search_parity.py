@@ -49,18 +49,23 @@ def decode(options: argparse.Namespace) -> None:
     local = LocalModel.open(options.bundle, threads=2)
     model, rng = local.description, random.Random(0)
     frame = frame_of(None, None, model)
+    words = LocalModel.open(options.tokenizer, threads=1).served.tokenizer if options.tokenizer else None
     tokenizer = local.served.tokenizer
     texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
     cases = []
     for place, text in enumerate(texts):
-        source = read_source("text", text, model, frame, tokenizer, "input")
+        if words is None:
+            source = read_source("text", text, model, frame, tokenizer, "input")
+        else:
+            tokens = words.source_tokens(words.encode(text))
+            source = read_source("tokens", tokens, model, frame, tokenizer, "input")
         for turn in range(options.turns):
             cases.append((source, settings_of(place * options.turns + turn)))
     searches = []
     for _, settings in cases:
         given: dict[str, Any] = {name: value for name, value in settings.items() if name != "peer"}
         given["stopping"] = read_stopping(settings["stopping"])
-        asked = Options(max_new_tokens=min(LONGEST, model.max_new_tokens), **given)
+        asked = Options(max_new_tokens=min(LONGEST, model.max_new_tokens), min_new_tokens=0, **given)
         searches.append(resolve_search(asked, model, most_beams(local.served.limits.max_rows)))
     sources = [source for source, _ in cases]
     arrivals = [rng.randrange(len(cases) * 2) for _ in cases]
@@ -182,6 +187,7 @@ def main() -> None:
     ours.add_argument("bundle", type=Path)
     ours.add_argument("data", type=Path)
     ours.add_argument("out", type=Path)
+    ours.add_argument("--tokenizer", type=Path, metavar="BUNDLE", help="split texts as this bundle does")
     ours.add_argument("--sentences", type=int, default=300)
     ours.add_argument("--turns", type=int, default=4, help="sets of options for each sentence (%(default)s)")
     for peer in RULES:
