@@ -56,15 +56,23 @@ def refuse(
 
 
 def answer(source: seq2seq_pb2.Input, options: seq2seq_pb2.GenerationOptions) -> seq2seq_pb2.GenerationResult:
-    """Words in capitals; ids are their lengths (or the source ids plus one); score is minus the number of tokens."""
+    """Words in capitals; ids are their lengths (or the source ids plus one); score is minus the number of tokens.
+
+    Each further hypothesis has one word fewer and scores one more, so that whoever sorts them is seen.
+    """
     kind = source.WhichOneof("content")
     words = list(source.tokens.tokens) if kind == "tokens" else source.text.split()
     ids = [each + 1 for each in source.token_ids.ids] if kind == "token_ids" else [len(word) for word in words]
     limit = options.max_new_tokens if options.HasField("max_new_tokens") else len(ids) + 1
     pieces = [word.upper() for word in words][:limit]
+    lengths = range(len(ids[:limit]), -1, -1)[: max(1, options.num_hypotheses)]  # an empty one is the last
     return seq2seq_pb2.GenerationResult(
         hypotheses=[
-            seq2seq_pb2.Hypothesis(text=" ".join(pieces), tokens=pieces, token_ids=ids[:limit], score=-float(len(ids)))
+            seq2seq_pb2.Hypothesis(
+                text=" ".join(pieces[:length]), tokens=pieces[:length], token_ids=ids[:length],
+                score=float(place - len(ids)),
+            )
+            for place, length in enumerate(lengths)
         ],
         finish_reason=seq2seq_pb2.FINISH_REASON_LENGTH if limit <= len(ids) else seq2seq_pb2.FINISH_REASON_EOS,
         input_token_count=len(ids) + 1,
@@ -168,8 +176,12 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 max_waiting_requests=2048,
                 source_vocab_size=SOURCE_VOCAB_SIZE,
                 target_vocab_size=100,
+                max_beam_size=8,
             ),
-            defaults=seq2seq_pb2.GenerationOptions(max_new_tokens=256, min_new_tokens=0),
+            defaults=seq2seq_pb2.GenerationOptions(
+                max_new_tokens=256, min_new_tokens=0, beam_size=2, num_hypotheses=1, length_penalty=0.2, patience=1.5,
+                stopping=seq2seq_pb2.STOPPING_PATIENCE,
+            ),
         )
         return seq2seq_pb2.GetModelInfoResponse(models=[model], server_version="1.2.3")
 

@@ -10,15 +10,19 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from checkpoint_edits import load, refusal
-from ctranslate2_files import write_directory
+from ctranslate2_files import tiny_variables, write_directory
 from marian_text_files import GOLDEN
+from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.archive import Limits, unpack_zip
+from seqserve_export.families.ctranslate2_spec import SIDES
 from seqserve_export.piece_files import PieceFiles
+from seqserve_export.pipeline import describe
 from seqserve_export.word_files import WordFiles
 from seqserve_server.tokenizer.marian import MarianTokenizer
 
@@ -176,6 +180,7 @@ def test_a_package_is_read_from_its_archive_and_from_its_directory(
     for checkpoint in checkpoints:
         assert checkpoint.family == "argos"
         assert checkpoint.source_suffix == (2,)
+        assert checkpoint.search == SearchDefaults(beam_size=4, length_penalty=0.2, patience=1.0, stopping="patience")
         assert checkpoint.provenance["argos"] == METADATA
         assert checkpoint.provenance["ctranslate2"]["sentencepiece"] == ["sentencepiece.model"]
         files = checkpoint.provenance["source_files"]
@@ -198,6 +203,16 @@ def test_a_prefix_that_argos_forces_is_part_of_the_prompt(tmp_path: Path) -> Non
     assert (plain.decoder_prompt, load(tmp_path / "forced").decoder_prompt) == ((start,), (start, 9))
     write_package(tmp_path / "wrong", target_prefix="__xx__")
     assert "target_prefix '__xx__' is no token of the target vocabulary" in refusal(tmp_path / "wrong")
+
+
+def test_a_forced_prefix_leaves_room_for_one_token_less(tmp_path: Path) -> None:
+    positions = {f"{side}/position_encodings/encodings": np.zeros((20, 16), np.float32) for side in SIDES}
+    for name, prefix in (("plain", ""), ("forced", "t3")):
+        write_package(tmp_path / name, target_prefix=prefix)
+        write_directory(tmp_path / name / "model", tiny_variables() | positions, config={"add_source_eos": True})
+    plain, forced = load(tmp_path / "plain"), load(tmp_path / "forced")
+    assert (plain.default_max_new_tokens, forced.default_max_new_tokens) == (20, 19)
+    assert describe(forced, "argos", "fp32").max_new_tokens == 19
 
 
 def test_a_package_with_a_sentencepiece_model_takes_text(tmp_path: Path) -> None:

@@ -66,9 +66,12 @@ def test_info_prints_the_contracts_json(server: FakeServer, capsys: pytest.Captu
         "family": "fake",
         "precision": "fp32",
     }
-    assert model["limits"]["max_inputs"] == 8
+    assert (model["limits"]["max_inputs"], model["limits"]["max_beam_size"]) == (8, 8)
+    assert (model["defaults"]["beam_size"], model["defaults"]["stopping"]) == (2, "patience")
     assert main(["info", "--target", server.target]) == 0
-    assert "max_source_tokens      512" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for line in ("max_source_tokens      512", "default beam_size      2", "default stopping       patience"):
+        assert f"\n  {line}\n" in out
 
 
 def test_bench_prints_a_table_and_saves_json(
@@ -86,9 +89,10 @@ def test_bench_prints_a_table_and_saves_json(
     assert "time to first token" in captured.out
     figures = json.loads(saved.read_text())
     assert (figures["completed"], figures["request_rate"], figures["total_output_tokens"]) == (6, "inf", 18)
-    assert main([*arguments, "--json", "--random-ids", "7", "--concurrency", "2"]) == 0
+    assert main([*arguments, "--json", "--random-ids", "7", "--concurrency", "2", "--beam-size", "4"]) == 0
     assert json.loads(capsys.readouterr().out)["total_input_tokens"] == 6 * 8
     assert len(server.servicer.calls[-1].inputs[0].token_ids.ids) == 7
+    assert {call.options.beam_size for call in server.servicer.calls} == {0, 4}
 
 
 def test_bench_refuses_what_it_cannot_measure(

@@ -9,6 +9,7 @@ import pytest
 
 from cli_process import start
 from fake_server import FakeServer
+from seqserve.v1 import seq2seq_pb2
 from seqserve_cli import exits
 from seqserve_cli.main import main
 
@@ -62,6 +63,67 @@ def test_json_has_one_object_per_line(server: FakeServer, capsys: pytest.Capture
     assert first["hypotheses"] == [{"text": "TWO", "tokens": ["TWO"], "token_ids": [3], "score": -2.0}]
     assert first["timing"]["total"] == 1.75
     assert second == {"text": "", "hypotheses": []}
+
+
+def test_several_answers_to_a_text_are_an_n_best_list(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    several = ["generate", "--target", server.target, "--num-hypotheses", "3"]
+    assert main([*several, "two dogs play", "", "a"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "0 ||| TWO DOGS PLAY ||| -3", "0 ||| TWO DOGS ||| -2", "0 ||| TWO ||| -1",
+        "1 |||  ||| 0",
+        "2 ||| A ||| -1", "2 |||  ||| 0",
+    ]
+    assert main([*several, "--token-ids", "5 17"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["0 ||| 6 18 ||| -2", "0 ||| 6 ||| -1", "0 |||  ||| 0"]
+    assert main([*several, "--tokens", "▁a ▁man"]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["0 ||| ▁A ▁MAN ||| -2", "0 ||| ▁A ||| -1"]
+
+
+def test_an_n_best_list_numbers_texts_across_calls(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_stdin(monkeypatch, "".join(f"line {number}\n" for number in range(30)).encode())
+    assert main(["generate", "--target", server.target, "--num-hypotheses", "2"]) == 0
+    fields = [line.split(" ||| ") for line in capsys.readouterr().out.splitlines()]
+    assert [(int(number), text) for number, text, _ in fields] == [
+        (number, text) for number in range(30) for text in (f"LINE {number}", "LINE")
+    ]
+
+
+def test_json_and_one_answer_are_as_ever_with_several_hypotheses(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "--target", server.target, "--num-hypotheses", "1", "two dogs"]) == 0
+    assert capsys.readouterr().out == "TWO DOGS\n"
+    several = ["generate", "--target", server.target, "--num-hypotheses", "2", "--json", "two dogs"]
+    assert main(several) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["text"], [each["text"] for each in record["hypotheses"]]) == ("TWO DOGS", ["TWO DOGS", "TWO"])
+    assert main([*several, "--stream"]) == 0
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [each["text"] for each in last["result"]["hypotheses"]] == ["TWO DOGS", "TWO"]
+
+
+def test_several_answers_cannot_be_streamed_as_text(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--target", server.target, "--num-hypotheses", "2", "--stream", "two dogs"]) == exits.USAGE
+    assert "for several add --json" in capsys.readouterr().err
+    assert server.servicer.calls == []
+
+
+def test_search_options_reach_the_server(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["--beam-size", "4", "--length-penalty", "-0.5", "--patience", "1.5", "--stopping", "patience"]
+    for extra in ([], ["--stream"]):
+        assert main(["generate", "--target", server.target, *search, *extra, "a"]) == 0
+        assert server.servicer.calls[-1].options == seq2seq_pb2.GenerationOptions(
+            beam_size=4, length_penalty=-0.5, patience=1.5, stopping=seq2seq_pb2.STOPPING_PATIENCE
+        )
+    assert main(["generate", "--target", server.target, "a"]) == 0
+    assert server.servicer.calls[-1].options == seq2seq_pb2.GenerationOptions()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--stopping", "early", "a"])
+    assert caught.value.code == exits.USAGE
+    assert "choose from" in capsys.readouterr().err
 
 
 def test_stream_prints_what_the_unary_call_prints(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

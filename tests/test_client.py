@@ -2,23 +2,28 @@
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from grpc_health.v1 import health_pb2
 
 import seqserve_client
 from fake_server import FakeServer
+from seqserve.v1 import seq2seq_pb2
 from seqserve_client import (
     AsyncClient,
     Chunk,
     Client,
+    GenerationOptions,
     Hypothesis,
+    InvalidInput,
     ModelInfo,
     ModelLimits,
     Result,
     ServerInfo,
+    Stopping,
     Timing,
+    messages,
 )
 
 TWO_DOGS = Result(
@@ -43,8 +48,12 @@ INFO = ServerInfo(
                 max_waiting_requests=2048,
                 source_vocab_size=100,
                 target_vocab_size=100,
+                max_beam_size=8,
             ),
-            defaults={"max_new_tokens": 256, "min_new_tokens": 0},
+            defaults={
+                "max_new_tokens": 256, "min_new_tokens": 0, "beam_size": 2, "num_hypotheses": 1, "length_penalty": 0.2,
+                "patience": 1.5, "stopping": "patience",
+            },
         )
     ],
     server_version="1.2.3",
@@ -79,6 +88,62 @@ def test_options_reach_the_server_and_unset_ones_stay_unset(client: Client, serv
     assert (options.HasField("max_new_tokens"), options.HasField("min_new_tokens")) == (True, False)
     client.generate(["a"], min_new_tokens=0, model="capitals")
     assert server.servicer.calls[1].options.HasField("min_new_tokens")
+
+
+def test_search_options_reach_the_server_in_every_call(client: Client, server: FakeServer) -> None:
+    search: GenerationOptions = {
+        "beam_size": 4, "num_hypotheses": 3, "length_penalty": 0.2, "patience": 1.5, "stopping": "patience",
+    }
+    client.generate(["two dogs"], **search)
+    list(client.stream("two dogs", **search))
+    expected = seq2seq_pb2.GenerationOptions(
+        beam_size=4, num_hypotheses=3, length_penalty=0.2, patience=1.5, stopping=seq2seq_pb2.STOPPING_PATIENCE
+    )
+    assert [call.options for call in server.servicer.calls] == [expected, expected]
+    client.generate(["two dogs"], length_penalty=0, stopping=None)
+    assert server.servicer.calls[-1].options == seq2seq_pb2.GenerationOptions(length_penalty=0.0)
+
+
+@pytest.mark.parametrize("stopping", get_args(Stopping))
+def test_every_stopping_rule_is_a_word(client: Client, server: FakeServer, stopping: Stopping) -> None:
+    client.generate(["a"], stopping=stopping)
+    sent = server.servicer.calls[0].options.stopping
+    assert seq2seq_pb2.Stopping.Name(sent) == f"STOPPING_{stopping.upper()}"
+    assert len(get_args(Stopping)) == len(seq2seq_pb2.Stopping.items()) - 1, "all but the unspecified one"
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"stopping": "early"}, "options.stopping: 'early' is not one of heuristic, full, exhaustive, patience"),
+    ({"stopping": "unspecified"}, "options.stopping: 'unspecified' is not one of heuristic"),
+    ({"stopping": True}, "options.stopping: True is not one of heuristic"),
+    ({"stopping": ["full"]}, "options.stopping: .* is not one of heuristic"),
+    ({"beam_size": 2**31}, "options.beam_size: "),
+    ({"beam_size": 1.5}, "options.beam_size: "),
+    ({"length_penalty": "long"}, "options.length_penalty: "),
+])
+def test_a_search_option_that_fits_no_message_is_named(
+    client: Client, server: FakeServer, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message) as caught:
+        client.generate(["a"], **options)
+    assert caught.value.field == f"options.{next(iter(options))}"
+    assert server.servicer.calls == []
+
+
+def test_all_hypotheses_come_back_in_the_servers_order(client: Client) -> None:
+    (result,) = client.generate(["two dogs play"], beam_size=4, num_hypotheses=3)
+    assert [(each.text, each.token_ids, each.score) for each in result.hypotheses] == [
+        ("TWO DOGS PLAY", [3, 4, 4], -3.0), ("TWO DOGS", [3, 4], -2.0), ("TWO", [3], -1.0),
+    ]
+    assert result.text == "TWO DOGS PLAY"
+    *_, last = client.stream("two dogs play", beam_size=4, num_hypotheses=3)
+    assert last.result == result
+
+
+def test_a_default_that_this_client_has_no_word_for_is_its_number() -> None:
+    defaults = seq2seq_pb2.GenerationOptions.FromString(bytes([9 << 3, 77]))
+    response = seq2seq_pb2.GetModelInfoResponse(models=[seq2seq_pb2.ModelInfo(defaults=defaults)])
+    assert messages.info_from(response).models[0].defaults == {"stopping": 77}
 
 
 def test_an_empty_list_is_answered_without_a_call(client: Client, server: FakeServer) -> None:

@@ -10,10 +10,10 @@ import torch
 from checkpoint_edits import load, refusal
 from ctranslate2_files import Variables, quantized, serialize, tiny_variables, tokens, write_directory
 from seqserve_export import reference
-from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.ctranslate2_file import read_model
 from seqserve_export.families.ctranslate2_vocabulary import read_vocabularies
 from seqserve_export.families.ctranslate2_weights import implied_positions
+from seqserve_export.families.weights import SUPPRESSED
 
 GOLDEN = Path(__file__).parent / "data" / "ctranslate2"  # by CTranslate2: bench/peers/ctranslate2_parity.py --write
 MODELS = ("int8", "float16", "marian", "t5")
@@ -42,6 +42,13 @@ def test_a_model_gives_what_ctranslate2_computed(name: str) -> None:
     for rows, target, scores in zip(logits, targets, expected["target_scores"], strict=True):
         found = torch.log_softmax(torch.from_numpy(rows), -1)[torch.arange(len(target)), torch.tensor(target)]
         np.testing.assert_allclose(found.numpy(), scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "told"), [
+    ("float16", {"weights are stored as float16; in the bundle they are taken exactly as float32"}), ("t5", set()),
+])
+def test_half_precision_is_noted_as_of_other_families(name: str, told: set[str]) -> None:
+    assert {note for note in load(GOLDEN / name).notes if "stored as" in note} == told
 
 
 def test_what_a_directory_says_is_in_the_checkpoint() -> None:

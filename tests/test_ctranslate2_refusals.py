@@ -1,6 +1,7 @@
 """CTranslate2 directories that cannot be served exactly, and files that are damaged or lie."""
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -166,12 +167,12 @@ def test_variables_that_do_not_fit_are_named(
 
 def test_a_small_file_cannot_ask_for_a_large_model(tmp_path: Path) -> None:
     variables = tiny_variables(layers=20)
-    rows = {name: np.zeros((21 if "encoder" in name else 23, 100_000), np.int8) for name in variables
+    rows = {name: np.zeros((21 if "encoder" in name else 23, 60_000), np.int8) for name in variables
             if "embeddings" in name and name.endswith("/weight")}
     scales = {f"{name}_scale": np.ones(len(value), np.float32) for name, value in rows.items()}
     write_directory(tmp_path, variables | rows | scales)
-    assert (tmp_path / "model.bin").stat().st_size < 5_000_000, "of 3 TB of parameters"
-    assert "where the rest of the file makes it [100000, 16]" in refusal(tmp_path)
+    assert (tmp_path / "model.bin").stat().st_size < 5_000_000, "of 1 TB of parameters"
+    assert "where the rest of the file makes it [60000, 16]" in refusal(tmp_path)
 
 
 def test_a_vocabulary_that_does_not_fit_the_embedding_is_refused(tmp_path: Path) -> None:
@@ -185,19 +186,19 @@ def test_a_vocabulary_that_does_not_fit_the_embedding_is_refused(tmp_path: Path)
 def test_a_damaged_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None:
     write_directory(tmp_path)
     (tmp_path / "source_vocabulary.json").write_bytes(content)
-    assert "source_vocabulary.json: not a" in refusal(tmp_path)
+    assert re.search(r"source_vocabulary\.json: not (JSON, or truncated|a list of tokens)", refusal(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eos_token": ...}, "eos_token None is not a token"),
+        ({"eos_token": ...}, "config.json: eos_token is not given"),
         ({"eos_token": "</end>"}, "has no '</end>', the model's eos_token"),
         ({"decoder_start_token": "de"}, "has no 'de', the model's decoder_start_token"),
-        ({"decoder_start_token": 3}, "decoder_start_token 3 is not a token"),
+        ({"decoder_start_token": 3}, "decoder_start_token 3 is not a string or null"),
         ({"add_source_eos": "yes"}, "add_source_eos 'yes' is not true or false"),
         ({"bos_token": None, "add_source_bos": True}, "has no '', the model's bos_token"),
-        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon 'small' is not a number in 0..1"),
+        ({"layer_norm_epsilon": "small"}, "layer_norm_epsilon 'small' is not a number from 0 to below 1 or null"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ from seqserve.word_text import UnknownWord
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
+from seqserve_export.families.d2l import find_vocabulary
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_export.word_files import WordFiles
 from seqserve_server import verify_command
@@ -127,6 +128,15 @@ def test_a_vocabulary_without_an_unknown_token_refuses_words_that_it_lacks(tmp_p
         checkpoint.tokenizer.encoder()("word1 cat")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_vocabularies_end_their_lines_as_they_like(tmp_path: Path, end: str) -> None:
+    write_book(tmp_path / "book")
+    (tmp_path / "book" / "source_vocab.json").unlink()
+    odd = [*SOURCE[:-2], "one\u2028token", "one\rtoken"]  # which other readers of lines would split
+    (tmp_path / "book" / "source_vocab.txt").write_bytes("".join(f"{token}{end}" for token in odd).encode())
+    assert find_vocabulary(tmp_path / "book", "source_vocab").tokens == tuple(odd)
+
+
 def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> None:
     book = write_book(tmp_path / "book")
     (tmp_path / "book" / "model.safetensors").unlink()
@@ -157,7 +167,7 @@ def test_pickled_weights_and_text_vocabularies_are_read_too(tmp_path: Path) -> N
     (None, {"num_heads": True}, "config.json: num_heads True is not an integer"),
     (4, {"use_bias": 0}, "config.json: use_bias 0 is not true or false"),
     (4, {"dropout": 1}, "config.json: dropout 1 is not a number from 0 to below 1"),
-    (4, {"dropout": float("nan")}, "config.json: dropout nan is not a number"),
+    (4, {"dropout": float("nan")}, "config.json: not JSON, or truncated: NaN is no number of JSON"),
 ])
 def test_settings_that_do_not_fit_are_named(
     tmp_path: Path, heads: int | None, settings: dict[str, object] | None, told: str

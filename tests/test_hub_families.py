@@ -162,14 +162,15 @@ def test_a_stream_has_the_text_of_the_whole(name: str, tmp_path: Path) -> None:
         assert "".join(stream.push([token_id]) for token_id in ids) + stream.finish(whole) == whole
 
 
-def test_m2m100_language_tokens_have_names_and_are_content_only_where_listed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [["__de__", "<other>"], {"german_token": "__de__"}])
+def test_m2m100_language_tokens_have_names_and_are_content_only_where_listed(tmp_path: Path, listed: object) -> None:
     directory = copy("m2m100", tmp_path)
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     tokenizer = Golden(load(directory), {}).tokenizer(tmp_path / "one")
     assert (tokenizer.id_of("__de__"), tokenizer.tokens([73, 9999])) == (73, ["__de__", "<9999>"])
     assert 73 not in tokenizer.encode("__de__ A man")
-    change_json(directory / "tokenizer_config.json", extra_special_tokens=["__de__", "<other>"])
+    change_json(directory / "tokenizer_config.json", extra_special_tokens=listed)
     tokenizer = Golden(load(directory), {}).tokenizer(tmp_path / "two")
     assert tokenizer.encode("__de__ A man")[0] == 73
     assert tokenizer.decode([73, *tokenizer.encode("A man")]) == "A man"
@@ -178,13 +179,13 @@ def test_m2m100_language_tokens_have_names_and_are_content_only_where_listed(tmp
 def test_what_is_not_done_as_there_is_noted(tmp_path: Path) -> None:
     directory = copy("pegasus", tmp_path)
     change_json(directory / "tokenizer_config.json", clean_up_tokenization_spaces=True)
-    assert any("clean_up_tokenization_spaces is not applied" in note for note in load(directory).notes)
+    assert any("clean_up_tokenization_spaces is not applied" in note for note in load(directory).all_notes)
     directory = copy("bart", tmp_path)
     change_json(directory / "tokenizer_config.json", clean_up_tokenization_spaces=True)
-    assert load(directory).notes == (), "transformers does not apply it to byte pairs either"
+    assert load(directory).all_notes == (), "transformers does not apply it to byte pairs either"
     (directory / "tokenizer.json").rename(directory / "merges.txt")
-    assert load(directory).notes == (
-        "without tokenizer.json (there is merges.txt) the bundle takes and returns token ids",
+    assert load(directory).all_notes == (
+        "without tokenizer.json (there is merges.txt): the bundle takes and returns token ids",
     )
     assert (load(directory).source_prefix, load(directory).source_suffix) == ((0,), (2,))
     directory = copy("mbart50", tmp_path)

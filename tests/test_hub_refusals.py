@@ -26,8 +26,10 @@ from seqserve_server.tokenizer import Tokenizer
     ("nllb", {"encoder_ffn_dim": 24}, "encoder_ffn_dim and decoder_ffn_dim differ"),
     ("pegasus", {"decoder_attention_heads": 4}, "encoder_attention_heads and decoder_attention_heads differ"),
     ("bart", {"encoder_layers": 2}, "model.encoder.layers.1."),
+    ("bart", {"bos_token_id": True}, "config.json: bos_token_id True is not a token id or null"),
     ("bart", {"encoder_layers": ...}, "missing key 'encoder_layers'"),
-    ("m2m100", {"max_position_embeddings": 0}, "max_source_length: 0 must be at least 1"),
+    ("m2m100", {"max_position_embeddings": 0},
+     "config.json: max_position_embeddings 0 is not an integer of at least 1"),
     ("bart", {"max_position_embeddings": 50},
      "model.encoder.embed_positions.weight is [42, 12] where config.json makes it [52, 12]"),
 ])
@@ -95,6 +97,7 @@ def test_a_vocabulary_that_pushes_languages_out_of_the_embedding(tmp_path: Path)
      "tokenizer_class SMALL100Tokenizer is not supported; supported: NllbTokenizer, M2M100Tokenizer"),
     ("m2m100", {"eos_token": "<pad>"}, "<pad> has id 1, but the model's eos_token_id is 2"),
     ("m2m100", {"bos_token": "<begin>"}, "vocab.json: has no <begin>"),
+    ("m2m100", {"extra_special_tokens": 7}, "tokenizer_config.json: extra_special_tokens 7 is not a list or an object"),
     ("bart", {"eos_token": "<s>"}, "the eos_token has id 0, but the model's eos_token_id is 2"),
 ])
 def test_tokenizer_settings_that_do_not_fit(
@@ -103,6 +106,22 @@ def test_tokenizer_settings_that_do_not_fit(
     directory = copy(name, tmp_path)
     change_json(directory / "tokenizer_config.json", **settings)
     assert message in refusal(directory)
+
+
+def test_tokens_around_the_text_that_the_embedding_has_no_rows_for(tmp_path: Path) -> None:
+    directory = copy("bart", tmp_path)
+    change_json(directory / "tokenizer.json", post_processor={
+        "type": "RobertaProcessing", "cls": ["<s>", 281], "sep": ["</s>", 2],
+    })
+    assert refusal(directory).endswith("tokenizer.json: post_processor: id 281 is outside the model's 281 tokens")
+
+
+@pytest.mark.parametrize("name", ["bart", "m2m100"])
+def test_a_forced_token_that_the_vocabulary_lacks(name: str, tmp_path: Path) -> None:
+    directory = copy(name, tmp_path)
+    change_json(directory / "generation_config.json", forced_bos_token_id=281)
+    (directory / "model.safetensors").unlink()  # which is said before the weights are looked for
+    assert refusal(directory).startswith("generation_config.json: forced_bos_token_id 281 is outside the vocabulary of")
 
 
 @pytest.mark.parametrize(

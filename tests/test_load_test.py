@@ -132,13 +132,13 @@ def test_the_table_shows_errors_and_only_what_was_measured() -> None:
 
 
 def test_inputs_are_seeded() -> None:
-    model = ModelInfo("m", "1", "fake", "fp32", False, ModelLimits(512, 256, 8, 2048, 100, 100), {})
+    model = ModelInfo("m", "1", "fake", "fp32", False, ModelLimits(512, 256, 8, 2048, 100, 100, 32), {})
     first = list(itertools.islice(random_sources(1, 20, model), 200))
     assert first == list(itertools.islice(random_sources(1, 20, model), 200))
     assert {len(source) for source in first} == {20}
     ids = {token_id for source in first for token_id in source}
     assert (min(ids), max(ids)) == (4, 98)
-    tiny = ModelInfo("m", "1", "fake", "fp32", False, ModelLimits(512, 256, 8, 2048, 3, 100), {})
+    tiny = ModelInfo("m", "1", "fake", "fp32", False, ModelLimits(512, 256, 8, 2048, 3, 100, 32), {})
     assert set(next(random_sources(1, 50, tiny))) == {0, 1, 2}
     texts = list(itertools.islice(text_sources(5, ["a", "b", "c"]), 6))
     assert (sorted(texts[:3]), sorted(texts[3:])) == (["a", "b", "c"], ["a", "b", "c"])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import reference
-from seqserve_export.families.bart_weights import SUPPRESSED
+from seqserve_export.families.weights import SUPPRESSED
 from tiny_model import marian_config, marian_tensors, write_marian
 
 GOLDEN = Path(__file__).parent / "data" / "marian"  # written by transformers: bench/peers/marian_parity.py --write
@@ -59,7 +59,7 @@ def test_marian_from_before_the_generation_file_keeps_its_settings_in_the_config
     checkpoint = load(tmp_path)
     assert (checkpoint.default_max_new_tokens, checkpoint.default_min_new_tokens) == (19, 2)
     assert checkpoint.provenance["suppressed_tokens"] == [49]
-    assert any("num_beams 6" in note for note in checkpoint.notes)
+    assert checkpoint.search.beam_size == 6
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_marian_stored_positions_must_be_its_sinusoids(tmp_path: Path) -> None:
         ({"decoder_start_token_id": None}, "decoder_start_token_id None"),
         ({"vocab_size": 51}, "model.shared.weight is [50, 32] where config.json makes it [51, 32]"),
         ({"bad_words_ids": [[1, 2]]}, "bad_words_ids [[1, 2]] is not supported"),
-        ({"bad_words_ids": [[-1]]}, "bad_words_ids [-1] are outside the vocabulary"),
+        ({"bad_words_ids": [[-1]]}, "bad_words_ids, suppress_tokens: [-1] outside the vocabulary"),
     ],
 )
 def test_marian_directories_that_cannot_be_served_exactly_are_refused(

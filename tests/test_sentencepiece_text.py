@@ -197,7 +197,7 @@ def test_a_model_with_another_beginning_is_refused(tmp_path: Path, habit: str) -
         ({"entries": [{"token": "a", "id": 1, "special": 1}]}, "entries: 'a' has flags"),
         ({"entries": [{"token": "a", "id": 1}]}, "unk_token '<unk>' is none of the entries"),
         ({"colour": "red"}, "malformed"),
-        ({"kind": "bert"}, "kind 'bert' is not one of marian, m2m100, sentencepiece"),
+        ({"kind": "bert"}, "kind 'bert' is not one of marian, m2m100, sentencepiece, words"),
     ],
 )
 def test_a_bad_file_in_a_bundle_is_one_clear_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

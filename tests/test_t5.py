@@ -14,8 +14,8 @@ from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import reference
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
-from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.checkpoint import SourceOptions
+from seqserve_export.families.weights import SUPPRESSED
 
 GOLDEN = Path(__file__).parent / "data" / "t5"  # written by transformers: bench/peers/t5_parity.py --write
 SHARED, HEAD = "shared.weight", "lm_head.weight"
@@ -167,8 +167,8 @@ def test_suppressed_tokens_become_an_output_bias(directory: Path) -> None:
         ({"feed_forward_proj": "twice-gelu", "dense_act_fn": ...}, "feed_forward_proj 'twice-gelu'"),
         ({"dense_act_fn": "tanh"}, "(dense_act_fn 'tanh') is not supported; swish, silu, relu, gelu, gelu_new, plain"),
         ({"d_kv": ...}, "missing key 'd_kv'"),
-        ({"num_heads": 0}, "heads: 0 must be at least 1"),
-        ({"num_heads": "two"}, "invalid literal for int()"),
+        ({"num_heads": 0}, "config.json: num_heads 0 is not an integer of at least 1"),
+        ({"num_heads": "two"}, "config.json: num_heads 'two' is not an integer of at least 1"),
         ({"d_kv": 6}, "SelfAttention.q.weight is [10, 12] where config.json makes it [12, 12]"),
         ({"vocab_size": 61}, "shared.weight is [60, 12] where config.json makes it [61, 12]"),
         ({"num_layers": 3}, "encoder.block.2.layer.0.SelfAttention.k.weight"),
@@ -188,7 +188,8 @@ def test_t5_directories_that_cannot_be_served_exactly_are_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bad_words_ids": [[60]]}, "generation_config.json: bad_words_ids [60] are outside the vocabulary of 60"),
+        ({"bad_words_ids": [[60]]},
+         "generation_config.json: bad_words_ids, suppress_tokens: [60] outside the vocabulary of 60"),
         ({"eos_token_id": [1, 2]}, "eos_token_id [1, 2] is not supported; exactly one id is"),
         ({"pad_token_id": 99, "decoder_start_token_id": 0}, "pad_id: 99 is outside the vocabulary of 60"),
     ],

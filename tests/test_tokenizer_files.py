@@ -92,7 +92,7 @@ def test_a_directory_with_some_of_the_files_is_exported_for_ids_and_says_so(tmp_
     (source / "target.spm").unlink()
     checkpoint = load(source)
     assert checkpoint.tokenizer is None
-    assert any("without target.spm there is no tokenizer" in note for note in checkpoint.notes)
+    assert "without target.spm: the bundle takes and returns token ids" in checkpoint.all_notes
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_vocabularies_that_do_not_fit_are_named(tmp_path: Path, changed: dict[st
     (settings(norm_first="false"), "norm_first 'false' is not true or false"),
     (settings(scale_embedding=1), "scale_embedding 1 is not true or false"),
     (settings(layer_norm_eps="1e-5"), "layer_norm_eps '1e-5' is not a number from 0 to below 1"),
-    (settings(layer_norm_eps=float("inf")), "layer_norm_eps inf is not a number"),
+    (settings(layer_norm_eps=float("inf")), "config.json: not JSON, or truncated: Infinity is no number of JSON"),
     (settings(max_length=60.0), r"max_length 60.0 is not an integer in 2..131072"),
     (settings(max_new_tokens=0), "max_new_tokens 0 is not an integer of at least 1 or null"),
     (settings(sinusoid_order="mixed"), "sinusoid_order 'mixed' is not one of interleaved, concatenated"),

@@ -65,7 +65,8 @@ class RandomModel:
             self.hub.model.shared.weight[PAD] = 0  # as in all Marian models; CTranslate2 counts on it
             self.hub.final_logits_bias[0, END] += end_bias
             self.hub.final_logits_bias[0, PAD] = -50.0  # CTranslate2 has no such token
-        self._source, self._encoded = [], torch.empty(0)
+        self._source: list[int] = []
+        self._encoded = torch.empty(0)
 
     def converted(self) -> Any:
         """The model in CTranslate2, in float32."""
@@ -96,7 +97,7 @@ def decode(
         renormalise: Take the end token out of the distribution where it may not come, as CTranslate2 does.
         noise: Adds up to 1e-5 to every log-probability, to tell whether an answer hangs on less.
     """
-    search, live = search_of(settings), [list[int]()]
+    search, live = search_of(settings, [0]), [list[int]()]
     while True:
         rows = model.log_probs(source, live).astype(np.float64)
         if renormalise and len(live[0]) < settings.min_new_tokens:

@@ -40,7 +40,7 @@ class Trained:
         """Ours as a bundle has it."""
         checkpoint = choose_family(directory).read(directory)
         if checkpoint.tokenizer is None:
-            raise SystemExit(f"hub_trained: {directory} has no tokenizer: {checkpoint.notes}")
+            raise SystemExit(f"hub_trained: {directory} has no tokenizer: {checkpoint.all_notes}")
         checkpoint.tokenizer.write(work)
         ours = Tokenizer.open(work)
         assert ours is not None

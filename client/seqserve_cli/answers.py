@@ -7,41 +7,36 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from seqserve_cli import exits
-from seqserve_client import AsyncClient, GenerationOptions, InvalidInput
+from seqserve_client import AsyncClient, GenerationOptions, Hypothesis, InvalidInput
 
 Content = str | list[str] | list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, in each of the forms that it may be printed in."""
+    """One answer. ``hypotheses`` are the client's, best first, and at least one; ``record`` is what --json prints."""
 
-    text: str
-    tokens: list[str]
-    token_ids: list[int]
+    hypotheses: list[Any]
     record: dict[str, Any]
 
     @classmethod
     def blank(cls) -> Self:
         """What stands for a blank line, which is never sent."""
-        return cls("", [], [], {"text": "", "hypotheses": []})
+        return cls([Hypothesis("", [], [], 0.0)], {"text": "", "hypotheses": []})
 
     @classmethod
     def of_result(cls, result: Any) -> Self:
         """From a result of the client, or of ``seqserve_server.in_process``, which has the same fields."""
-        best = result.hypotheses[0]
-        return cls(best.text, best.tokens, best.token_ids, {"text": best.text, **asdict(result)})
+        return cls(result.hypotheses, {"text": result.hypotheses[0].text, **asdict(result)})
 
 
 def decoding_options(options: argparse.Namespace) -> GenerationOptions:
-    """The options of the command line that go with each request."""
-    return {
-        "max_new_tokens": options.max_new_tokens, "min_new_tokens": options.min_new_tokens,
-        "source_language": options.source_language, "target_language": options.target_language,
-    }
+    """The options of the command line that go with each request; not every command has all of them."""
+    given = {name: getattr(options, name, None) for name in GenerationOptions.__annotations__}
+    return cast(GenerationOptions, given)
 
 
 def parsed(line: str, number: int, kind: str) -> Content:

@@ -2,22 +2,31 @@
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, get_args
 
 from seqserve_cli import answers, exits, remote
 from seqserve_cli.lines import answer_in_order, one_block, stdin_blocks
-from seqserve_client import AsyncClient, InvalidInput
+from seqserve_client import AsyncClient, InvalidInput, Stopping
 
 DESCRIPTION = """\
 Generate one line of output for each text: the arguments, or the lines of stdin. Order is kept, each line is flushed
 as soon as it and those before it are done, and a blank line gives a blank line without being sent.
 
+With --num-hypotheses over 1, each text gives as many lines in the n-best format of Moses and Marian, best first: the
+number of the text, from 0, the answer and its score, as in
+
+  0 ||| Ein Mann reitet auf einem Pferd. ||| -0.0731
+
+A blank line then gives one with an empty answer and the score 0, and a search that finds fewer gives fewer.
+
 examples:
   seqserve generate "A man is riding a horse."
   seqserve generate --stream "Two dogs play."
+  seqserve generate --beam-size 4 --num-hypotheses 2 "Two dogs play."
   seqserve generate --target translate.example:50051 < english.txt > german.txt
   seqserve generate --model bundle/ "No server is needed for this."
   seqserve generate --json "Two dogs play." | jq '.hypotheses[0].score'
@@ -37,19 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_target(source)
     source.add_argument("--model", metavar="BUNDLE", help="decode this bundle in-process, with no server")
     parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="most generated tokens, the end token included (default: the model's)",
-    )
-    parser.add_argument(
-        "--min-new-tokens",
-        type=int,
-        metavar="N",
-        help="generated tokens before the model may end (default: the model's)",
-    )
-    remote.add_languages(parser)
+    decoding = parser.add_argument_group("decoding")
+    remote.add_lengths(decoding)
+    _add_search(decoding)
+    remote.add_languages(decoding)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--tokens", action="store_true", help="lines hold source pieces between spaces; so do the answers"
@@ -62,10 +62,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_timeout(parser, 60)
 
 
+def _add_search(decoding: argparse._ArgumentGroup) -> None:
+    remote.add_beam_size(decoding)
+    decoding.add_argument(
+        "--num-hypotheses", type=int, metavar="N", help="answers to one text, at most the beam size (default: 1)"
+    )
+    decoding.add_argument(
+        "--length-penalty", type=float, metavar="X",
+        help="scores are divided by the length to this power; 0 leaves the plain sum (default: the model's)",
+    )
+    decoding.add_argument(
+        "--stopping", choices=get_args(Stopping),
+        help="when a beam search is over: as with transformers' early_stopping False, True and \"never\", or as in "
+        "CTranslate2 (default: the model's)",
+    )
+    decoding.add_argument(
+        "--patience", type=float, metavar="X",
+        help="with --stopping patience, which it implies: over when X times the beam size answers have ended",
+    )
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.model and options.model_name:
         raise exits.CommandError("--model-name chooses among a server's models; --model names the bundle", exits.USAGE)
+    if options.stream and several(options) and not options.json:
+        raise exits.CommandError("--stream prints one answer as it grows; for several add --json", exits.USAGE)
     from_stdin = options.texts in ([], ["-"])
     if from_stdin and sys.stdin is None:
         raise exits.CommandError("no text: stdin is closed", exits.USAGE)
@@ -79,8 +101,10 @@ def run(options: argparse.Namespace) -> int:
 async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]]) -> None:
     kind = "tokens" if options.tokens else "token_ids" if options.token_ids else "texts"
 
+    numbers = itertools.count()
+
     def emit(answer: answers.Answer) -> None:
-        _print(_formatted(answer, options) + "\n")
+        _print(_formatted(answer, options, next(numbers)) + "\n")
 
     if options.model:
         with remote.errors_as_one_line("in-process"):
@@ -121,7 +145,7 @@ async def _stream(
         for line in block:
             number += 1
             if not line.strip():
-                _print(_formatted(answers.Answer.blank(), options) + "\n")
+                _print(_formatted(answers.Answer.blank(), options, number - 1) + "\n")
                 continue
             try:
                 await _stream_one(chunks_of(answers.parsed(line, number, kind)), options)
@@ -152,14 +176,28 @@ async def _stream_one(chunks: AsyncIterator[Any], options: argparse.Namespace) -
         _print("\n")
 
 
-def _formatted(answer: answers.Answer, options: argparse.Namespace) -> str:
+def several(options: argparse.Namespace) -> bool:
+    """Whether more than one answer to a text is asked for."""
+    return (options.num_hypotheses or 1) > 1
+
+
+def _formatted(answer: answers.Answer, options: argparse.Namespace, number: int) -> str:
+    """The lines of an answer, without the last line end; ``number`` counts answers from 0."""
     if options.json:
         return json.dumps(answer.record, ensure_ascii=False)
+    shown = [_shown(hypothesis, options) for hypothesis in answer.hypotheses]
+    if not several(options):
+        return shown[0]
+    scores = [f"{hypothesis.score:.6g}" for hypothesis in answer.hypotheses]
+    return "\n".join(f"{number} ||| {text} ||| {score}" for text, score in zip(shown, scores, strict=True))
+
+
+def _shown(hypothesis: Any, options: argparse.Namespace) -> str:
     if options.tokens:
-        return " ".join(answer.tokens)
+        return " ".join(hypothesis.tokens)
     if options.token_ids:
-        return " ".join(map(str, answer.token_ids))
-    return answer.text
+        return " ".join(map(str, hypothesis.token_ids))
+    return str(hypothesis.text)
 
 
 def _print(text: str) -> None:

@@ -22,6 +22,26 @@ def add_languages(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--target-language", metavar="CODE", help="to generate, where a model has several")
 
 
+def add_lengths(parser: argparse._ActionsContainer) -> None:
+    """The ``--max-new-tokens`` and ``--min-new-tokens`` options."""
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N",
+        help="most generated tokens, the end token included (default: the model's)",
+    )
+    parser.add_argument(
+        "--min-new-tokens", type=int, metavar="N",
+        help="generated tokens before the model may end (default: the model's)",
+    )
+
+
+def add_beam_size(parser: argparse._ActionsContainer) -> None:
+    """The ``--beam-size`` option."""
+    parser.add_argument(
+        "--beam-size", type=int, metavar="N",
+        help="hypotheses that are kept at every step; 1 is greedy (default: the model's)",
+    )
+
+
 def add_timeout(parser: argparse.ArgumentParser, default: float) -> None:
     """The ``--timeout`` option; 0 stands for none."""
     parser.add_argument(

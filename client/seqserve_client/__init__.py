@@ -25,7 +25,7 @@ from seqserve_client.errors import (
     TooManyInputs,
     Unavailable,
 )
-from seqserve_client.messages import GenerationOptions
+from seqserve_client.messages import GenerationOptions, Stopping
 from seqserve_client.results import (
     Chunk,
     Hypothesis,
@@ -59,6 +59,7 @@ __all__ = [
     "SeqserveError",
     "ServerError",
     "ServerInfo",
+    "Stopping",
     "Timing",
     "TokenizedText",
     "TooManyInputs",

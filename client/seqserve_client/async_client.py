@@ -130,7 +130,7 @@ class AsyncClient:
         timeout: float | Unset | None = UNSET,
         **options: Unpack[GenerationOptions],
     ) -> AsyncChunkStream:
-        """Generate for one input and yield tokens as they are chosen; not awaited itself; see ``Client.stream``."""
+        """Generate for one input and yield tokens as they become final; not awaited itself; see ``Client.stream``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
         return AsyncChunkStream(self._start("GenerateStream", request, timeout))
 

@@ -138,7 +138,7 @@ class Client:
         timeout: float | Unset | None = UNSET,
         **options: Unpack[GenerationOptions],
     ) -> ChunkStream:
-        """Generate for one input and yield tokens as they are chosen; arguments as for ``generate``."""
+        """Generate for one input and yield tokens as they become final; arguments as for ``generate``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
         return ChunkStream(self._start(self._stub.GenerateStream, request, timeout))
 

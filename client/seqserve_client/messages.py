@@ -1,8 +1,9 @@
 """Between Python values and protobuf messages; the only file of the client that knows the messages' fields."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from seqserve.v1 import seq2seq_pb2
@@ -18,6 +19,8 @@ from seqserve_client.results import (
     TokenizedText,
 )
 
+Stopping = Literal["heuristic", "full", "exhaustive", "patience"]
+
 
 class GenerationOptions(TypedDict, total=False):
     """How to decode; an option left out, or None, takes the model's default.
@@ -26,15 +29,30 @@ class GenerationOptions(TypedDict, total=False):
         max_new_tokens: Most generated tokens, the end token included.
         min_new_tokens: Fewest generated tokens before the end token may be chosen.
         source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
+        beam_size: Most hypotheses that are kept at every step; 1 is greedy.
+        num_hypotheses: How many to return, at most ``beam_size``; 1 where it is left out, whatever the model.
+        length_penalty: Scores are sums of log-probabilities divided by the length, end token included, to this power.
+        patience: With the stopping rule "patience", which it implies: the search ends when ``beam_size * patience``
+            hypotheses have.
+        stopping: When a beam search is over, beside its limit of tokens: "heuristic", "full" or "exhaustive"
+            (transformers' ``early_stopping`` False, True and "never"), or "patience" (CTranslate2's rule).
     """
 
     max_new_tokens: int | None
     min_new_tokens: int | None
     source_language: str | None
     target_language: str | None
+    beam_size: int | None
+    num_hypotheses: int | None
+    length_penalty: float | None
+    patience: float | None
+    stopping: Stopping | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
+_STOPPINGS: dict[str, int] = {
+    name.removeprefix("STOPPING_").lower(): number for name, number in seq2seq_pb2.Stopping.items() if number
+}
 _LIMIT_NAMES = tuple(seq2seq_pb2.ModelLimits.DESCRIPTOR.fields_by_name)
 
 
@@ -125,10 +143,16 @@ def _options(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions:
         if value is None:
             continue
         try:
-            setattr(message, name, value)
+            setattr(message, name, _stopping_number(value) if name == "stopping" else value)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"options.{name}: {error}", field=f"options.{name}") from None
     return message
+
+
+def _stopping_number(word: object) -> int:
+    if not isinstance(word, str) or word not in _STOPPINGS:
+        raise ValueError(f"{word!r:.40} is not one of {', '.join(_STOPPINGS)}")
+    return _STOPPINGS[word]
 
 
 def results_from(response: seq2seq_pb2.GenerateResponse) -> list[Result]:
@@ -189,7 +213,14 @@ def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
 
 
 def _set_fields(message: Message) -> dict[str, Any]:
-    return {field.name: value for field, value in message.ListFields()}
+    return {field.name: _word(field, value) for field, value in message.ListFields()}
+
+
+def _word(field: FieldDescriptor, value: Any) -> Any:
+    """Enumerated values as the words that options take; those that this client does not know as they are."""
+    if field.enum_type is None or value not in field.enum_type.values_by_number:
+        return value
+    return field.enum_type.values_by_number[value].name.removeprefix(f"{field.name.upper()}_").lower()
 
 
 def tokenize_request(

@@ -11,7 +11,8 @@ class Hypothesis:
         text: Detokenised text; empty where the model has no tokenizer.
         tokens: Pieces, without start and end tokens; empty where the model has no tokenizer.
         token_ids: Ids, without start and end tokens.
-        score: Sum of the token log-probabilities, end token included, divided by the number of those tokens.
+        score: Sum of the token log-probabilities, end token included, divided by the number of those tokens to the
+            power of ``length_penalty``.
     """
 
     text: str
@@ -44,10 +45,10 @@ class Result:
     """The answer to one input.
 
     Attributes:
-        hypotheses: Best first; at least one.
+        hypotheses: Best first; at least one, and at most ``num_hypotheses``.
         finish_reason: Why the best one ended: "eos", "length", "stop", "deadline" or "cancelled".
         input_token_count: Source tokens as the encoder saw them, special tokens included.
-        output_token_count: Generated tokens, the end token included.
+        output_token_count: Generated tokens of the best one, the end token included.
         timing: Where the time went.
     """
 
@@ -102,6 +103,7 @@ class ModelLimits:
         max_waiting_requests: Most requests that wait; beyond it calls raise ``QueueFull``.
         source_vocab_size: Ids below this are valid source ids.
         target_vocab_size: Ids below this are valid target ids.
+        max_beam_size: Most hypotheses that one request may keep.
     """
 
     max_source_tokens: int
@@ -110,6 +112,7 @@ class ModelLimits:
     max_waiting_requests: int
     source_vocab_size: int
     target_vocab_size: int
+    max_beam_size: int
 
 
 @dataclass(frozen=True, slots=True)

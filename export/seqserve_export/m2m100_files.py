@@ -10,13 +10,12 @@ from typing import Any
 from seqserve import bundle, m2m100_text
 from seqserve.bundle import BundleError
 from seqserve.m2m100_text import M2M100Vocabulary
-from seqserve.marian_text import read_vocabulary
 from seqserve.sentencepiece_file import read_model_file
+from seqserve.whole_files import read_vocabulary
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
-from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
-
-PIECES_FILE = "sentencepiece.bpe.model"
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE as PIECES_FILE
+from seqserve_export.tokenizer_files import Encoder, TokenizerFiles, check_end, open_pieces, token_text
 
 
 @dataclass(frozen=True)
@@ -43,23 +42,22 @@ class M2M100Files(TokenizerFiles):
         tokens = {f"__{code}__": number for code, number in languages.items()}
         try:
             entries = read_vocabulary(path, str(path))
-            named = {name: settings.get(name) or token for name, token in m2m100_text.SPECIAL.items()}
-            special = {name: str(token.get("content") if isinstance(token, dict) else token)
-                       for name, token in named.items()}  # an object in older versions
+            special = {
+                name: str(token_text(settings.get(name)) or token) for name, token in m2m100_text.SPECIAL.items()
+            }
             if missing := [token for token in special.values() if token not in entries]:
                 raise ExportError(f"{path}: has no {', '.join(missing)}")
-            listed = [*(settings.get("extra_special_tokens") or []), *(settings.get("additional_special_tokens") or [])]
-            known = dict.fromkeys([*special.values(), *(token for token in listed if token in tokens)])
+            extra = settings.get("extra_special_tokens") or []
+            extra = extra.values() if isinstance(extra, dict) else extra  # transformers 5 may name them
+            listed = [*extra, *(settings.get("additional_special_tokens") or [])]
+            texts = [token for token in map(token_text, listed) if isinstance(token, str)]
+            known = dict.fromkeys([*special.values(), *(token for token in texts if token in tokens)])
             vocabulary = M2M100Vocabulary(entries, tokens, tuple(known), special["unk_token"])
             vocabulary.check_size(config.source_vocab_size, str(path))
             read_model_file(directory / PIECES_FILE, str(directory / PIECES_FILE))
         except BundleError as error:
             raise ExportError(str(error)) from None
-        end = entries[special["eos_token"]]
-        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
-            raise ExportError(
-                f"{path}: {special['eos_token']} has id {end}, but the model's eos_token_id is {config.eos_id}"
-            )
+        check_end(str(path), special["eos_token"], entries[special["eos_token"]], config)
         return cls(directory, vocabulary)
 
     @property
@@ -79,11 +77,6 @@ class M2M100Files(TokenizerFiles):
 
     def encoder(self) -> Encoder:
         """By the ``sentencepiece`` library."""
-        from sentencepiece import SentencePieceProcessor
-
-        path, processor = self.directory / PIECES_FILE, SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(read_model_file(path, str(path)))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
-            raise ExportError(f"{path}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
-        return lambda text: self.vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
+        path = self.directory / PIECES_FILE
+        pieces = open_pieces(read_model_file(path, str(path)), str(path))
+        return lambda text: self.vocabulary.ids(text, pieces)

@@ -10,7 +10,7 @@ from seqserve.bundle import BundleError
 from seqserve.marian_text import MarianSettings, MarianVocabulary
 from seqserve.sentencepiece_file import read_model_file
 from seqserve_export.errors import ExportError
-from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
+from seqserve_export.tokenizer_files import Encoder, TokenizerFiles, open_pieces
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class PieceFiles(TokenizerFiles):
         source, target: The lists; of a token that is there twice, the first place is its id.
         source_pieces, target_pieces: SentencePiece models, whole: the files may be gone when they are written.
         settings: The tokens that are no content; vocabularies are always separate here.
+        source_name: What errors call the source's model: the file it is from.
     """
 
     source: tuple[str, ...] = field(repr=False)
@@ -28,6 +29,7 @@ class PieceFiles(TokenizerFiles):
     source_pieces: bytes = field(repr=False)
     target_pieces: bytes = field(repr=False)
     settings: MarianSettings
+    source_name: str = "the source's SentencePiece model"
 
     @classmethod
     def read(
@@ -44,7 +46,7 @@ class PieceFiles(TokenizerFiles):
         except BundleError as error:
             raise ExportError(str(error)) from None
         settings = MarianSettings(separate_vocabs=True, unk_token=unk, eos_token=eos, pad_token=pad)
-        return cls(source, target, models[0], models[1], settings)
+        return cls(source, target, models[0], models[1], settings, str(pieces[0]))
 
     def write(self, directory: Path) -> None:
         """Both models, both vocabularies, and the tokens that are no content."""
@@ -61,15 +63,9 @@ class PieceFiles(TokenizerFiles):
 
     def encoder(self) -> Encoder:
         """By the ``sentencepiece`` library."""
-        from sentencepiece import SentencePieceProcessor
-
-        processor = SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(self.source_pieces)
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
-            raise ExportError(f"not a usable SentencePiece model: {error}".splitlines()[0]) from None
+        pieces = open_pieces(self.source_pieces, self.source_name)
         vocabulary = MarianVocabulary(self.settings, ids_of(self.source), ids_of(self.target))
-        return lambda text: vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
+        return lambda text: vocabulary.ids(text, pieces)
 
 
 def ids_of(tokens: tuple[str, ...]) -> dict[str, int]:

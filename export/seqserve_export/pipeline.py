@@ -85,10 +85,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     """
     check_options(options)
     progress("loading the checkpoint")
-    family = choose_family(options.source, options.family)
-    if options.sha256 is not None:
-        check_sha256(family.weights(options.source), options.sha256)
-    checkpoint = family.read(options.source, options.checkpoint)
+    checkpoint = _load(options)
     try:
         description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
     except BundleError as error:  # what a family's own checks let through
@@ -103,7 +100,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
             write_graphs(checkpoint.model, directory, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
             report = _prove(checkpoint.model, description, directory, sources, longest, open_bundle, progress)
-            notes = checkpoint.notes
+            notes = checkpoint.all_notes
             del checkpoint  # the source's weights need no longer be mapped
             rounded = None
             if options.precision != "fp32":
@@ -122,6 +119,16 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     except BundleError as error:
         raise ExportError(f"the exported bundle does not open: {error}") from error
     return Exported(precision.described(description, options.precision), report, rounded, notes)
+
+
+def _load(options: ExportOptions) -> LoadedCheckpoint:
+    try:
+        family = choose_family(options.source, options.family)
+        if options.sha256 is not None:
+            check_sha256(family.weights(options.source), options.sha256)
+        return family.read(options.source, options.checkpoint)
+    except OSError as error:  # of a file or directory that is there and may not be read, mostly
+        raise ExportError(f"{error.filename or options.source}: cannot be read: {error.strerror or error}") from error
 
 
 def _write_reports(directory: Path, report: ParityReport, rounded: PrecisionReport | None) -> None:
@@ -215,7 +222,7 @@ def _prove(
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )
     if not report.passed:
-        raise ParityError(f"the exported graphs miss the source model; no bundle was written\n{report.table()}")
+        raise ParityError("the exported graphs miss the source model; no bundle was written", report.table())
     return report
 
 

@@ -68,7 +68,7 @@ def round_bundle(
         report = dataclasses.replace(report, own_largest=own.largest, own_mean=own.mean)
     report = dataclasses.replace(report, bytes_before=graph_bytes(directory), bytes_after=graph_bytes(work))
     if not report.passed:
-        raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written\n{report.table()}")
+        raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written", report.table())
     for name in (*GRAPHS, bundle.WEIGHTS_FILE, bundle.MODEL_FILE):
         (work / name).replace(directory / name)
     shutil.rmtree(work)

@@ -9,14 +9,13 @@ from typing import Any
 
 from seqserve import bundle
 from seqserve.bundle import BundleError
-from seqserve.marian_text import read_object
 from seqserve.sentencepiece_file import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Piece, read_model, without_normaliser
 from seqserve.sentencepiece_text import Entry, SentencePieceSettings, SentencePieceVocabulary
+from seqserve.whole_files import read_object
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
-from seqserve_export.tokenizer_files import Encoder, TokenizerFiles
+from seqserve_export.tokenizer_files import SETTINGS_FILE, Encoder, TokenizerFiles, check_end, token_text
 
-SETTINGS = "tokenizer_config.json"
 UNK, EOS, MASK = "<unk>", "</s>", "<mask>"
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 T5_SENTINELS, PEGASUS_OFFSET = 100, 103  # where tokenizer_config.json says nothing
@@ -52,11 +51,7 @@ HABITS = {
 
 @dataclass(frozen=True)
 class SentencePieceFiles(TokenizerFiles):
-    """One model file, and how its pieces become ids.
-
-    Attributes:
-        notes: What the directory has and transformers does not use, one line each.
-    """
+    """One model file, and how its pieces become ids."""
 
     path: Path
     vocabulary: SentencePieceVocabulary = field(repr=False)
@@ -90,9 +85,7 @@ class SentencePieceFiles(TokenizerFiles):
             vocabulary.check_size(min(config.source_vocab_size, config.target_vocab_size), str(path))
         except BundleError as error:
             raise ExportError(str(error)) from None
-        end = vocabulary.ids_by_text.get(EOS)
-        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
-            raise ExportError(f"{path}: {EOS} has id {end}, but the model's eos_token_id is {config.eos_id}")
+        check_end(str(path), EOS, vocabulary.ids_by_text.get(EOS), config)
         in_bytes = f"{rules.file}: falls back to bytes; here, as in transformers, what no piece covers is {UNK}"
         return cls(path, vocabulary, (in_bytes,) if any(piece.kind == BYTE for piece in pieces) else ())
 
@@ -170,25 +163,21 @@ def _user_defined(pieces: tuple[Piece, ...], offset: int) -> list[Entry]:
 
 def _named(directory: Path) -> dict[str, Any]:
     """What tokenizer_config.json says; nothing, where there is none."""
-    path = directory / SETTINGS
+    path = directory / SETTINGS_FILE
     return read_object(path, str(path)) if path.is_file() else {}
 
 
 def _token(named: dict[str, Any], name: str, default: str) -> str:
-    token = _content(named.get(name)) or default
+    token = token_text(named.get(name)) or default
     if not isinstance(token, str):
-        raise BundleError(f"{SETTINGS}: {name} is not a token")
+        raise BundleError(f"{SETTINGS_FILE}: {name} is not a token")
     return token
-
-
-def _content(token: object) -> object:
-    return token.get("content") if isinstance(token, dict) else token  # as older versions wrote it
 
 
 def _count(named: dict[str, Any], name: str, default: int) -> int:
     value = named.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise BundleError(f"{SETTINGS}: {name} {value!r:.40} is not a number from 0")
+        raise BundleError(f"{SETTINGS_FILE}: {name} {value!r:.40} is not a number from 0")
     return value
 
 
@@ -204,7 +193,7 @@ def _overlaid(entries: list[Entry], named: dict[str, Any], directory: Path) -> l
         if min(found) < 0:
             raise ValueError(min(found))
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise BundleError(f"{directory}/{SETTINGS}: added_tokens_decoder is malformed") from None
+        raise BundleError(f"{directory}/{SETTINGS_FILE}: added_tokens_decoder is malformed") from None
     return [found[token_id] for token_id in sorted(found)]
 
 
@@ -215,13 +204,13 @@ def _further(entries: list[Entry], pieces: tuple[Piece, ...], offset: int, named
     extra = named.get("extra_special_tokens") or named.get("additional_special_tokens") or []
     extra = list(extra.values()) if isinstance(extra, dict) else extra
     if not isinstance(extra, list):
-        raise BundleError(f"{SETTINGS}: extra_special_tokens is not a list")
+        raise BundleError(f"{SETTINGS_FILE}: extra_special_tokens is not a list")
     behind, found = max(*(entry.id for entry in entries), len(pieces) + offset - 1) + 1, []
-    for token in map(_content, [*(named.get(name) for name in NAMED), *extra]):
+    for token in map(token_text, [*(named.get(name) for name in NAMED), *extra]):
         if token is None or token in known:
             continue
         if not isinstance(token, str) or not token:
-            raise BundleError(f"{SETTINGS}: {token!r:.40} among the special tokens is not a token")
+            raise BundleError(f"{SETTINGS_FILE}: {token!r:.40} among the special tokens is not a token")
         known.add(token)
         found.append(Entry(token, numbers.get(token, behind)))
         behind += token not in numbers

@@ -5,7 +5,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seqserve import bundle, marian_text
@@ -15,11 +15,50 @@ from seqserve.sentencepiece_file import read_model_file
 from seqserve_export.errors import ExportError
 from seqserve_export.model import TransformerConfig
 
+SETTINGS_FILE = "tokenizer_config.json"
+
 Encoder = Callable[[str], list[int]]
+
+
+def token_text(token: object) -> object:
+    """A token of tokenizer_config.json, where older versions wrote an object with its text."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def check_end(shown: str, token: str, token_id: int | None, config: TransformerConfig) -> None:
+    """The tokenizer ends sources and the model answers: they have to mean the same.
+
+    Raises:
+        ExportError: a line that begins with ``shown`` and names both ids.
+    """
+    if token_id != config.eos_id:
+        raise ExportError(f"{shown}: {token} has id {token_id}, but the model's eos_token_id is {config.eos_id}")
+
+
+def open_pieces(data: bytes, shown: str) -> Callable[[str], list[str]]:
+    """What cuts texts into the pieces of a SentencePiece model.
+
+    Raises:
+        ExportError: a line that begins with ``shown``.
+        ImportError: the library is not installed.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(data)
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+        raise ExportError(f"{shown}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
+    return lambda text: list(processor.Encode(text, out_type=str))
 
 
 class TokenizerFiles(ABC):
     """What of a checkpoint directory becomes the bundle's ``tokenizer/``."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line each: what the source's tokenizer does that this one does not."""
+        return ()
 
     @abstractmethod
     def write(self, directory: Path) -> None:
@@ -36,9 +75,15 @@ class TokenizerFiles(ABC):
 
 @dataclass(frozen=True)
 class HubFile(TokenizerFiles):
-    """One ``tokenizer.json`` for both sides."""
+    """One ``tokenizer.json`` for both sides.
+
+    Attributes:
+        unknown_id: The id of the unknown token, if there is one.
+    """
 
     path: Path
+    unknown_id: int | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def write(self, directory: Path) -> None:
         """Copy it."""
@@ -50,7 +95,10 @@ class HubFile(TokenizerFiles):
         """By the ``tokenizers`` library."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self.path))
+        try:
+            tokenizer = Tokenizer.from_file(str(self.path))
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+            raise ExportError(f"{self.path}: not a usable tokenizer: {error}") from None
         tokenizer.no_truncation()  # as the server does
         tokenizer.no_padding()
         return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -74,17 +122,13 @@ class MarianFiles(TokenizerFiles):
         try:
             settings = MarianSettings.read(directory / marian_text.SETTINGS, f"{shown}{marian_text.SETTINGS}")
             vocabulary = MarianVocabulary.read(directory, shown, settings)
-            vocabulary.check_sizes(config.source_vocab_size, config.target_vocab_size, shown)
             for name in (marian_text.SOURCE_PIECES, marian_text.TARGET_PIECES):
                 read_model_file(directory / name, f"{shown}{name}")
+            vocabulary.check_sizes(config.source_vocab_size, config.target_vocab_size, shown)
         except BundleError as error:
             raise ExportError(str(error)) from None
         end = vocabulary.source.get(settings.eos_token)
-        if end != config.eos_id:  # the tokenizer ends sources, the model answers: they have to mean the same
-            raise ExportError(
-                f"{shown}{marian_text.SOURCE_VOCABULARY}: {settings.eos_token} has id {end}, "
-                f"but the model's eos_token_id is {config.eos_id}"
-            )
+        check_end(f"{shown}{marian_text.SOURCE_VOCABULARY}", settings.eos_token, end, config)
         return cls(directory, vocabulary)
 
     @property
@@ -106,11 +150,6 @@ class MarianFiles(TokenizerFiles):
 
     def encoder(self) -> Encoder:
         """By the ``sentencepiece`` library."""
-        from sentencepiece import SentencePieceProcessor
-
-        path, processor = self.directory / marian_text.SOURCE_PIECES, SentencePieceProcessor()
-        try:
-            processor.LoadFromSerializedProto(read_model_file(path, str(path)))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
-            raise ExportError(f"{path}: not a usable SentencePiece model: {error}".splitlines()[0]) from None
-        return lambda text: self.vocabulary.ids(text, lambda part: list(processor.Encode(part, out_type=str)))
+        path = self.directory / marian_text.SOURCE_PIECES
+        pieces = open_pieces(read_model_file(path, str(path)), str(path))
+        return lambda text: self.vocabulary.ids(text, pieces)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seqserve.bundle import SOURCE_VOCABULARY_FILE, TOKENIZER_CONFIG_FILE, BundleError
-from seqserve.marian_text import read_object, read_vocabulary
+from seqserve.whole_files import read_object, read_vocabulary
 
 KIND = "m2m100"
 VOCABULARY = Path(SOURCE_VOCABULARY_FILE).name

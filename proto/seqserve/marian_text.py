@@ -9,7 +9,6 @@ those of transformers' ``MarianTokenizer`` 5.23:
 * nothing else happens to the text: its Moses normaliser is set up but not applied.
 """
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from seqserve.bundle import (
     TOKENIZER_CONFIG_FILE,
     BundleError,
 )
+from seqserve.whole_files import read_object, read_vocabulary
 
 KIND = "marian"
 SOURCE_PIECES, TARGET_PIECES, SOURCE_VOCABULARY, TARGET_VOCABULARY, SETTINGS = (
@@ -174,35 +174,3 @@ class MarianVocabulary:
     def target_entries(self) -> dict[int, str]:
         """Target token of an id."""
         return {token_id: token for token, token_id in self.target.items()}
-
-
-def read_object(path: Path, shown: str) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        BundleError: one line that begins with ``shown``.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{shown}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{shown}: not JSON, or truncated: {error}") from None
-    if not isinstance(values, dict):
-        raise BundleError(f"{shown}: not a JSON object")
-    return values
-
-
-def read_vocabulary(path: Path, shown: str) -> dict[str, int]:
-    """Token to id from a file, which has some.
-
-    Raises:
-        BundleError: one line that begins with ``shown``.
-    """
-    values = read_object(path, shown)
-    if not values:
-        raise BundleError(f"{shown}: has no tokens")
-    for token, token_id in values.items():
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise BundleError(f"{shown}: the id of {token!r:.60} is {token_id!r:.40}, not a number from 0")
-    return values

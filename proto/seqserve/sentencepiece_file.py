@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqserve.bundle import BundleError
+from seqserve.whole_files import read_bytes
 
 # Trained pieces have at most 16 characters unless told otherwise; sentencepiece 0.2.3 refuses some length above this.
 MAX_PIECE_BYTES = 4096
@@ -40,10 +41,7 @@ def read_model_file(path: Path, shown: str) -> bytes:
 
 def read_model(path: Path, shown: str) -> tuple[bytes, tuple[Piece, ...]]:
     """The file's bytes, checked as ``read_model_file`` does, and its pieces in the order of their numbers."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{shown}: cannot be read: {error.strerror}") from None
+    data = read_bytes(path, shown)
     seen: set[int] = set()
     pieces: list[Piece] = []
     try:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from seqserve.bundle import BundleError
-from seqserve.marian_text import read_object
 from seqserve.sentencepiece_file import BYTE, UNKNOWN, Piece
+from seqserve.whole_files import read_object
 
 KIND = "sentencepiece"
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"

@@ -4,7 +4,6 @@ A text is split, each part is looked up as it is, and answers are joined with si
 no punctuation is split off, since models were trained on whatever their own preparation made.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from seqserve.bundle import SOURCE_VOCABULARY_FILE, TARGET_VOCABULARY_FILE, TOKENIZER_CONFIG_FILE, BundleError
-from seqserve.marian_text import read_object
+from seqserve.whole_files import read_entries, read_object
 
 KIND = "words"
 SPACES, WHITESPACE = "spaces", "whitespace"
@@ -57,8 +56,6 @@ class WordVocabulary:
                 raise BundleError(f"{name}: {len(entries)} tokens, but the model has {size}")
             if (twice := repeated(entries)) is not None:
                 raise BundleError(f"{name}: {twice!r:.60} is there more than once")
-            if (bad := next((entry for entry in entries if not _is_text(entry)), None)) is not None:
-                raise BundleError(f"{name}: {bad!r:.60} cannot be written in UTF-8")
         if self.unk_token is not None and self.unk_token not in self.ids:
             raise BundleError(f"{source_name}: has no {self.unk_token:.60}, which stands for unknown words")
 
@@ -111,32 +108,6 @@ class WordVocabulary:
         return cls(source, target, unknown, tuple(special), str(settings["split"]))
 
 
-def read_entries(path: Path, shown: str) -> tuple[str, ...]:
-    """A JSON list of strings.
-
-    Raises:
-        BundleError: one line that begins with ``shown``.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{shown}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{shown}: not JSON, or truncated: {error}") from None
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise BundleError(f"{shown}: not a list of tokens")
-    return tuple(entries)
-
-
 def repeated(entries: Iterable[str]) -> str | None:
     """The first entry that is there more than once."""
     return next((entry for entry, count in Counter(entries).items() if count > 1), None)
-
-
-def _is_text(entry: str) -> bool:
-    """JSON can hold half of a surrogate pair; no message can."""
-    try:
-        entry.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -104,12 +104,14 @@ class StepInput:
         tokens: Last token of every row.
         positions: How many tokens each row's state already holds.
         candidates: How many best tokens to return per row; no more than the vocabulary has come.
+        logits: Whether all logits are wanted besides.
     """
 
     tokens: Sequence[int]
     positions: Sequence[int]
     candidates: int
     layout: Layout
+    logits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,12 @@ class Candidates:
     Attributes:
         log_probs: float32 [rows, candidates]. Valid until the next step.
         token_ids: int64 [rows, candidates]. Valid until the next step.
+        logits: float32 [rows, vocabulary], where they were wanted. Valid until the next step.
     """
 
     log_probs: NDArray[np.float32]
     token_ids: NDArray[np.int64]
+    logits: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):

@@ -183,7 +183,10 @@ class LocalModel:
         layout = Layout([0], [0], [0], counts)
         kept: deque[NDArray[np.float32]] = deque(maxlen=min(len(target_ids), last or len(target_ids)))
         for position, token in enumerate(fed):
-            kept.append(engine.step_with_logits(StepInput([token], [position], 1, layout))[0])
+            logits = engine.step(StepInput([token], [position], 1, layout, logits=True)).logits
+            if logits is None:
+                raise AssertionError("they were asked for")
+            kept.append(logits[0].copy())
         engine.change(Changes([RowRelease(0, len(fed))], [PlaceRelease(place, len(source_ids))]))
         return np.stack(list(kept))
 

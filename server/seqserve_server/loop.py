@@ -154,14 +154,18 @@ class Loop:
     def _decode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         begun = self._clock()
         try:
-            candidates = self._engine.step(StepInput(plan.tokens, plan.positions, plan.candidates, plan.layout))
+            candidates = self._engine.step(StepInput(
+                plan.tokens, plan.positions, plan.candidates, plan.layout, logits=plan.logits,
+            ))
         except Exception:
             logger.exception("a decoder step over %d rows failed", len(plan.tokens))
             return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
         now = self._clock()
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
-        applied = self._scheduler.apply(candidates.token_ids.tolist(), candidates.log_probs.tolist(), now)
+        applied = self._scheduler.apply(
+            candidates.token_ids.tolist(), candidates.log_probs.tolist(), candidates.logits, now
+        )
         facts.tokens, facts.joined = applied.tokens, applied.joined
         return applied.events
 

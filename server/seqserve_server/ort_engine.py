@@ -27,6 +27,7 @@ class Bound:
     binding: ort.IOBinding
     log_probs: NDArray[np.float32]
     token_ids: NDArray[np.int64]
+    logits: NDArray[np.float32] | None
 
 
 class OrtEngine:
@@ -53,6 +54,7 @@ class OrtEngine:
         self._target_extent = np.array(0, dtype=np.int32)
         self._source_extent = np.array(0, dtype=np.int32)
         self._sources = SourceInputs(self.widths, max_rows)
+        self._logits = np.zeros((0, model.target_vocab_size), dtype=np.float32)
         self._scratch: dict[str, Array] = {}
         self._bound: dict[tuple[int, ...], Bound] = {}
         self._bound_generation = -1
@@ -113,17 +115,7 @@ class OrtEngine:
         bound = self._prepare(step)
         self._decoder.run_with_iobinding(bound.binding)
         self.buffers.advance()
-        return Candidates(bound.log_probs, bound.token_ids)
-
-    def step_with_logits(self, step: StepInput) -> NDArray[np.float32]:
-        """One step that also brings the logits [rows, vocabulary] to the host: for proofs, not for serving."""
-        bound = self._prepare(step)
-        bound.binding.bind_output("logits", "cpu")
-        self._decoder.run_with_iobinding(bound.binding)
-        self.buffers.advance()
-        logits = bound.binding.get_outputs()[-1].numpy()
-        self._bound.clear()
-        return np.asarray(logits, dtype=np.float32)
+        return Candidates(bound.log_probs, bound.token_ids, bound.logits)
 
     def _prepare(self, step: StepInput) -> Bound:
         rows, candidates = len(step.tokens), min(step.candidates, self.model.target_vocab_size)
@@ -139,13 +131,13 @@ class OrtEngine:
         if self._bound_generation != self.buffers.generation or len(self._bound) > MOST_BOUND:
             self._bound.clear()
             self._bound_generation = self.buffers.generation
-        key = (rows, candidates, self.buffers.phase, *step.layout.counts)
+        key = (rows, candidates, step.logits, self.buffers.phase, *step.layout.counts)
         bound = self._bound.get(key)
         if bound is None:
-            bound = self._bound[key] = self._bind(rows, candidates, step.layout.counts)
+            bound = self._bound[key] = self._bind(rows, candidates, step.layout.counts, logits=step.logits)
         return bound
 
-    def _bind(self, rows: int, candidates: int, counts: Sequence[int]) -> Bound:
+    def _bind(self, rows: int, candidates: int, counts: Sequence[int], *, logits: bool) -> Bound:
         """Bind the step graph to prefixes of all arrays. State outputs are the very memory of their inputs."""
         binding = self._decoder.io_binding()
         controls: tuple[Array, ...] = (
@@ -170,7 +162,16 @@ class OrtEngine:
                     binding.bind_ortvalue_output(f"{name}.next", _value(following))
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, _value(array))
-        return Bound(binding, log_probs, token_ids)
+        return Bound(binding, log_probs, token_ids, self._bind_logits(binding, rows) if logits else None)
+
+    def _bind_logits(self, binding: ort.IOBinding, rows: int) -> NDArray[np.float32]:
+        """[rows, vocabulary], in memory that all bindings share, for it is large."""
+        vocabulary = self.model.target_vocab_size
+        if len(self._logits) < rows:
+            self._bound.clear()  # others are bound to the memory that goes
+            self._logits = np.zeros((rows, vocabulary), dtype=np.float32)
+        binding.bind_ortvalue_output("logits", _value(self._logits[:rows]))
+        return self._logits[:rows]
 
     def _output_array(self, name: str, batch: EncoderBatch) -> Array:
         """A view of reused scratch memory, shaped for one encoder result."""
@@ -229,7 +230,7 @@ def check_contract(
         DECODER_FILE: (
             decoder,
             {*STEP_INPUTS, *SourceInputs(widths, 1).inputs(1, [1] * len(widths)), *inputs},
-            {"log_probs", "token_ids", *(f"{name}.next" for state, name in states if state.update != "constant")},
+            {"log_probs", "token_ids", "logits", *(f"{name}.next" for state, name in states if state.update != "constant")},
         ),
     }
     for file, (session, names, outputs) in wanted.items():

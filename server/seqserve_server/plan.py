@@ -100,6 +100,7 @@ class Plan:
         encode: Encoder batches.
         tokens, positions: Of rows 0 .. n-1, for the step; empty when nothing runs.
         candidates: How many best tokens the searches need of each row.
+        logits: Whether a search needs all logits.
     """
 
     ended: list[Event]
@@ -110,6 +111,7 @@ class Plan:
     tokens: list[int]
     positions: list[int]
     candidates: int
+    logits: bool
     layout: Layout
 
 

@@ -10,6 +10,9 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding import search_of
 from seqserve_server.decoding.search import Hypothesis
@@ -116,6 +119,7 @@ class Scheduler:
             tokens=[one.tokens[lane] for one, lane in rows],
             positions=[one.position for one, _ in rows],
             candidates=max((one.search.candidates for one in running), default=0),
+            logits=any(one.search.wants_logits for one in running),
             layout=self._layout,
         )
 
@@ -124,11 +128,15 @@ class Scheduler:
         for request_id in self.requests_of(sources):
             self._running[request_id].times.encoded = now
 
-    def apply(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]], now: float) -> Applied:
+    def apply(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: NDArray[np.float32] | None, now: float,
+    ) -> Applied:
         """Advance every request by what the step found.
 
         Args:
             token_ids, log_probs: The best next tokens of rows 0 .. n-1, best first.
+            logits: [rows, vocabulary], where the plan asked for them.
         """
         applied = Applied([])
         events = applied.events
@@ -147,7 +155,9 @@ class Scheduler:
             if running.times.first_token is None:
                 running.times.first_token = now
                 applied.joined += 1
-            advance = running.search.advance([token_ids[row] for row in rows], found)
+            search = running.search
+            whole = [logits[row] for row in rows] if search.wants_logits and logits is not None else []
+            advance = search.advance([token_ids[row] for row in rows], found, whole)
             if advance.stable and request.stream:
                 events.append(TokensChosen(request.id, advance.stable))
             if advance.found is not None:
@@ -215,7 +225,7 @@ class Scheduler:
         return admitted
 
     def _start(self, request: Request, now: float) -> Running:
-        running = Running.of(request, search_of(request.search), now)
+        running = Running.of(request, search_of(request.search, request.prompt), now)
         for number, width in enumerate(widths_for(request.search.beam_size, self._limits.widths)):
             running.places.append(Place(width, self._places[width].take((running, number))))
         running.rows[0] = self._rows.take((running, 0))

@@ -81,6 +81,7 @@ def _load_directory(directory: Path, shown: Path) -> LoadedCheckpoint:
     prompt = (config.decoder_start_id, *_forced(record, checkpoint, shown))
     return dataclasses.replace(
         checkpoint, family="argos", provenance=provenance, decoder_prompt=prompt, search=SEARCH,
+        default_max_new_tokens=min(checkpoint.default_max_new_tokens, config.max_target_length - len(prompt) + 1),
         notes=(*_notes(root), *checkpoint.notes),
     )
 

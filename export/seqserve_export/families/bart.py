@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from seqserve_export.families.bart_layout import Layout
-from seqserve_export.families.bart_weights import Read, has_model_type, read_directory
+from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import digests
-from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, TOKENIZER_FILE, HubText, read_hub_tokenizer
-from seqserve_export.sentencepiece_files import SentencePieceFiles
+from seqserve_export.families.files import digests, has_model_type
+from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE, HABITS, SentencePieceFiles
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
 COMMON = {
     "max_position_embeddings": 1024, "activation_function": "gelu", "scale_embedding": False,
@@ -33,8 +34,8 @@ PEGASUS = Layout(
            "static_position_embeddings": True},
 )
 # Files that hold a tokenizer which transformers would convert, and this project does not.
-PIECES_FILE = "spiece.model"
-OTHER_TOKENIZERS = (PIECES_FILE, "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
+PIECES_FILE = HABITS["pegasus"].file
+OTHER_TOKENIZERS = (PIECES_FILE, FAIRSEQ_FILE, "vocab.json", "merges.txt", "vocab.txt")
 
 
 def recognises_bart(directory: Path) -> bool:
@@ -51,7 +52,7 @@ def load_bart(directory: Path) -> LoadedCheckpoint:
     """Read a BART directory. Without a tokenizer that says otherwise, sources stand between ``<s>`` and ``</s>``."""
     read = read_directory(directory, BART)
     start = read.values.get("bos_token_id")
-    return _load(directory, read, (start,) if isinstance(start, int) else ())
+    return _load(directory, read, () if start is None else (start,))
 
 
 def load_pegasus(directory: Path) -> LoadedCheckpoint:
@@ -61,38 +62,39 @@ def load_pegasus(directory: Path) -> LoadedCheckpoint:
 
 def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
-    pieces = None
-    if text is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
-        pieces = SentencePieceFiles.read(directory, "pegasus", config)
-    fewest, most = read.answer_limits(len(generation.prompt))
+    text = read_hub_tokenizer(directory, config)
+    tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
+    if tokenizer is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
+        tokenizer = SentencePieceFiles.read(directory, "pegasus", config)
+    fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
     return LoadedCheckpoint(
         family=read.layout.family,
         model=read.model,
         source_prefix=prefix if text is None else text.prefix,
         source_suffix=(config.eos_id,) if text is None else text.suffix,
         decoder_prompt=generation.prompt,
-        forced_end=generation.forced_end,
         search=generation.search,
-        unk_id=text.unknown_id if text is not None else pieces.unknown_id if pieces is not None else None,
+        forced_end=generation.forced_end,
+        unk_id=None if tokenizer is None else tokenizer.unknown_id,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,
-        tokenizer=pieces if text is None else text.file,
+        tokenizer=tokenizer,
         provenance={
             **read.provenance,
             "source_files": digests([
                 *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE))
             ]),
         },
-        notes=generation.notes + (tokenizer_notes(directory, text) if pieces is None else pieces.notes),
+        no_tokenizer=no_tokenizer(directory, TOKENIZER_FILE, *([PIECES_FILE] if read.layout is PEGASUS else [])),
+        notes=read.notes,
     )
 
 
-def tokenizer_notes(directory: Path, text: HubText | None) -> tuple[str, ...]:
-    """What a tokenizer does otherwise than transformers, or that there is none in a form which is read."""
-    if text is not None:
-        return text.notes
-    others = [name for name in OTHER_TOKENIZERS if (directory / name).is_file()]
-    if not others:
-        return ()
-    return (f"without {TOKENIZER_FILE} (there is {', '.join(others)}) the bundle takes and returns token ids",)
+def no_tokenizer(directory: Path, *files: str) -> str:
+    """Which of the files that could be read are not there, and those that are there and only transformers would read.
+    """
+    missing, others = (
+        [name for name in names if (directory / name).is_file() == there]
+        for names, there in ((files, False), (OTHER_TOKENIZERS, True))
+    )
+    return f"without {' or '.join(missing)}" + (f" (there is {', '.join(others)})" if others else "")

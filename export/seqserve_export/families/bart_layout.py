@@ -12,11 +12,23 @@ from typing import Any
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import CONFIG_FILE
 from seqserve_export.families.generation import Generation
+from seqserve_export.families.settings import FLAG, NAMES, TEXT, TOKEN_ID, integer
 from seqserve_export.model import TransformerConfig
 from seqserve_export.model.config import Activation, NormPosition, Positions, SinusoidOrder
 
 ACTIVATIONS: dict[str, Activation] = {
     "swish": "silu", "silu": "silu", "relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh",
+}
+
+SIZE = integer(1)
+SETTINGS = {
+    **dict.fromkeys(("d_model", "vocab_size", "max_position_embeddings"), SIZE),
+    **{f"{side}_{name}": SIZE for side in ("encoder", "decoder") for name in ("layers", "attention_heads", "ffn_dim")},
+    **dict.fromkeys((
+        "scale_embedding", "tie_word_embeddings", "share_encoder_decoder_embeddings", "normalize_embedding",
+    ), FLAG),
+    "bos_token_id": TOKEN_ID.or_null(), "decoder_vocab_size": SIZE.or_null(),
+    "activation_function": TEXT, "architectures": NAMES.or_null(),
 }
 
 SHARED, HEAD, BIAS = "model.shared.weight", "lm_head.weight", "final_logits_bias"
@@ -38,7 +50,7 @@ class Layout:
         family: The value of ``--family``.
         model_type: What config.json calls the class.
         source_class: The class with an output; ``base_class`` is the same without one, whose output is the embedding.
-        embedding_norm: Whether embeddings are normalised (``layernorm_embedding``).
+        embedding_norm: Whether embeddings are normalised (``layernorm_embedding``); None: ``normalize_embedding`` says.
         final_norm: Whether both stacks end in a norm (``layer_norm``).
         position_offset: The table row of the first token; None for the row after the padding token's.
         logits_bias: Whether the class adds ``final_logits_bias`` to its logits.
@@ -52,7 +64,7 @@ class Layout:
     source_class: str
     base_class: str
     norm_position: NormPosition
-    embedding_norm: bool
+    embedding_norm: bool | None
     final_norm: bool
     positions: Positions
     sinusoid_order: SinusoidOrder = "concatenated"
@@ -70,19 +82,19 @@ class Layout:
         """
         if values.get("model_type", self.model_type) != self.model_type:
             raise ExportError(
-                f"{CONFIG_FILE}: model_type {values['model_type']!r} is not {self.model_type!r}, "
+                f"{CONFIG_FILE}: model_type {values['model_type']!r:.80} is not {self.model_type!r}, "
                 f"which the family {self.family} is for"
             )
         classes = values.get("architectures") or [self.source_class]
         if not {self.source_class, self.base_class} & {*classes}:
             raise ExportError(
-                f"architecture {', '.join(map(str, classes))} is not supported; supported: {self.source_class}, "
-                f"{self.base_class}"
+                f"{CONFIG_FILE}: architecture {', '.join(classes):.200} is not supported; supported: "
+                f"{self.source_class}, {self.base_class}"
             )
 
 
 def read_config(values: Mapping[str, Any], layout: Layout, generation: Generation) -> TransformerConfig:
-    """Canonical configuration from config.json with the class's defaults filled in.
+    """Canonical configuration from config.json with the class's defaults filled in, its values checked by ``SETTINGS``.
 
     Raises:
         ExportError: for what the canonical model does not have, by its name in the file.
@@ -91,34 +103,38 @@ def read_config(values: Mapping[str, Any], layout: Layout, generation: Generatio
     layout.check_class(values)
     for name, only in layout.fixed.items():
         if values.get(name, only) != only:
-            raise ExportError(f"{CONFIG_FILE}: {name} {values[name]!r} is not supported; only {only!r} is")
+            raise ExportError(f"{CONFIG_FILE}: {name} {values[name]!r:.80} is not supported; only {only!r} is")
     for name in ("attention_heads", "ffn_dim"):
         if values[f"encoder_{name}"] != values[f"decoder_{name}"]:
             raise ExportError(f"{CONFIG_FILE}: encoder_{name} and decoder_{name} differ, which is not supported")
     activation = values.get("activation_function", "gelu")
     if activation not in ACTIVATIONS:
-        raise ExportError(f"{CONFIG_FILE}: activation_function {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-    width, heads = int(values["d_model"]), int(values["encoder_attention_heads"])
-    if heads < 1 or width % heads:
+        known = ", ".join(ACTIVATIONS)
+        raise ExportError(f"{CONFIG_FILE}: activation_function {activation!r:.80} is not one of {known}")
+    width, heads = values["d_model"], values["encoder_attention_heads"]
+    if width % heads:
         raise ExportError(f"{CONFIG_FILE}: d_model {width} is not a multiple of encoder_attention_heads {heads}")
     shared = values.get("share_encoder_decoder_embeddings", True) if layout.separable else True
     tied = values.get("tie_word_embeddings", True)
-    vocabulary = int(values["vocab_size"])
-    target = vocabulary if shared else int(values.get("decoder_vocab_size") or vocabulary)
-    length = int(values["max_position_embeddings"])
+    vocabulary = values["vocab_size"]
+    target = vocabulary if shared else values.get("decoder_vocab_size") or vocabulary
+    length = values["max_position_embeddings"]
     offset = generation.pad_id + 1 if layout.position_offset is None else layout.position_offset
+    embedding_norm = layout.embedding_norm
+    if embedding_norm is None:
+        embedding_norm = values.get("normalize_embedding", False)
     return TransformerConfig(
         source_vocab_size=vocabulary, target_vocab_size=target,
-        width=width, heads=heads, head_size=width // heads, ffn_width=int(values["encoder_ffn_dim"]),
-        encoder_layers=int(values["encoder_layers"]), decoder_layers=int(values["decoder_layers"]),
+        width=width, heads=heads, head_size=width // heads, ffn_width=values["encoder_ffn_dim"],
+        encoder_layers=values["encoder_layers"], decoder_layers=values["decoder_layers"],
         max_source_length=length, max_target_length=length,
         pad_id=generation.pad_id, eos_id=generation.eos_id, decoder_start_id=generation.decoder_start_id,
-        norm_position=layout.norm_position, final_norm=layout.final_norm, embedding_norm=layout.embedding_norm,
+        norm_position=layout.norm_position, final_norm=layout.final_norm, embedding_norm=embedding_norm,
         embedding_scale=math.sqrt(width) if values.get("scale_embedding", False) else 1.0,
         positions=layout.positions, sinusoid_order=layout.sinusoid_order, position_offset=offset,
         activation=ACTIVATIONS[activation],
         # Without tying, transformers keeps separate tables even where the configuration says they are shared.
-        shared_embeddings=bool(shared and tied), tied_output=bool(tied),
+        shared_embeddings=shared and tied, tied_output=tied,
         output_bias=layout.logits_bias or bool(generation.suppressed),
         dropout=0.0,
     )

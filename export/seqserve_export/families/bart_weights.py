@@ -12,6 +12,7 @@ from seqserve_export.families.bart_layout import (
     BIAS,
     HEAD,
     POSITIONS,
+    SETTINGS,
     SHARED,
     SOURCE,
     TARGET,
@@ -19,18 +20,14 @@ from seqserve_export.families.bart_layout import (
     read_config,
     tensor_names,
 )
-from seqserve_export.families.files import CONFIG_FILE, read_json, read_weights, weights_file
+from seqserve_export.families.files import CONFIG_FILE, config_file, read_json, read_weights, weights_file
 from seqserve_export.families.generation import GENERATION_FILE, Generation, read_generation
-from seqserve_export.families.weights import fill, freeze
+from seqserve_export.families.settings import check_known
+from seqserve_export.families.weights import equal, fill, format_notes, freeze, name_shared, suppress
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.model.positions import sinusoid_table
 
-# A suppressed token's logit. Large enough to absorb any real logit in float32 (its spacing there is 65536), so that
-# every runtime computes the same value; finite, because -inf turns into NaN wherever it meets a factor of zero.
-SUPPRESSED = -1e12
-
-DEFAULT_MAX_NEW_TOKENS = 256
 START = "decoder_start_token_id"
 # Markers of fairseq's converter, read by nobody.
 IGNORED = ("model.encoder.version", "model.decoder.version")
@@ -45,6 +42,7 @@ class Read:
         values: config.json with the class's defaults filled in.
         generation: Its decoder start is the end token where ``start_given`` is false.
         files: Those that were read, for the record.
+        notes: Of its generation settings and its weights.
     """
 
     layout: Layout
@@ -53,6 +51,7 @@ class Read:
     start_given: bool
     model: Transformer
     files: list[Path]
+    notes: tuple[str, ...]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -61,24 +60,6 @@ class Read:
             "source_class": self.layout.source_class, "generation": self.generation.settings,
             "suppressed_tokens": sorted(self.generation.suppressed),
         }
-
-    def answer_limits(self, prompt: int) -> tuple[int, int]:
-        """Fewest and most generated tokens by default, behind a prompt of so many tokens.
-
-        A language that a caller names makes the prompt longer than the generation settings know of; transformers counts
-        it to the same limits.
-        """
-        more = prompt - len(self.generation.prompt)
-        longest = self.generation.max_new_tokens
-        wanted = DEFAULT_MAX_NEW_TOKENS if longest is None else max(1, longest - more)
-        most = min(wanted, self.model.config.max_target_length - prompt + 1)
-        return min(max(0, self.generation.min_new_tokens - more), most), most
-
-
-def has_model_type(directory: Path, model_type: str) -> bool:
-    """Whether there is a config.json with this ``model_type``."""
-    path = directory / CONFIG_FILE
-    return path.is_file() and read_json(path).get("model_type") == model_type
 
 
 def read_directory(directory: Path, layout: Layout, *, start_required: bool = True) -> Read:
@@ -90,10 +71,9 @@ def read_directory(directory: Path, layout: Layout, *, start_required: bool = Tr
     Raises:
         ExportError: one line naming the file and what in it cannot be served exactly.
     """
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise ExportError(f"{directory}: no model here (no {CONFIG_FILE})")
+    path = config_file(directory)
     values = {**layout.defaults, **read_json(path)}
+    check_known(path, values, SETTINGS)
     layout.check_class(values)
     generation, start_given = _generation(directory, values, start_required)
     try:
@@ -102,17 +82,18 @@ def read_directory(directory: Path, layout: Layout, *, start_required: bool = Tr
         raise ExportError(f"{path}: missing key {error.args[0]!r}") from None
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
-    file = weights_file(directory, pickled=True)
+    generation.check_forced(config.target_vocab_size)
+    file = weights_file(directory)
     tensors = with_output_names(read_weights(file))
-    model = Transformer(config)
+    model = Transformer.without_values(config)
     names = tensor_names(config)
     drop_copies(tensors, names, values, layout, config, file)
     if config.output_bias:
-        prepare_bias(tensors, config, generation.suppressed)
+        prepare_bias(tensors, config, generation)
     fill(model, tensors, names, file)
     return Read(
         layout=layout, values=values, generation=generation, start_given=start_given, model=freeze(model),
-        files=[path, file, directory / GENERATION_FILE],
+        files=[path, file, directory / GENERATION_FILE], notes=generation.notes + format_notes(tensors),
     )
 
 
@@ -142,11 +123,8 @@ def drop_copies(
     Raises:
         ExportError: a copy differs from what it should repeat.
     """
-    if config.shared_embeddings and SHARED not in tensors:
-        # Writers that store tied weights once are free to keep any of their names.
-        kept = next((name for name in (SOURCE, TARGET, HEAD) if name in tensors), None)
-        if kept is not None:
-            tensors[SHARED] = tensors[kept]
+    if config.shared_embeddings:
+        name_shared(tensors, SHARED, (SOURCE, TARGET, HEAD))
     if not config.shared_embeddings and not layout.separable and SHARED in tensors:
         # Up to transformers 4 only the output could be untied, and both sides' tables were stored once.
         for name in (SOURCE, TARGET):
@@ -157,7 +135,7 @@ def drop_copies(
         copies[HEAD] = embedding
     for name, original in copies.items():
         copy = tensors.pop(name, None)
-        if copy is not None and original in tensors and not torch.equal(copy, tensors[original]):
+        if copy is not None and original in tensors and not equal(copy, tensors[original]):
             raise ExportError(f"{file}: {name} differs from {original}, to which {CONFIG_FILE} ties it")
     if SHARED not in names.values() and (not layout.separable or values.get("share_encoder_decoder_embeddings", True)):
         tensors.pop(SHARED, None)  # kept by transformers beside the untied tables, and read by nobody
@@ -171,6 +149,8 @@ def _drop_sinusoids(tensors: dict[str, Tensor], layout: Layout, config: Transfor
         stored = tensors.pop(name, None)
         if stored is None:
             continue
+        if stored.dim() != 2 or stored.shape[1] != config.width:
+            raise ExportError(f"{file}: {name} is {list(stored.shape)}, not a table of positions {config.width} wide")
         table = sinusoid_table(stored.shape[0], config.width, config.sinusoid_order)
         # Rows before the first token's are never looked up; fairseq has zeros in one of them.
         used, wanted = stored[config.position_offset :], table[config.position_offset :]
@@ -179,15 +159,13 @@ def _drop_sinusoids(tensors: dict[str, Tensor], layout: Layout, config: Transfor
             raise ExportError(f"{file}: {name} is not the sinusoidal table of {layout.source_class}")
 
 
-def prepare_bias(tensors: dict[str, Tensor], config: TransformerConfig, suppressed: frozenset[int]) -> None:
+def prepare_bias(tensors: dict[str, Tensor], config: TransformerConfig, generation: Generation) -> None:
     """Give the output bias its canonical shape, and fold in the tokens that generation never chooses."""
     bias = tensors.get(BIAS)
     if bias is None:
         bias = torch.zeros(config.target_vocab_size)
-    bias = bias.float().squeeze(0) if bias.dim() == 2 else bias.float()
-    if bad := [token for token in sorted(suppressed) if not 0 <= token < config.target_vocab_size]:
-        raise ExportError(f"{GENERATION_FILE}: bad_words_ids {bad} are outside the vocabulary")
-    bias = bias.clone()
-    if bias.shape == (config.target_vocab_size,):  # else the shape check names it
-        bias[sorted(suppressed)] = SUPPRESSED
+    if bias.dim() == 2:
+        bias = bias.squeeze(0)
+    if bias.shape == (config.target_vocab_size,) and bias.is_floating_point():  # else the checks name it
+        bias = suppress(bias, generation.suppressed, generation.where)
     tensors[BIAS] = bias

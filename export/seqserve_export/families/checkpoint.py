@@ -24,12 +24,13 @@ class LoadedCheckpoint:
             content of every source and before every target; an empty prompt is the decoder start token alone.
         languages: Their ids by code, for families that have several; with the defaults of the source.
         forced_end: Whether the last token that a limit allows is the end token.
-        unk_id: The id of an unknown token, if the vocabulary has one.
+        unk_id: The source's id of unknown content, if there is one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
         search: How requests are decoded that do not say, as the source's own library would; the proof stays greedy.
         tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
+        no_tokenizer: Why there is none, the begin of a sentence.
         provenance: What the bundle says about its origin: source class, SHA-256 of the files, generation settings.
-        notes: One line each: what the source does that the bundle does not.
+        notes: One line each: what the source does that the bundle does not, its tokenizer apart.
     """
 
     family: str
@@ -46,10 +47,21 @@ class LoadedCheckpoint:
     default_min_new_tokens: int = 0
     search: SearchDefaults = field(default_factory=SearchDefaults)
     tokenizer: TokenizerFiles | None = None
+    no_tokenizer: str = "no tokenizer in the checkpoint"
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """``notes``, and those of the tokenizer, or that there is none."""
+        if self.tokenizer is not None:
+            return (*self.notes, *self.tokenizer.notes)
+        return (*self.notes, f"{self.no_tokenizer}: the bundle takes and returns token ids")
 
+
+# Where a checkpoint has no limit. Its library may have one: of the 20 of transformers.generate, few answers would come
+# to their end.
+DEFAULT_MAX_NEW_TOKENS = 256
 LONGEST = 1 << 16  # tokens that a limit given by hand may allow; attention over more would not fit a machine
 
 
@@ -73,11 +85,6 @@ class SourceOptions:
 NOTHING_SAID = SourceOptions()
 
 
-def usual_weights(directory: Path) -> Path:
-    """``model.safetensors``, or what Hugging Face pickled."""
-    return weights_file(directory, pickled=True)
-
-
 @dataclass(frozen=True)
 class Family:
     """One kind of checkpoint directory.
@@ -87,7 +94,7 @@ class Family:
         recognises: Whether the directory's files look like this family; reads no weights.
         load: Reads the directory; raises ExportError when it cannot be served exactly.
         takes: The names of the ``SourceOptions`` that mean something to it; others are refused.
-        weights: Finds the weights file of a directory, for ``--sha256``.
+        weights: Finds the file with the weights, as ``load`` does, or the index of several: for ``--sha256``.
         reads_files: Whether a checkpoint may be one file instead of a directory.
     """
 
@@ -95,7 +102,7 @@ class Family:
     recognises: Callable[[Path], bool]
     load: Callable[[Path, SourceOptions], LoadedCheckpoint]
     takes: tuple[str, ...] = ()
-    weights: Callable[[Path], Path] = usual_weights
+    weights: Callable[[Path], Path] = weights_file
     reads_files: bool = False
 
     def read(self, directory: Path, options: SourceOptions = NOTHING_SAID) -> LoadedCheckpoint:

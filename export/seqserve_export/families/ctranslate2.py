@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.checkpoint import LoadedCheckpoint
@@ -20,7 +22,8 @@ from seqserve_export.families.ctranslate2_spec import (
 from seqserve_export.families.ctranslate2_vocabulary import NAMES, Vocabulary, find_file, read_vocabularies
 from seqserve_export.families.ctranslate2_weights import compute_positions, read_weights
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json
-from seqserve_export.families.weights import check, fill, freeze
+from seqserve_export.families.settings import FLAG, TEXT, check_known, number
+from seqserve_export.families.weights import REST, check, fill, format_note, freeze
 from seqserve_export.model import Transformer
 from seqserve_export.model.config import ConfigError
 from seqserve_export.piece_files import PieceFiles
@@ -35,9 +38,14 @@ PIECES = (*SEPARATE_PIECES, *SHARED_PIECES)
 PADS = ("<pad>", "<blank>")
 CONFIG_VERSION = 6  # from here on config.json holds the tokens
 # Of CTranslate2's translate_batch.
+DEFAULT_SEARCH = SearchDefaults(beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience")
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_MIN_NEW_TOKENS = 1
-DEFAULT_SEARCH = SearchDefaults(beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience")
+# Of config.json, what is read.
+SETTINGS = {
+    **dict.fromkeys(("unk_token", "bos_token", "eos_token", "decoder_start_token"), TEXT.or_null()),
+    **dict.fromkeys(("add_source_bos", "add_source_eos"), FLAG), "layer_norm_epsilon": number(0, 1).or_null(),
+}
 PAD_ID = 0  # what CTranslate2 pads with; its models have no token for it
 
 
@@ -63,10 +71,13 @@ def load(directory: Path, pieces: Path | None = None) -> LoadedCheckpoint:
     check_supported(file)
     config_path = directory / CONFIG_FILE
     settings = read_json(config_path) if config_path.is_file() else {}
+    check_known(config_path, settings, SETTINGS)
     tokens = tokens_of(file, settings, config_path)
     source, target = read_vocabularies(directory, tokens.unk)
     attributes = read_attributes(file)
-    model, source, target = _fill_model(file, attributes, tokens, (source, target), _epsilon(settings, config_path))
+    model, source, target = _fill_model(
+        file, attributes, tokens, (source, target), settings.get("layer_norm_epsilon")
+    )
     names = [path, config_path, source.file, target.file, directory / VOCABULARY_MAP]
     return LoadedCheckpoint(
         family="ctranslate2",
@@ -113,36 +124,20 @@ def tokens_of(file: ModelFile, settings: dict[str, Any], config_path: Path) -> T
     """The special tokens: from config.json in files of version 6, from the file itself before.
 
     Raises:
-        ExportError: no config.json where it is needed, or an entry of another type.
+        ExportError: no config.json where it is needed, or one without a token that every model has.
     """
     if file.version < CONFIG_VERSION:
         return read_tokens(file)
     if not config_path.is_file():
         raise ExportError(f"{config_path}: missing: files of version {CONFIG_VERSION} keep the special tokens there")
-    texts: dict[str, Any] = {name: settings.get(name) for name in ("unk_token", "bos_token", "eos_token")}
-    texts["bos_token"] = texts["bos_token"] or ""  # of models without one; missed only where it is needed
-    for name, token in texts.items():
-        if not isinstance(token, str):
-            raise ExportError(f"{config_path}: {name} {token!r} is not a token")
-    start = settings.get("decoder_start_token")
-    if not (start is None or isinstance(start, str)):
-        raise ExportError(f"{config_path}: decoder_start_token {start!r} is not a token")
-    flags = {name: settings.get(name, False) for name in ("add_source_bos", "add_source_eos")}
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise ExportError(f"{config_path}: {name} {flag!r} is not true or false")
+    if missing := [name for name in ("unk_token", "eos_token") if settings.get(name) is None]:
+        raise ExportError(f"{config_path}: {missing[0]} is not given")
     return Tokens(
-        unk=texts["unk_token"], bos=texts["bos_token"], eos=texts["eos_token"], start=start, **flags
+        unk=settings["unk_token"], eos=settings["eos_token"],
+        bos=settings.get("bos_token") or "",  # of models without one; missed only where it is needed
+        start=settings.get("decoder_start_token"),
+        add_source_bos=settings.get("add_source_bos", False), add_source_eos=settings.get("add_source_eos", False),
     )
-
-
-def _epsilon(settings: dict[str, Any], config_path: Path) -> float | None:
-    value = settings.get("layer_norm_epsilon")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ExportError(f"{config_path}: layer_norm_epsilon {value!r} is not a number in 0..1")
-    return float(value)
 
 
 def _fill_model(
@@ -170,9 +165,9 @@ def _fill_model(
         raise ExportError(f"{file.path}: {error}") from None
     # Sizes follow from a few shapes. All have to agree before the file's word on these costs any memory.
     model = Transformer.without_values(config)
-    check(model, weights.tensors, weights.names, file.path, settings="the rest of the file")
+    check(model, weights.tensors, weights.names, file.path, settings=REST)
     compute_positions(weights)
-    fill(model, weights.tensors, weights.names, file.path)
+    fill(model, weights.tensors, weights.names, file.path, settings=REST)
     return freeze(model), source, target
 
 
@@ -198,7 +193,9 @@ def _notes(file: ModelFile, tokens: Tokens, directory: Path) -> tuple[str, ...]:
             "decoder_start_token is not set: CTranslate2 starts from the first token of the caller's target_prefix; "
             f"the bundle starts from {tokens.eos!r}"
         )
-    if any(variable.type in ("int8", "int16") for variable in file.variables.values() if variable.values.ndim > 1):
+    stored = {variable.type for variable in file.variables.values() if variable.values.ndim > 1}
+    notes.extend(format_note({getattr(torch, kind) for kind in stored}))
+    if stored & {"int8", "int16"}:
         notes.append(
             "quantised weights are taken for the float32 values that they stand for; CTranslate2 rounds activations "
             "too unless it is told compute_type float32"

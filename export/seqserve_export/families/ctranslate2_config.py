@@ -45,6 +45,8 @@ def _attention_scale(weights: Weights, attributes: Attributes) -> float | None:
     scales = set()
     for scope, inner in _attentions(weights):
         head = weights.file.number(f"{scope}/head_dim") or weights.choices["width"] // attributes.heads
+        if head <= 0:
+            raise ExportError(f"{weights.file.path}: {scope}/head_dim: {head:g} is not positive")
         given = weights.file.number(f"{scope}/queries_scale")
         usual = (inner // attributes.heads) ** -0.5
         scale = head**-0.5 if given is None else given

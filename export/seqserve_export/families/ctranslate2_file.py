@@ -83,7 +83,7 @@ class ModelFile:
         """The value of a variable with one value, or None where there is no such variable.
 
         Raises:
-            ExportError: it has more than one value.
+            ExportError: it has more than one value, or one that is not finite.
         """
         if name not in self.variables:
             return None
@@ -91,7 +91,10 @@ class ModelFile:
         values = _bfloat16(variable.values) if variable.type == "bfloat16" else variable.values
         if values.size != 1:
             raise ExportError(f"{self.path}: {name} has shape {list(values.shape)} where one value is expected")
-        return float(values.reshape(-1)[0])
+        value = float(values.reshape(-1)[0])
+        if not math.isfinite(value):
+            raise ExportError(f"{self.path}: {name} is {value}")
+        return value
 
     def text(self, name: str) -> str | None:
         """The value of a variable that holds a string, or None where there is no such variable.

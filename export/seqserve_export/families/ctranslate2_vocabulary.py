@@ -1,10 +1,10 @@
 """The vocabularies of a CTranslate2 directory, read as CTranslate2 reads them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
+from seqserve_export.families.vocabulary import read_list
 
 SUFFIXES = (".json", ".txt")
 SHARED, SOURCE, TARGET = "shared_vocabulary", "source_vocabulary", "target_vocabulary"
@@ -86,22 +86,5 @@ def read_vocabularies(directory: Path, unk: str) -> tuple[Vocabulary, Vocabulary
 
 
 def _read(file: Path, unk: str) -> Vocabulary:
-    try:
-        # Only "\n" ends a line of a text vocabulary: tokens may hold any other separator.
-        text = file.read_bytes().decode("utf-8")
-        tokens = json.loads(text) if file.suffix == ".json" else _lines(text)
-    except OSError as error:
-        raise ExportError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{file}: not a vocabulary: {error}") from None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise ExportError(f"{file}: not a list of tokens")
-    return Vocabulary(file, tuple(tokens if unk in tokens else [*tokens, unk]), unk)
-
-
-def _lines(text: str) -> list[str]:
-    """Lines, without carriage returns where all have one: a token may end with one."""
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line[:-1] for line in lines] if all(line.endswith("\r") for line in lines) else lines
+    tokens = read_list(file)
+    return Vocabulary(file, tokens if unk in tokens else (*tokens, unk), unk)

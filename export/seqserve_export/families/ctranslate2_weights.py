@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.ctranslate2_file import ModelFile
 from seqserve_export.families.ctranslate2_spec import SIDES, Attributes, is_attribute
+from seqserve_export.families.weights import SUPPRESSED, equal
 from seqserve_export.model.config import Norm
 
 IMPLIED_POSITIONS = 1024  # as many as CTranslate2's default of max_input_length lets through
@@ -101,7 +101,7 @@ def _take_vocabularies(weights: Weights, attributes: Attributes) -> None:
     """Embeddings and output: which are one, and a row of zeros where decoding starts from no token."""
     source, target = (weights.matrix(EMBEDDINGS[side]) for side in SIDES)
     output = weights.matrix(PROJECTION)
-    shared, tied = _equal(source, target), _equal(target, output)
+    shared, tied = equal(source, target), equal(target, output)
     bias = weights.tensors.get("decoder/projection/bias")
     if attributes.starts_from_zero:
         # The canonical model starts from a token. One whose embedding is zero, and which is never chosen, is the same.
@@ -127,10 +127,6 @@ def _take_vocabularies(weights: Weights, attributes: Attributes) -> None:
         "source_vocab_size": source.shape[0], "target_vocab_size": target.shape[0], "width": source.shape[1],
         "shared_embeddings": shared, "tied_output": tied, "output_bias": bias is not None,
     }
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.shape == other.shape and torch.equal(one, other))
 
 
 def _take_layer(weights: Weights, side: str, index: int) -> None:
@@ -244,7 +240,7 @@ def _take_relative(weights: Weights) -> None:
         names = [BIAS_TABLE.format(side, index) for index in range(weights.layers(side))]
         first = weights.matrix(names[0])
         for name in names[1:]:
-            if name in weights.tensors and not _equal(weights.tensors[name], first):
+            if name in weights.tensors and not equal(weights.tensors[name], first):
                 raise ExportError(
                     f"{weights.file.path}: not supported: a table of relative positions of its own in every layer "
                     f"({name} differs from {names[0]})"

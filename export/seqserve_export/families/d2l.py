@@ -10,11 +10,11 @@ from torch import Tensor
 
 from seqserve.word_text import SPACES
 from seqserve_export.errors import ExportError
-from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint, SourceOptions
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import FLAG, MAX_POSITIONS, check_settings, integer, number
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
-from seqserve_export.families.weights import fill, freeze
+from seqserve_export.families.weights import REST, fill, format_notes, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.word_files import WordFiles
@@ -24,7 +24,6 @@ VOCABULARIES = ("source_vocab", "target_vocab")
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 SOURCE_EMBEDDING, TARGET_EMBEDDING = "encoder.embedding.weight", "decoder.embedding.weight"
 MAX_LENGTH = 1000  # the book's PositionalEncoding has this many rows
-DEFAULT_MAX_NEW_TOKENS = 256
 
 # Of config.json, which is optional: what shapes do not tell, and what they must agree with.
 SIZE = integer(1)
@@ -51,18 +50,19 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     source, target = (find_vocabulary(directory, name) for name in VOCABULARIES)
     path = directory / CONFIG_FILE
     settings = read_settings(path) if path.is_file() else {}
-    file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
+    file = weights(directory)
     tensors = name_blocks(read_weights(file), file)
     try:
         config = infer_config(tensors, settings, options.heads, file, (source, target))
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{directory}: {error}") from None
     model = Transformer.without_values(config)
-    fill(model, tensors, tensor_names(config), file)
-    notes: tuple[str, ...] = ()
+    fill(model, tensors, tensor_names(config), file, settings=REST)
+    notes = format_notes(tensors)
     if options.positions == "book":
         _repeat_first_position(model)
-        notes = ("every generated token gets position 0, as in the book's predict, not the position it was trained on",)
+        first = "every generated token gets position 0, as in the book's predict, not the position it was trained on"
+        notes = (*notes, first)
     return LoadedCheckpoint(
         family="d2l",
         model=freeze(model),
@@ -77,6 +77,11 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         },
         notes=notes,
     )
+
+
+def weights(directory: Path) -> Path:
+    """The file with the weights."""
+    return weights_file(directory, PICKLE_FILE)
 
 
 def _words(source: Vocabulary, target: Vocabulary, config: TransformerConfig) -> WordFiles:

@@ -6,11 +6,18 @@ from typing import Any
 
 from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS
 from seqserve_export.families.files import CONFIG_FILE, read_json
 from seqserve_export.families.search_settings import APPLIED, NOT_APPLIED, read_search, search_notes
+from seqserve_export.families.settings import IDS, LIST, check_known, integer
 
 GENERATION_FILE = "generation_config.json"
 
+COUNT = integer(0).or_null()
+SETTINGS = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "min_new_tokens", "min_length"), COUNT),
+    "suppress_tokens": IDS.or_null(), "bad_words_ids": LIST.or_null(),
+}
 RECORDED = (
     *NOT_APPLIED, *APPLIED, "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "renormalize_logits",
@@ -29,6 +36,7 @@ class Generation:
         suppressed: Ids that are never generated.
         search: How requests are decoded that do not say.
         settings: The directory's own values, for the record.
+        where: The name of the file that they are from.
         notes: What differs from ``transformers.generate``, one line each.
     """
 
@@ -42,12 +50,39 @@ class Generation:
     suppressed: frozenset[int]
     search: SearchDefaults
     settings: dict[str, Any]
+    where: str
     notes: tuple[str, ...]
 
     @property
     def prompt(self) -> tuple[int, ...]:
         """What the decoder is fed before it chooses."""
         return (self.decoder_start_id, *([] if self.forced_first is None else [self.forced_first]))
+
+    def check_forced(self, vocabulary_size: int) -> None:
+        """Refuse a forced token that the target's vocabulary lacks; what else there is of ids the model's sizes check.
+
+        Raises:
+            ExportError: naming the file, the key and the size.
+        """
+        if self.forced_first is not None and not 0 <= self.forced_first < vocabulary_size:
+            raise ExportError(
+                f"{self.where}: forced_bos_token_id {self.forced_first} is outside the vocabulary of {vocabulary_size}"
+            )
+
+    def answer_limits(self, prompt: int, most_target: int) -> tuple[int, int]:
+        """Fewest and most generated tokens by default.
+
+        A language that a caller names makes the prompt longer than these settings know of; transformers counts it to
+        the same limits.
+
+        Args:
+            prompt: Tokens that the decoder is fed first.
+            most_target: Tokens that the decoder has positions for.
+        """
+        more = prompt - len(self.prompt)
+        wanted = DEFAULT_MAX_NEW_TOKENS if self.max_new_tokens is None else max(1, self.max_new_tokens - more)
+        most = min(wanted, most_target - prompt + 1)
+        return min(max(0, self.min_new_tokens - more), most), most
 
 
 def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
@@ -59,6 +94,7 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     path = directory / GENERATION_FILE
     values = read_json(path) if path.is_file() else config
     where = GENERATION_FILE if path.is_file() else CONFIG_FILE
+    check_known(directory / where, values, SETTINGS)
     ids = {
         name: _one_id(name, config.get(name) if values.get(name) is None else values[name], where)
         for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -71,11 +107,12 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     return Generation(
         decoder_start_id=ids["decoder_start_token_id"], eos_id=ids["eos_token_id"], pad_id=ids["pad_token_id"],
         forced_first=forced_first, forced_end=forced_end,
-        max_new_tokens=int(longest) if longest > 0 else None,
-        min_new_tokens=max(0, int(shortest)),
+        max_new_tokens=longest if longest > 0 else None,
+        min_new_tokens=max(0, shortest),
         suppressed=_suppressed(values, ids["eos_token_id"], where),
         search=read_search(values, where),
         settings={name: values[name] for name in RECORDED if values.get(name) is not None},
+        where=where,
         notes=search_notes(values, where),
     )
 
@@ -94,14 +131,14 @@ def _one_id(name: str, value: object, where: str) -> int:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ExportError(f"{where}: {name} {value!r} is not supported; exactly one id is")
+        raise ExportError(f"{where}: {name} {value!r:.80} is not supported; exactly one id is")
     return value
 
 
 def _suppressed(values: dict[str, Any], eos_id: int, where: str) -> frozenset[int]:
     """Single tokens that generation never chooses, in any position."""
     words = values.get("bad_words_ids") or []
-    if not all(isinstance(word, list) and len(word) == 1 and isinstance(word[0], int) for word in words):
-        raise ExportError(f"{where}: bad_words_ids {words!r} is not supported; lists of one id each are")
+    if not all(isinstance(word, list) and len(word) == 1 and type(word[0]) is int for word in words):
+        raise ExportError(f"{where}: bad_words_ids {words!r:.80} is not supported; lists of one id each are")
     suppressed = frozenset(word[0] for word in words) - {eos_id}  # transformers drops the end token from this list
     return suppressed | frozenset(values.get("suppress_tokens") or [])

@@ -6,11 +6,19 @@ from typing import Any
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import read_json
-from seqserve_export.tokenizer_files import HubFile
+from seqserve_export.families.settings import COLLECTION, FLAG, LIST, TEXT, check_known
+from seqserve_export.model import TransformerConfig
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile, check_end, token_text
 
 TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILE = "tokenizer_config.json"
 CLEAN_UP = "clean_up_tokenization_spaces"
+
+# Of tokenizer_config.json, what the families read.
+SETTINGS = {
+    **dict.fromkeys(("tokenizer_class", "src_lang", "tgt_lang", "language_codes"), TEXT.or_null()),
+    **dict.fromkeys(("legacy_behaviour", CLEAN_UP), FLAG.or_null()),
+    "additional_special_tokens": LIST.or_null(), "extra_special_tokens": COLLECTION.or_null(),
+}
 
 
 @dataclass(frozen=True)
@@ -20,19 +28,15 @@ class HubText:
     Attributes:
         added: Ids of added tokens by their text: special tokens, languages.
         prefix, suffix: What its post-processor puts around a text.
-        unknown_id: The id of the unknown token, if there is one.
-        notes: One line each: what transformers does that the bundle does not.
     """
 
     file: HubFile
     added: dict[str, int] = field(repr=False)
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    unknown_id: int | None
-    notes: tuple[str, ...]
 
 
-def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> HubText | None:
+def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | None:
     """The directory's ``tokenizer.json``, or None where it has none.
 
     Raises:
@@ -48,27 +52,38 @@ def read_hub_tokenizer(directory: Path, vocabulary_size: int, eos_id: int) -> Hu
         prefix, suffix = _frame(values.get("post_processor"))
         kind = values["model"].get("type")
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise ExportError(f"{path}: not a tokenizer, or of an unknown form: {error!r}") from None
+        raise ExportError(f"{path}: not a tokenizer, or of an unknown form: {error!r:.80}") from None
     ids = entries | added
     token, highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
-    if highest >= vocabulary_size:
-        raise ExportError(f"{path}: {token!r:.60} has id {highest}, but the model has {vocabulary_size} tokens")
+    size = config.source_vocab_size
+    if highest >= size:
+        raise ExportError(f"{path}: {token!r:.60} has id {highest}, but the model has {size} tokens")
+    if outside := [number for number in prefix + suffix if not 0 <= number < size]:
+        raise ExportError(f"{path}: post_processor: id {outside[0]} is outside the model's {size} tokens")
     end = ids.get(_token(settings.get("eos_token")))
-    if end not in (None, eos_id):  # the tokenizer ends sources, the model answers: they have to mean the same
-        raise ExportError(f"{path}: the eos_token has id {end}, but the model's eos_token_id is {eos_id}")
+    if end is not None:
+        check_end(str(path), "the eos_token", end, config)
+    if lowest := [token for token, token_id in ids.items() if token_id < 0]:
+        raise ExportError(f"{path}: {lowest[0]!r:.60} has a negative id")
     unknown = values["model"].get("unk_id")  # of Unigram; others name the token
+    if unknown is not None and (type(unknown) is not int or not 0 <= unknown <= highest):
+        raise ExportError(f"{path}: unk_id {unknown!r:.40} is no id of the vocabulary")
     if unknown is None:
         unknown = ids.get(_token(values["model"].get("unk_token") or settings.get("unk_token")))
     notes: tuple[str, ...] = ()
     if settings.get(CLEAN_UP) and kind != "BPE":  # transformers 5 ignores the setting for byte-pair encodings
         notes = (f"{SETTINGS_FILE}: {CLEAN_UP} is not applied: texts keep the spaces before punctuation",)
-    return HubText(HubFile(path), added, prefix, suffix, unknown, notes)
+    return HubText(HubFile(path, unknown, notes), added, prefix, suffix)
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
     """tokenizer_config.json; empty where there is none."""
     path = directory / SETTINGS_FILE
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    check_known(path, settings, SETTINGS)
+    return settings
 
 
 def _entries(model: dict[str, Any]) -> dict[str, int]:
@@ -80,8 +95,7 @@ def _entries(model: dict[str, Any]) -> dict[str, int]:
 
 
 def _token(value: object) -> str:
-    """A token of tokenizer_config.json, where older versions wrote an object."""
-    content = value.get("content") if isinstance(value, dict) else value
+    content = token_text(value)
     return content if isinstance(content, str) else ""
 
 

@@ -10,9 +10,11 @@ from seqserve.sentencepiece_file import count_pieces
 from seqserve_export.errors import ExportError
 from seqserve_export.families import language_codes
 from seqserve_export.families.files import read_json
-from seqserve_export.families.hub_tokenizer import SETTINGS_FILE, HubText, read_settings
+from seqserve_export.families.hub_tokenizer import HubText, read_settings
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE as PIECES_FILE
+from seqserve_export.tokenizer_files import SETTINGS_FILE
 
-PIECES_FILE, VOCABULARY_FILE = "sentencepiece.bpe.model", "vocab.json"
+VOCABULARY_FILE = "vocab.json"
 # Classes that say nothing of a scheme: whatever tokenizer.json holds.
 GENERIC = ("PreTrainedTokenizer", "TokenizersBackend", "")
 # M2M100 numbers languages by these lists.
@@ -152,7 +154,7 @@ def _numbered(directory: Path, settings: dict[str, Any]) -> dict[str, int]:
     path = directory / VOCABULARY_FILE
     if not path.is_file():
         return {}
-    kind = settings.get("language_codes", "m2m100")
+    kind = settings.get("language_codes") or "m2m100"
     if kind not in NUMBERED:
         raise ExportError(
             f"{directory / SETTINGS_FILE}: language_codes {kind!r:.40} is not one of {', '.join(NUMBERED)}"

@@ -1,20 +1,18 @@
 """Hugging Face Marian directories (``MarianMTModel``): OPUS-MT and its relatives."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from seqserve import marian_text
 from seqserve_export.families.bart_layout import Layout
-from seqserve_export.families.bart_weights import has_model_type, read_directory
+from seqserve_export.families.bart_weights import read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import CONFIG_FILE, digests, read_json
-from seqserve_export.model import TransformerConfig
+from seqserve_export.families.files import digests, has_model_type
 from seqserve_export.tokenizer_files import MarianFiles
 
 TOKENIZER_FILES = (marian_text.SOURCE_VOCABULARY, marian_text.SOURCE_PIECES, marian_text.TARGET_PIECES)
 LAYOUT = Layout(
     family="marian", model_type="marian", source_class="MarianMTModel", base_class="MarianModel",
-    norm_position="post", embedding_norm=False, final_norm=False, positions="sinusoidal", separable=True,
+    norm_position="post", embedding_norm=None, final_norm=False, positions="sinusoidal", separable=True,
     fixed={"normalize_before": False, "add_final_layer_norm": False, "static_position_embeddings": True},
 )
 
@@ -26,13 +24,11 @@ def recognises(directory: Path) -> bool:
 
 def load(directory: Path) -> LoadedCheckpoint:
     """Read a Marian directory. Sources are the pieces of the text and the end token; decoding starts from pad."""
-    path = directory / CONFIG_FILE
-    # The one class in which a setting says whether embeddings are normalised.
-    normalised = path.is_file() and bool(read_json(path).get("normalize_embedding", False))
-    read = read_directory(directory, replace(LAYOUT, embedding_norm=normalised))
+    read = read_directory(directory, LAYOUT)
     config = read.model.config
-    tokenizer, notes = _tokenizer(directory, config)
-    fewest, most = read.answer_limits(len(read.generation.prompt))
+    missing = [name for name in TOKENIZER_FILES if not (directory / name).is_file()]
+    tokenizer = None if missing else MarianFiles.read(directory, config)
+    fewest, most = read.generation.answer_limits(len(read.generation.prompt), config.max_target_length)
     names_read = (*TOKENIZER_FILES, marian_text.TARGET_VOCABULARY, marian_text.SETTINGS)
     return LoadedCheckpoint(
         family="marian",
@@ -49,15 +45,6 @@ def load(directory: Path) -> LoadedCheckpoint:
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in names_read)]),
         },
         tokenizer=tokenizer,
-        notes=read.generation.notes + notes,
+        no_tokenizer=f"without {', '.join(missing)}",
+        notes=read.notes,
     )
-
-
-def _tokenizer(directory: Path, config: TransformerConfig) -> tuple[MarianFiles | None, tuple[str, ...]]:
-    """The tokenizer of a directory that has all its files, and a note on one that has only some."""
-    missing = [name for name in TOKENIZER_FILES if not (directory / name).is_file()]
-    if not missing:
-        return MarianFiles.read(directory, config), ()
-    if len(missing) == len(TOKENIZER_FILES):
-        return None, ()
-    return None, (f"without {', '.join(missing)} there is no tokenizer: the bundle takes and returns token ids",)

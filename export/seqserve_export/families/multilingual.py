@@ -3,25 +3,18 @@
 from pathlib import Path
 
 from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Place
-from seqserve_export.families.bart import COMMON, tokenizer_notes
+from seqserve_export.families.bart import COMMON, no_tokenizer
 from seqserve_export.families.bart_layout import Layout
-from seqserve_export.families.bart_weights import Read, has_model_type, read_directory
+from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import digests
-from seqserve_export.families.hub_tokenizer import (
-    SETTINGS_FILE,
-    TOKENIZER_FILE,
-    HubText,
-    read_hub_tokenizer,
-    read_settings,
-)
+from seqserve_export.families.files import digests, has_model_type
+from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, HubText, read_hub_tokenizer, read_settings
 from seqserve_export.families.languages import (
     M2M100,
     MBART_25,
     MBART_50,
     NLLB,
     NLLB_LEGACY,
-    PIECES_FILE,
     VOCABULARY_FILE,
     Languages,
     Scheme,
@@ -29,8 +22,9 @@ from seqserve_export.families.languages import (
 )
 from seqserve_export.m2m100_files import M2M100Files
 from seqserve_export.model import TransformerConfig
+from seqserve_export.sentencepiece_files import FAIRSEQ_FILE as PIECES_FILE
 from seqserve_export.sentencepiece_files import SentencePieceFiles
-from seqserve_export.tokenizer_files import TokenizerFiles
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
 MBART_LAYOUT = Layout(
     family="mbart", model_type="mbart", source_class="MBartForConditionalGeneration", base_class="MBartModel",
@@ -80,12 +74,12 @@ def load_m2m100(directory: Path) -> LoadedCheckpoint:
 
 def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
-    text = read_hub_tokenizer(directory, config.source_vocab_size, config.eos_id)
+    text = read_hub_tokenizer(directory, config)
     languages = read_languages(directory, schemes, text, config.source_vocab_size)
     prefix, suffix = source_frame(languages, text, config.eos_id)
     prompt, target = decoder_prompt(languages, read)
-    fewest, most = read.answer_limits(len(prompt))
-    tokenizer, unknown, notes = _tokenizer(directory, languages, text, config)
+    fewest, most = generation.answer_limits(len(prompt), config.max_target_length)
+    tokenizer = _tokenizer(directory, languages, text, config)
     files = (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE, VOCABULARY_FILE)
     return LoadedCheckpoint(
         family=read.layout.family,
@@ -96,9 +90,9 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
         languages={} if languages is None else languages.ids,
         default_source_language=None if languages is None else languages.source,
         default_target_language=target,
-        forced_end=generation.forced_end,
         search=generation.search,
-        unk_id=unknown,
+        forced_end=generation.forced_end,
+        unk_id=None if tokenizer is None else tokenizer.unknown_id,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,
         tokenizer=tokenizer,
@@ -106,32 +100,29 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
             **read.provenance, "source_files": digests([*read.files, *(directory / name for name in files)]),
             **({} if languages is None else {"tokenizer_class": languages.scheme.tokenizer}),
         },
-        notes=generation.notes + notes + _start_note(languages, read),
+        no_tokenizer=no_tokenizer(directory, TOKENIZER_FILE, PIECES_FILE),
+        notes=read.notes + _notes(languages, read),
     )
 
 
-def _start_note(languages: Languages | None, read: Read) -> tuple[str, ...]:
+def _notes(languages: Languages | None, read: Read) -> tuple[str, ...]:
+    notes = () if languages is not None else (NO_LANGUAGES,)
     if read.start_given or (languages is not None and languages.scheme is MBART_25):
-        return ()
-    return ("decoder_start_token_id is not given: decoding starts from the end token, as mBART-50 was trained",)
+        return notes
+    return (*notes, "decoder_start_token_id is not given: decoding starts from the end token, as mBART-50 was trained")
 
 
 def _tokenizer(
     directory: Path, languages: Languages | None, text: HubText | None, config: TransformerConfig
-) -> tuple[TokenizerFiles | None, int | None, tuple[str, ...]]:
-    """The tokenizer, the id of its unknown token, and notes."""
+) -> HubFile | M2M100Files | SentencePieceFiles | None:
     if text is not None:
-        return text.file, text.unknown_id, text.notes + (() if languages is not None else (NO_LANGUAGES,))
-    if languages is None:
-        return None, None, (*tokenizer_notes(directory, text), NO_LANGUAGES)
-    if languages.scheme is M2M100 and (directory / PIECES_FILE).is_file():
-        files = M2M100Files.read(directory, read_settings(directory), languages.ids, config)
-        return files, files.unknown_id, ()
-    if languages.scheme in HABITS and (directory / PIECES_FILE).is_file():
-        codes = sorted(languages.ids, key=languages.ids.__getitem__)
-        pieces = SentencePieceFiles.read(directory, HABITS[languages.scheme], config, codes)
-        return pieces, pieces.unknown_id, pieces.notes
-    return None, None, tokenizer_notes(directory, text)
+        return text.file
+    if languages is None or not (directory / PIECES_FILE).is_file():
+        return None
+    if languages.scheme is M2M100:
+        return M2M100Files.read(directory, read_settings(directory), languages.ids, config)
+    codes = sorted(languages.ids, key=languages.ids.__getitem__)
+    return SentencePieceFiles.read(directory, HABITS[languages.scheme], config, codes)
 
 
 def source_frame(

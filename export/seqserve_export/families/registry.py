@@ -1,27 +1,23 @@
 """Which family a directory belongs to."""
 
-from functools import partial
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families import argos, bart, ctranslate2, d2l, marian, multilingual, native, t5, torch_transformer
 from seqserve_export.families.checkpoint import Family
-from seqserve_export.families.files import CONFIG_FILE, read_json, weights_file
+from seqserve_export.families.files import CONFIG_FILE, read_json
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family(
             "native", native.recognises, lambda directory, _: native.load(directory),
-            weights=partial(weights_file, pickled=False),
+            weights=native.weights,
         ),
-        Family(
-            "d2l", d2l.recognises, d2l.load, takes=("heads", "positions"),
-            weights=partial(weights_file, pickled=True, pickle_file=d2l.PICKLE_FILE),
-        ),
+        Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions"), weights=d2l.weights),
         Family(
             "torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory),
-            weights=partial(weights_file, pickled=True, pickle_file=torch_transformer.PICKLE_FILE),
+            weights=torch_transformer.weights,
         ),
         Family("marian", marian.recognises, lambda directory, _: marian.load(directory)),
         Family("bart", bart.recognises_bart, lambda directory, _: bart.load_bart(directory)),
@@ -75,9 +71,10 @@ def _unknown(directory: Path) -> str:
     supported = f"supported families: {', '.join(FAMILIES)}"
     if (directory / CONFIG_FILE).is_file():
         config = read_json(directory / CONFIG_FILE)
-        kind = config.get("model_type") or ", ".join(map(str, config.get("architectures") or ()))
+        kind = config.get("model_type") or config.get("architectures")
+        kind = ", ".join(map(str, kind)) if isinstance(kind, list) else kind
         if kind:
-            return f"{directory}: architecture {kind!r} is not supported; {supported}"
+            return f"{directory}: architecture {kind!r:.80} is not supported; {supported}"
         return f"{directory}/{CONFIG_FILE}: names no known architecture; {supported}"
     below = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
     if len(below) > 1:

@@ -49,19 +49,33 @@ IDS = Setting(
     lambda value: isinstance(value, list) and all(_is_integer(item) and item >= 0 for item in value),
 )
 TOKEN_ID = Setting("a token id", lambda value: _is_integer(value) and value >= 0)
+LIST = Setting("a list", lambda value: isinstance(value, list))
+COLLECTION = Setting("a list or an object", lambda value: isinstance(value, list | dict))
+NAMES = Setting(
+    "a list of names", lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value)
+)
 
 
 def check_settings(path: Path, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> None:
-    """Every value is what its key may hold.
+    """Every key is known, and every value is what its key may hold.
 
     Raises:
         ExportError: naming the file, the key and what is wanted; or unknown keys.
     """
     if unknown := sorted(set(values) - set(settings)):
         raise ExportError(f"{path}: unknown keys {', '.join(unknown)}; known: {', '.join(settings)}")
-    for name, value in values.items():
-        if not settings[name].fits(value):
-            raise ExportError(f"{path}: {name} {value!r:.80} is not {settings[name].wanted}")
+    check_known(path, values, settings)
+
+
+def check_known(path: Path, values: Mapping[str, Any], settings: Mapping[str, Setting]) -> None:
+    """The same of files of other libraries, whose further keys are their own business.
+
+    Raises:
+        ExportError: naming the file, the key and what is wanted.
+    """
+    for name, setting in settings.items():
+        if name in values and not setting.fits(values[name]):
+            raise ExportError(f"{path}: {name} {values[name]!r:.80} is not {setting.wanted}")
 
 
 def _is_integer(value: object) -> bool:

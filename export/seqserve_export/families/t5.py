@@ -1,24 +1,32 @@
 """Hugging Face T5 directories (``T5ForConditionalGeneration`` and its multilingual twin): T5, T5 v1.1, Flan-T5, mT5."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqserve_export import sentencepiece_files
 from seqserve_export.errors import ExportError
 from seqserve_export.families.bart_layout import ACTIVATIONS
-from seqserve_export.families.bart_weights import SUPPRESSED
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
-from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.files import (
+    CONFIG_FILE,
+    config_file,
+    digests,
+    has_model_type,
+    read_json,
+    read_weights,
+    weights_file,
+)
 from seqserve_export.families.generation import GENERATION_FILE, Generation, read_generation
-from seqserve_export.families.native import TOKENIZER_FILE, hub_unknown_id
-from seqserve_export.families.weights import fill, freeze
+from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
+from seqserve_export.families.settings import FLAG, NAMES, TEXT, check_known, integer, number
+from seqserve_export.families.weights import equal, fill, format_notes, freeze, name_shared, suppress
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.sentencepiece_files import HABITS, SentencePieceFiles
-from seqserve_export.tokenizer_files import HubFile, TokenizerFiles
+from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
 CLASSES = ("T5ForConditionalGeneration", "MT5ForConditionalGeneration", "T5WithLMHeadModel")
 PIECES = HABITS["t5"].file
@@ -26,7 +34,16 @@ KINDS = ("t5", "mt5", "umt5")  # the last is recognised to say why it is refused
 
 # The model has no limit of its own. n_positions, where a configuration has it, is what it was trained on.
 DEFAULT_LENGTH = 1024
-DEFAULT_MAX_NEW_TOKENS = 256  # of the 20 of transformers.generate few answers would come to their end
+
+SIZE = integer(1)
+SETTINGS = {
+    **dict.fromkeys(("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size"), SIZE),
+    "num_decoder_layers": SIZE.or_null(), "n_positions": integer(0).or_null(),
+    **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance"), SIZE),
+    **dict.fromkeys(("tie_word_embeddings", "scale_decoder_outputs", "is_gated_act"), FLAG),
+    **dict.fromkeys(("feed_forward_proj", "dense_act_fn"), TEXT), "layer_norm_epsilon": number(0, 1),
+    "architectures": NAMES.or_null(),
+}
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 SUPPRESSION = "bad_words_ids"  # an output bias made of them; no file has such a tensor
@@ -43,8 +60,24 @@ DECODER_PARTS = (*ENCODER_PARTS, ("cross", "cross_norm", "layer.1", "EncDecAtten
 
 def recognises(directory: Path) -> bool:
     """A config.json with one of T5's ``model_type`` values."""
-    path = directory / CONFIG_FILE
-    return path.is_file() and read_json(path).get("model_type") in KINDS
+    return has_model_type(directory, *KINDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Settings and weights of a directory.
+
+    Attributes:
+        kind: ``model_type`` of config.json.
+        files: Those that were read, for the record.
+        notes: Of its generation settings and its weights.
+    """
+
+    kind: str
+    generation: Generation
+    model: Transformer
+    files: list[Path]
+    notes: tuple[str, ...]
 
 
 def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
@@ -53,14 +86,54 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     Args:
         options: ``max_source_length`` and ``max_target_length`` in tokens; the model itself knows no limit.
     """
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise ExportError(f"{directory}: no model here (no {CONFIG_FILE})")
+    read = read_directory(directory, options)
+    config, generation = read.model.config, read.generation
+    text = read_hub_tokenizer(directory, config)
+    tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
+    if tokenizer is None and (directory / PIECES).is_file():
+        tokenizer = SentencePieceFiles.read(directory, "t5", config)
+    fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
+    notes = read.notes
+    if generation.max_new_tokens is None:
+        notes = (*notes, f"no max_length: answers end at {most} tokens, where transformers.generate stops at 20")
+    return LoadedCheckpoint(
+        family="t5",
+        model=read.model,
+        source_prefix=() if text is None else text.prefix,
+        source_suffix=text.suffix if text is not None and text.prefix + text.suffix else (config.eos_id,),
+        decoder_prompt=generation.prompt,
+        forced_end=generation.forced_end,
+        search=generation.search,
+        unk_id=None if tokenizer is None else tokenizer.unknown_id,
+        default_max_new_tokens=most,
+        default_min_new_tokens=fewest,
+        tokenizer=tokenizer,
+        no_tokenizer=f"without {TOKENIZER_FILE} or {PIECES}",
+        provenance={
+            "source_class": CLASSES[read.kind == "mt5"],
+            "generation": generation.settings, "suppressed_tokens": sorted(generation.suppressed),
+            "source_files": digests([
+                *read.files, *(directory / name for name in (TOKENIZER_FILE, PIECES, SETTINGS_FILE))
+            ]),
+        },
+        notes=notes,
+    )
+
+
+def read_directory(directory: Path, options: SourceOptions) -> Read:
+    """Settings and weights.
+
+    Raises:
+        ExportError: one line naming the file and what in it cannot be served exactly.
+    """
+    path = config_file(directory)
     values = read_json(path)
+    check_known(path, values, SETTINGS)
+    check_class(values)
     # What T5Config takes for granted; the start token is the pad token by the model's definition.
     values = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": values.get("pad_token_id", 0), **values}
     generation = read_generation(directory, values)
-    file = weights_file(directory, pickled=True)
+    file = weights_file(directory)
     tensors = read_weights(file)
     _drop_copies(tensors, file)
     try:
@@ -69,40 +142,40 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         raise ExportError(f"{path}: missing key {error.args[0]!r}") from None
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
+    generation.check_forced(config.target_vocab_size)
     names = tensor_names(config)
     if generation.suppressed:
-        tensors[SUPPRESSION] = _suppression(generation.suppressed, config.target_vocab_size)
+        bias = torch.zeros(config.target_vocab_size)
+        tensors[SUPPRESSION] = suppress(bias, generation.suppressed, generation.where)
         names["output_bias"] = SUPPRESSION
-    model = Transformer(config)
+    model = Transformer.without_values(config)
     fill(model, tensors, names, file)
-    tokenizer, notes = _tokenizer(directory, config)
-    longest = generation.max_new_tokens
-    if longest is None:
-        longest = DEFAULT_MAX_NEW_TOKENS
-        notes = (*notes, f"no max_length: answers end at {longest} tokens, where transformers.generate stops at 20")
-    named = (GENERATION_FILE, TOKENIZER_FILE, PIECES, sentencepiece_files.SETTINGS)
-    files = [path, file, *(directory / name for name in named)]
-    return LoadedCheckpoint(
-        family="t5",
-        model=freeze(model),
-        source_prefix=(),
-        source_suffix=(config.eos_id,),
-        decoder_prompt=generation.prompt,
-        forced_end=generation.forced_end,
-        search=generation.search,
-        unk_id=(
-            tokenizer.unknown_id if isinstance(tokenizer, SentencePieceFiles)
-            else hub_unknown_id(directory / TOKENIZER_FILE)
-        ),
-        default_max_new_tokens=min(longest, config.max_target_length - len(generation.prompt) + 1),
-        default_min_new_tokens=generation.min_new_tokens,
-        tokenizer=tokenizer,
-        provenance={
-            "source_class": CLASSES[values.get("model_type") == "mt5"], "source_files": digests(files),
-            "generation": generation.settings, "suppressed_tokens": sorted(generation.suppressed),
-        },
-        notes=generation.notes + notes,
+    return Read(
+        kind=values.get("model_type", KINDS[0]), generation=generation, model=freeze(model),
+        files=[path, file, directory / GENERATION_FILE], notes=generation.notes + format_notes(tensors),
     )
+
+
+def check_class(values: dict[str, Any]) -> None:
+    """Refuse a config.json of another class.
+
+    Raises:
+        ExportError: naming the class and those that are supported.
+    """
+    if values.get("model_type") == "umt5":
+        raise ExportError(
+            f"{CONFIG_FILE}: model_type 'umt5' is not supported: UMT5 has a table of relative positions in every layer"
+        )
+    if values.get("model_type", KINDS[0]) not in KINDS:
+        raise ExportError(
+            f"{CONFIG_FILE}: model_type {values['model_type']!r:.80} is not one of {', '.join(KINDS[:2])}, "
+            "which the family t5 is for"
+        )
+    classes = values.get("architectures") or CLASSES
+    if not {*classes} & {*CLASSES}:
+        raise ExportError(
+            f"{CONFIG_FILE}: architecture {', '.join(classes):.200} is not supported; supported: {', '.join(CLASSES)}"
+        )
 
 
 def read_config(
@@ -118,14 +191,8 @@ def read_config(
         ExportError: for what the canonical model does not have, by its name in the file.
         KeyError: for a key that the file lacks.
     """
-    if not set(values.get("architectures") or CLASSES) & set(CLASSES):
-        supported = ", ".join(CLASSES)
-        raise ExportError(f"architecture {', '.join(values['architectures'])} is not supported; supported: {supported}")
-    if values.get("model_type") == "umt5":
-        raise ExportError("model_type 'umt5' is not supported: UMT5 has a table of relative positions in every layer")
     activation, gated = _feed_forward(values)
-    width, vocabulary = int(values["d_model"]), int(values["vocab_size"])
-    layers = int(values["num_layers"])
+    width, vocabulary, layers = values["d_model"], values["vocab_size"], values["num_layers"]
     buckets, reach = _relative_positions(values)
     source, target = _lengths(values, options)
     if target < len(generation.prompt):
@@ -134,11 +201,11 @@ def read_config(
     scaled = values.get("scale_decoder_outputs", values.get("tie_word_embeddings") is not False)
     return TransformerConfig(
         source_vocab_size=vocabulary, target_vocab_size=vocabulary,
-        width=width, heads=int(values["num_heads"]), head_size=int(values["d_kv"]), ffn_width=int(values["d_ff"]),
-        encoder_layers=layers, decoder_layers=int(values.get("num_decoder_layers") or layers),
+        width=width, heads=values["num_heads"], head_size=values["d_kv"], ffn_width=values["d_ff"],
+        encoder_layers=layers, decoder_layers=values.get("num_decoder_layers") or layers,
         max_source_length=source, max_target_length=target,
         pad_id=generation.pad_id, eos_id=generation.eos_id, decoder_start_id=generation.decoder_start_id,
-        norm="rms", norm_position="pre", norm_epsilon=float(values.get("layer_norm_epsilon", 1e-6)), final_norm=True,
+        norm="rms", norm_position="pre", norm_epsilon=values.get("layer_norm_epsilon", 1e-6), final_norm=True,
         positions="relative", relative_buckets=buckets, relative_max_distance=reach,
         attention_bias=False, attention_scale=1.0, activation=ACTIVATIONS[activation], gated_ffn=gated, ffn_bias=False,
         shared_embeddings=True, tied_output=tied,
@@ -152,7 +219,7 @@ def _feed_forward(values: dict[str, Any]) -> tuple[str, bool]:
     """The activation's name and whether it is a gate, as transformers reads them from ``feed_forward_proj``."""
     default = "gated-gelu" if values.get("model_type") == "mt5" else "relu"
     projection = values.get("feed_forward_proj", default)
-    gate, _, rest = str(projection).rpartition("-")
+    gate, _, rest = projection.rpartition("-")
     # "gated-gelu" has always meant the approximation by tanh; a plain "gelu" is the exact one.
     derived = "gelu_new" if projection == "gated-gelu" else rest
     activation = values.get("dense_act_fn", derived)
@@ -161,13 +228,13 @@ def _feed_forward(values: dict[str, Any]) -> tuple[str, bool]:
             f"{CONFIG_FILE}: feed_forward_proj {projection!r} (dense_act_fn {activation!r}) is not supported; "
             f"{', '.join(ACTIVATIONS)}, plain or behind 'gated-', are"
         )
-    return activation, bool(values.get("is_gated_act", gate == "gated"))
+    return activation, values.get("is_gated_act", gate == "gated")
 
 
 def _relative_positions(values: dict[str, Any]) -> tuple[int, int]:
     """Buckets, and the distance from which all share the last one."""
-    buckets = int(values.get("relative_attention_num_buckets", 32))
-    reach = int(values.get("relative_attention_max_distance", 128))
+    buckets = values.get("relative_attention_num_buckets", 32)
+    reach = values.get("relative_attention_max_distance", 128)
     # Half of the decoder's buckets are single distances; the others share the logarithm of what is left.
     if buckets < 4 or reach <= buckets // 2:
         raise ExportError(
@@ -179,18 +246,8 @@ def _relative_positions(values: dict[str, Any]) -> tuple[int, int]:
 
 def _lengths(values: dict[str, Any], options: SourceOptions) -> tuple[int, int]:
     """Limits of sources and targets, in tokens: what the caller says, else the configuration, else a default."""
-    trained = values.get("n_positions")
-    default = trained if isinstance(trained, int) and trained > 1 else DEFAULT_LENGTH
+    default = values.get("n_positions") or DEFAULT_LENGTH
     return options.max_source_length or default, options.max_target_length or default
-
-
-def _suppression(suppressed: frozenset[int], vocabulary: int) -> Tensor:
-    """An output bias [vocabulary] for the tokens that generation never chooses."""
-    if bad := [token for token in sorted(suppressed) if not 0 <= token < vocabulary]:
-        raise ExportError(f"{GENERATION_FILE}: bad_words_ids {bad} are outside the vocabulary of {vocabulary}")
-    bias = torch.zeros(vocabulary)
-    bias[sorted(suppressed)] = SUPPRESSED
-    return bias
 
 
 def tensor_names(config: TransformerConfig) -> dict[str, str]:
@@ -221,26 +278,12 @@ def _drop_copies(tensors: dict[str, Tensor], file: Path) -> None:
         ExportError: one of the two stacks has an embedding of its own.
     """
     tensors.pop(UNREAD, None)
-    if SHARED not in tensors:
-        # Writers that store tied weights once are free to keep any of their names.
-        kept = next((name for name in (*COPIES, HEAD) if name in tensors), None)
-        if kept is not None:
-            tensors[SHARED] = tensors[kept]
+    name_shared(tensors, SHARED, (*COPIES, HEAD))
     for name in (*COPIES, HEAD):
         copy = tensors.get(name)
         if copy is None or SHARED not in tensors:
             continue
-        if torch.equal(copy, tensors[SHARED]):
+        if equal(copy, tensors[SHARED]):
             del tensors[name]
         elif name != HEAD:
             raise ExportError(f"{file}: {name} differs from {SHARED}, which both sides of T5 share")
-
-
-def _tokenizer(directory: Path, config: TransformerConfig) -> tuple[TokenizerFiles | None, tuple[str, ...]]:
-    """The tokenizer of a directory that has one, and a note on what it does differently or that there is none."""
-    if (directory / TOKENIZER_FILE).is_file():
-        return HubFile(directory / TOKENIZER_FILE), ()
-    if (directory / PIECES).is_file():
-        files = SentencePieceFiles.read(directory, "t5", config)
-        return files, files.notes
-    return None, (f"without {TOKENIZER_FILE} or {PIECES} there is no tokenizer: the bundle takes and returns ids",)

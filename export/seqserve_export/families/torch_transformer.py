@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families.checkpoint import LoadedCheckpoint
-from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
+from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint
+from seqserve_export.families.files import CONFIG_FILE, config_file, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import (
     FLAG,
     IDS,
@@ -24,14 +23,13 @@ from seqserve_export.families.settings import (
     one_of,
 )
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
-from seqserve_export.families.weights import fill, freeze
+from seqserve_export.families.weights import REST, fill, format_notes, freeze
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.word_files import WordFiles
 
 PICKLE_FILE = "model.pt"
 FORMAT = "torch.nn.Transformer"
-DEFAULT_MAX_NEW_TOKENS = 256
 FINAL_NORM = "encoder.norm.weight"
 
 # Keys of config.json with their defaults; REQUIRED have none.
@@ -87,11 +85,9 @@ def recognises(directory: Path) -> bool:
 
 def load(directory: Path) -> LoadedCheckpoint:
     """Read a model around ``torch.nn.Transformer``. Decoding starts from ``bos_id``."""
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise ExportError(f"{directory}: no model here (no {CONFIG_FILE}, which names the embeddings)")
+    path = config_file(directory)
     settings = read_settings(path)
-    file = weights_file(directory, pickled=True, pickle_file=PICKLE_FILE)
+    file = weights(directory)
     tensors = read_weights(file)
     tables = _take_positions(tensors, settings, file)
     try:
@@ -99,7 +95,7 @@ def load(directory: Path) -> LoadedCheckpoint:
     except (ConfigError, TypeError, ValueError) as error:
         raise ExportError(f"{path}: {error}") from None
     model = Transformer.without_values(config)
-    fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file)
+    fill(model, split_fused(tensors) | tables, tensor_names(config, settings), file, settings=REST)
     check_ids(path, settings, config)
     vocabularies = find_vocabularies(directory, settings)
     suffix = (config.eos_id,) if settings["source_suffix"] is None else tuple(settings["source_suffix"])
@@ -118,7 +114,14 @@ def load(directory: Path) -> LoadedCheckpoint:
             "source_class": FORMAT,
             "source_files": digests([path, file, *(vocabulary.file for vocabulary in vocabularies or ())]),
         },
+        no_tokenizer=f"{CONFIG_FILE} names no vocabularies",
+        notes=format_notes(tensors),
     )
+
+
+def weights(directory: Path) -> Path:
+    """The file with the weights."""
+    return weights_file(directory, PICKLE_FILE)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -276,4 +279,4 @@ def _matrix(tensors: dict[str, Tensor], name: str, file: Path, *, squeeze: bool 
         tensor = tensor.squeeze(1 if tensor.shape[1] == 1 else 0)
     if tensor.ndim != 2:
         raise ExportError(f"{file}: {name} is {list(tensors[name].shape)}, not a matrix")
-    return tensor.to(torch.float32)
+    return tensor

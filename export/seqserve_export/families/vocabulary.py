@@ -1,10 +1,11 @@
-"""Vocabularies of whole words beside a checkpoint's weights: a JSON list in id order, or one token a line."""
+"""Vocabularies beside a checkpoint's weights: a JSON list of tokens in id order, or a text of one token a line."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seqserve.bundle import BundleError
-from seqserve.word_text import read_entries, repeated
+from seqserve.whole_files import read_bytes, read_entries
+from seqserve.word_text import repeated
 from seqserve_export.errors import ExportError
 
 
@@ -22,24 +23,37 @@ class Vocabulary:
         return self.tokens.index(token)
 
 
-def read_vocabulary(file: Path) -> Vocabulary:
+def read_list(file: Path) -> tuple[str, ...]:
     """A ``.json`` file as a list of tokens, any other as a text of one token a line.
 
     Raises:
         ExportError: naming the file and what is wrong with it.
     """
-    if file.suffix == ".json":
-        try:
-            tokens = read_entries(file, str(file))
-        except BundleError as error:
-            raise ExportError(str(error)) from None
-    else:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExportError(f"{file}: cannot be read: {error}") from None
-        # Not splitlines: a token may hold one of the rarer line ends.
-        tokens = tuple(text.removesuffix("\n").split("\n"))
+    try:
+        if file.suffix == ".json":
+            return read_entries(file, str(file))
+        return tuple(_lines(read_bytes(file, str(file)).decode("utf-8")))
+    except BundleError as error:
+        raise ExportError(str(error)) from None
+    except UnicodeDecodeError as error:
+        raise ExportError(f"{file}: not a vocabulary: {error}") from None
+
+
+def _lines(text: str) -> list[str]:
+    """Lines, without carriage returns where all have one: a token may end with one, and hold any other line end."""
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line[:-1] for line in lines] if all(line.endswith("\r") for line in lines) else lines
+
+
+def read_vocabulary(file: Path) -> Vocabulary:
+    """A vocabulary in which no token is there twice.
+
+    Raises:
+        ExportError: naming the file and what is wrong with it.
+    """
+    tokens = read_list(file)
     if (twice := repeated(tokens)) is not None:
         raise ExportError(f"{file}: {twice!r} is there more than once")
     return Vocabulary(file, tokens)

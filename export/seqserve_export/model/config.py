@@ -1,9 +1,8 @@
 """What a Transformer is made of, as one frozen value. A checkpoint family is a choice of these fields."""
 
 import dataclasses
-import json
+import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
@@ -19,6 +18,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "positions": ("sinusoidal", "learned", "relative"),
     "sinusoid_order": ("interleaved", "concatenated", "fairseq"),
 }
+# Above every model there is, and low enough that none of them makes a model of no values run out of memory.
+LIMITS = {
+    "source_vocab_size": 1 << 24, "target_vocab_size": 1 << 24, "width": 1 << 16, "heads": 1 << 10,
+    "head_size": 1 << 14, "ffn_width": 1 << 20, "encoder_layers": 1 << 10, "decoder_layers": 1 << 10,
+    "max_source_length": 1 << 20, "max_target_length": 1 << 20, "relative_buckets": 1 << 16,
+    "relative_max_distance": 1 << 20,
+}
+MAX_TABLE = 1 << 28  # values of a position table that is computed: 1 GiB
 
 
 class ConfigError(ValueError):
@@ -83,13 +90,13 @@ class TransformerConfig:
         Raises:
             ConfigError: naming the field, its value and what is allowed.
         """
+        for entry in dataclasses.fields(self):
+            if (wanted := _ill_typed(entry.type, getattr(self, entry.name))) is not None:
+                raise ConfigError(f"{entry.name}: {getattr(self, entry.name)!r:.80} is not {wanted}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("source_vocab_size", "target_vocab_size", "width", "heads", "head_size", "ffn_width",
-                     "encoder_layers", "decoder_layers", "max_source_length", "max_target_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+                raise ConfigError(f"{name}: {getattr(self, name)!r:.80} is not one of {', '.join(allowed)}")
+        self._check_sizes()
         for name in ("pad_id", "eos_id", "decoder_start_id"):
             if not 0 <= getattr(self, name) < self.target_vocab_size:
                 raise ConfigError(
@@ -103,19 +110,47 @@ class TransformerConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout: {self.dropout} is outside [0, 1)")
 
+    def _check_sizes(self) -> None:
+        for name, limit in LIMITS.items():
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+            if getattr(self, name) > limit:
+                raise ConfigError(f"{name}: {getattr(self, name)} is over the limit of {limit}")
+        if self.position_offset < 0:
+            raise ConfigError(f"position_offset: {self.position_offset} is negative")
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        """Whether the table or the buckets of positions can be computed, and with how much memory."""
+        if self.positions == "relative":
+            # Half of the decoder's buckets are single distances, the others share the logarithm of what is left.
+            if self.relative_buckets < 4:
+                raise ConfigError(f"relative_buckets: {self.relative_buckets} must be at least 4")
+            if self.relative_max_distance <= self.relative_buckets // 2:
+                raise ConfigError(
+                    f"relative_max_distance: {self.relative_max_distance} is not above half of the "
+                    f"{self.relative_buckets} relative_buckets"
+                )
+        if self.positions == "sinusoidal" and self.sinusoid_order == "fairseq" and self.width < 4:
+            raise ConfigError(f"width: {self.width} is below 4, from where on fairseq's sinusoids are defined")
+        rows = max(self.max_source_length, self.max_target_length) + self.position_offset
+        if self.positions == "sinusoidal" and rows * self.width > MAX_TABLE:
+            raise ConfigError(
+                f"width {self.width}: a table of {rows} sinusoidal positions has more than {MAX_TABLE} values"
+            )
+
     @property
     def score_scale(self) -> float:
         """What queries are multiplied by before the softmax: 1 / sqrt(head_size) unless the family fixes another."""
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
 
     @classmethod
-    def from_json(cls, path: Path) -> "TransformerConfig":
-        """Read ``config.json``; an unknown or missing key is an error, never ignored."""
-        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-
-    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
-        """Build from plain values, naming every unknown and every missing key."""
+        """Build from plain values.
+
+        Raises:
+            ConfigError: naming every unknown and every missing key, or a value that does not fit.
+        """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(fields)):
             raise ConfigError(f"unknown keys: {', '.join(unknown)}")
@@ -127,3 +162,15 @@ class TransformerConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in field order."""
         return dataclasses.asdict(self)
+
+
+def _ill_typed(declared: object, value: object) -> str | None:
+    """What a value should be and is not, or None. JSON would happily carry "8", true or 8.0 for an 8."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if declared is int:
+        return None if is_integer else "an integer"
+    if declared is bool:
+        return None if isinstance(value, bool) else "true or false"
+    if declared is float or (declared == float | None and value is not None):
+        return None if is_integer or (isinstance(value, float) and math.isfinite(value)) else "a finite number"
+    return None  # words, of which CHOICES has all

@@ -77,8 +77,9 @@ class Seq2SeqServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """Generates for one input and sends tokens as they are chosen. Texts and ids of all messages, concatenated, are the
-        unary answer. Only the last message carries a result.
+        """Generates for one input and sends tokens as they become final: as they are chosen in greedy decoding, and in a beam
+        search once every answer that it can still give begins with them. Texts and ids of all messages, concatenated, are
+        the unary answer's best hypothesis. Only the last message carries a result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

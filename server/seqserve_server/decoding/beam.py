@@ -10,6 +10,9 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, SearchSettings, Stopping
 
 Ranked = tuple[float, int, int, float]  # total, negated; token; parent; the token's log-probability: sorts best first
@@ -60,7 +63,15 @@ class BeamSearch:
         """One more than hypotheses: one of them may be an end token."""
         return self._settings.beam_size + 1
 
-    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+    @property
+    def wants_logits(self) -> bool:
+        """The best tokens say enough."""
+        return False
+
+    def advance(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: Sequence[NDArray[np.float32]] = (),
+    ) -> Advance:
         """Take one step."""
         settings, parents = self._settings, self._live
         beam, end = settings.beam_size, settings.end_id
@@ -89,8 +100,8 @@ class BeamSearch:
         return Advance(steps, self._newly_stable(best_before))
 
     def so_far(self) -> Hypothesis:
-        """The best of the live and the ended, as if the limit were here."""
-        live = [(-self._score(node), self._count, node, None) for node in self._live]
+        """The best of the live and the ended, as if the limit were here; it begins with what was told as stable."""
+        live = [(-self._score(node), self._count, node, None) for node in self._hopeful]
         return self._hypothesis(min([*self._found[:1], *live], key=lambda each: each[0]))
 
     def _ranked(
@@ -125,7 +136,7 @@ class BeamSearch:
         """Whether enough is found; see :class:`Stopping`."""
         settings, penalty = self._settings, self._settings.length_penalty
         if settings.stopping is Stopping.PATIENCE:
-            if penalty == 0 and settings.patience == 1:
+            if penalty == 0:  # whatever the patience
                 return self._top_ended and self._count >= settings.num_hypotheses
             return self._count >= self._wanted
         if self._count < settings.beam_size or settings.stopping is Stopping.FULL:
@@ -175,7 +186,7 @@ class BeamSearch:
 
     def _finish(self) -> Advance:
         """The end of the search."""
-        self._live = []
+        self._live = self._hopeful = []
         found = [self._hypothesis(each) for each in self._found[: self._settings.num_hypotheses]]
         return Advance([], found[0].token_ids[self._told.length :], found)
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, SearchSettings, normalised
 
 CANDIDATES = 2  # the best, and the one to take when the best is an end token that may not come yet
@@ -23,7 +26,15 @@ class GreedySearch:
         """Two."""
         return CANDIDATES
 
-    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+    @property
+    def wants_logits(self) -> bool:
+        """The best tokens say enough."""
+        return False
+
+    def advance(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: Sequence[NDArray[np.float32]] = (),
+    ) -> Advance:
         """Take the best allowed token."""
         settings, generated = self._settings, len(self._log_probs)
         token, log_prob = token_ids[0][0], log_probs[0][0]

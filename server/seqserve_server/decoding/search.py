@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Stopping(Enum):
     """When a beam search is over, beside its limit of tokens.
@@ -18,8 +21,9 @@ class Stopping(Enum):
             worst of them (transformers' ``early_stopping=False``).
         FULL: ``beam_size`` hypotheses have ended (``early_stopping=True``).
         EXHAUSTIVE: as HEURISTIC, but with the best score that the live one could still come to (``"never"``).
-        PATIENCE: ``beam_size * patience`` hypotheses have ended, as in CTranslate2; and with no length penalty (0) and
-            a patience of 1, as soon as the best of all has.
+        PATIENCE: ``beam_size * patience`` hypotheses have ended, halves rounded up, as in CTranslate2. With no length
+            penalty (0), instead, whatever the patience: the best candidate of some step has ended, and
+            ``num_hypotheses`` in all.
     """
 
     HEURISTIC = "heuristic"
@@ -103,12 +107,20 @@ class Search(Protocol):
     def candidates(self) -> int:
         """How many best tokens of each live hypothesis the next step has to bring."""
 
-    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the next step has to bring all logits, too: best tokens alone do not say enough."""
+
+    def advance(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: Sequence[NDArray[np.float32]] = (),
+    ) -> Advance:
         """Take one step.
 
         Args:
             token_ids, log_probs: For each live hypothesis, in the search's order, at least ``candidates`` next tokens,
                 best first, ties to the lower id. Finite.
+            logits: For each live hypothesis [vocabulary], where they are wanted; read only.
         """
 
     def so_far(self) -> Hypothesis:

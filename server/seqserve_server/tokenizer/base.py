@@ -8,8 +8,8 @@ from pathlib import Path
 from seqserve.bundle import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, BundleError, ModelDescription
 from seqserve.m2m100_text import KIND as M2M100
 from seqserve.marian_text import KIND as MARIAN
-from seqserve.marian_text import read_object
 from seqserve.sentencepiece_text import KIND as SENTENCEPIECE
+from seqserve.whole_files import read_object
 from seqserve.word_text import KIND as WORDS
 
 # Module and class of each kind. They import this module, and no bundle needs the libraries of two.

@@ -1,0 +1,200 @@
+"""Beam search through the batch, compared with transformers' ``generate`` and CTranslate2's ``translate_batch``.
+
+    PYTHONPATH=bench .venv/bin/python -m peers.search_parity decode BUNDLE DATA OUT.json [--sentences 300]
+    PYTHONPATH=bench .venv-peers/bin/python -m peers.search_parity transformers OUT.json DIRECTORY
+    PYTHONPATH=bench .venv-peers/bin/python -m peers.search_parity ctranslate2 OUT.json DIRECTORY
+
+The first decodes every sentence with every set of options, all of them in one running batch, and once more each alone,
+which must give the same bits; the others decode the same ids with the same options from the checkpoint, and compare.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+BEAMS, TOLERANCE, LONGEST = (1, 2, 4, 8), 1e-4, 48
+RULES = {
+    "transformers": [
+        {"stopping": stopping, "length_penalty": penalty}
+        for stopping, penalty in (("heuristic", 1.0), ("heuristic", 0.6), ("full", 1.0), ("exhaustive", 2.0))
+    ],
+    "ctranslate2": [
+        {"stopping": "patience", "length_penalty": penalty, "patience": patience}
+        for penalty, patience in ((1.0, 1.0), (0.0, 1.0), (0.6, 2.0))
+    ],
+}
+EARLY_STOPPING = {"heuristic": False, "full": True, "exhaustive": "never"}
+
+
+def settings_of(number: int) -> dict[str, Any]:
+    """Options of the sentence with this number: every kind in turn."""
+    kinds = [
+        {"peer": peer, "beam_size": beams, "num_hypotheses": beams, **rule}
+        for peer, rules in RULES.items() for rule in rules for beams in BEAMS
+    ]
+    return kinds[number % len(kinds)]
+
+
+def decode(options: argparse.Namespace) -> None:
+    """Write our answers."""
+    from multi30k import sentences
+    from seqserve_server.admission import Options, frame_of, most_beams, read_stopping, resolve_search
+    from seqserve_server.inputs import read_source
+    from seqserve_server.local import LocalModel
+
+    local = LocalModel.open(options.bundle, threads=2)
+    model, rng = local.description, random.Random(0)
+    frame = frame_of(None, None, model)
+    tokenizer = local.served.tokenizer
+    texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
+    cases = []
+    for place, text in enumerate(texts):
+        source = read_source("text", text, model, frame, tokenizer, "input")
+        for turn in range(options.turns):
+            cases.append((source, settings_of(place * options.turns + turn)))
+    searches = [
+        resolve_search(
+            Options(max_new_tokens=min(LONGEST, model.max_new_tokens), **{
+                name: read_stopping(value) if name == "stopping" else value
+                for name, value in settings.items() if name != "peer"
+            }), model, most_beams(local.served.limits.max_rows),
+        ) for _, settings in cases
+    ]
+    sources = [source for source, _ in cases]
+    arrivals = [rng.randrange(len(cases) * 2) for _ in cases]
+    together = local.generate(sources, [frame.prompt] * len(cases), searches=searches, arrivals=arrivals)
+    different = 0
+    for source, search, mixed in zip(sources, searches, together, strict=True):
+        alone = local.generate([source], [frame.prompt], searches=[search])[0]
+        different += alone.hypotheses != mixed.hypotheses
+    print(f"{len(cases)} cases in one batch; with other bits alone: {different}")
+    rows = [
+        {"source": list(source), "prompt": list(frame.prompt), "settings": settings, "reason": answer.finish_reason,
+         "hypotheses": [[each.token_ids, each.score] for each in answer.hypotheses]}
+        for (source, settings), answer in zip(cases, together, strict=True)
+    ]
+    description = {"eos_id": model.eos_id, "pad_id": model.pad_id, "longest": min(LONGEST, model.max_new_tokens)}
+    Path(options.out).write_text(json.dumps({"model": description, "cases": rows}), encoding="utf-8")
+    sys.exit(different > 0)
+
+
+def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str, Any]]) -> list[list[Any]]:
+    """Their hypotheses: ids without special tokens around, and scores."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    model.generation_config.max_length = None  # ``generate`` warns at every call of limits that are set twice
+    found = []
+    for case in cases:
+        wanted, prompt = case["settings"], case["prompt"]
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=torch.tensor([case["source"]]), attention_mask=torch.ones(1, len(case["source"]), dtype=int),
+                decoder_input_ids=torch.tensor([prompt]), max_new_tokens=facts["longest"], min_new_tokens=0,
+                do_sample=False, num_beams=wanted["beam_size"], num_return_sequences=wanted["num_hypotheses"],
+                length_penalty=wanted["length_penalty"], early_stopping=EARLY_STOPPING[wanted["stopping"]],
+                return_dict_in_generate=True, output_scores=True, forced_bos_token_id=None, repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
+            )
+        rows = [row[len(prompt) :] for row in output.sequences.tolist()]
+        rows = [row[: row.index(facts["eos_id"])] if facts["eos_id"] in row else row for row in rows]
+        scores = output.sequences_scores.tolist() if wanted["beam_size"] > 1 else [None]
+        rows = [[token for token in row if token != facts["pad_id"]] for row in rows]
+        found.append([list(pair) for pair in zip(rows, scores, strict=True)])
+    return found
+
+
+def by_ctranslate2(directory: Path, facts: dict[str, Any], cases: list[dict[str, Any]]) -> list[list[Any]]:
+    """Theirs, decoded from token names and turned into ids again."""
+    import ctranslate2
+
+    translator = ctranslate2.Translator(str(directory), compute_type="float32", inter_threads=1, intra_threads=2)
+    names = {side: vocabulary(directory, side) for side in ("source", "target")}
+    numbers = {name: number for number, name in enumerate(names["target"])}
+    added = json.loads((directory / "config.json").read_text())
+    found = []
+    for case in cases:
+        wanted, tokens = case["settings"], [names["source"][number] for number in case["source"]]
+        tokens = tokens[added.get("add_source_bos", False) : -1 if added.get("add_source_eos") else None]
+        prefix = [names["target"][number] for number in case["prompt"][1:]]
+        result = translator.translate_batch(
+            [tokens], target_prefix=[prefix] if prefix else None, beam_size=wanted["beam_size"],
+            num_hypotheses=wanted["num_hypotheses"], length_penalty=wanted["length_penalty"],
+            patience=wanted["patience"], max_decoding_length=facts["longest"], min_decoding_length=0,
+            return_scores=True, max_input_length=0,
+        )[0]
+        rows = [[numbers[token] for token in row[len(prefix) :]] for row in result.hypotheses]
+        found.append([list(pair) for pair in zip(rows, result.scores, strict=True)])
+    return found
+
+
+def vocabulary(directory: Path, side: str) -> list[str]:
+    """Token names in the order of their ids."""
+    for name in (f"{side}_vocabulary.json", "shared_vocabulary.json"):
+        if (directory / name).is_file():
+            names: list[str] = json.loads((directory / name).read_text(encoding="utf-8"))
+            return names
+    raise SystemExit(f"search_parity: {directory} has no vocabulary as JSON")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print a line for each set of options."""
+    content = json.loads(Path(options.answers).read_text(encoding="utf-8"))
+    cases = [case for case in content["cases"] if case["settings"]["peer"] == options.peer]
+    theirs = (by_transformers if options.peer == "transformers" else by_ctranslate2)(
+        options.directory, content["model"], cases
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    largest: dict[str, float] = {}
+    for case, answers in zip(cases, theirs, strict=True):
+        settings = case["settings"]
+        kind = f"{settings['stopping']}, penalty {settings['length_penalty']:g}, beams {settings['beam_size']}"
+        ours = case["hypotheses"]
+        counts[kind, "cases"] += 1
+        counts[kind, "hypotheses"] += len(ours)
+        same = [ids for ids, _ in ours] == [ids for ids, _ in answers]
+        errors = [abs(one - other) for (_, one), (_, other) in zip(ours, answers, strict=False) if other is not None]
+        if same:
+            largest[kind] = max([largest.get(kind, 0.0), *errors])
+            continue
+        # Scores that two orders of sums tell apart no better than their rounding: which comes first is chance.
+        tie = len(ours) == len(answers) and bool(errors) and max(errors) <= TOLERANCE
+        counts[kind, "ties" if tie else "different"] += 1
+        if not tie and counts[kind, "different"] <= 2:
+            print(f"DIFFERENT {kind}\n  ours   {ours[:3]}\n  theirs {answers[:3]}")
+    print(f"{'options':44} {'cases':>6} {'hypotheses':>10} {'ties':>5} {'different':>9} {'score error':>11}")
+    for kind in sorted({kind for kind, _ in counts}):
+        print(f"{kind:44} {counts[kind, 'cases']:6} {counts[kind, 'hypotheses']:10} {counts[kind, 'ties']:5} "
+              f"{counts[kind, 'different']:9} {largest.get(kind, 0.0):11.1e}")
+    wrong = sum(count for (_, name), count in counts.items() if name == "different")
+    sys.exit(wrong > 0 or max(largest.values(), default=0.0) > TOLERANCE)
+
+
+def main() -> None:
+    """Read the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="peer", required=True)
+    ours = commands.add_parser("decode")
+    ours.add_argument("bundle", type=Path)
+    ours.add_argument("data", type=Path)
+    ours.add_argument("out", type=Path)
+    ours.add_argument("--sentences", type=int, default=300)
+    ours.add_argument("--turns", type=int, default=4, help="sets of options for each sentence (%(default)s)")
+    for peer in RULES:
+        theirs = commands.add_parser(peer)
+        theirs.add_argument("answers", type=Path)
+        theirs.add_argument("directory", type=Path)
+    options = parser.parse_args()
+    if options.peer == "decode":
+        decode(options)
+    else:
+        compare(options)
+
+
+if __name__ == "__main__":
+    main()
