@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from pencil import BEST_FIRST, END, START, UNKNOWN, VOCABULARY, answer
+from pencil import BEST_FIRST, END, LOGITS, START, UNKNOWN, VOCABULARY, answer
 from seqserve_server.capacity import Capacity, StateCost, UnitCost, grown
 from seqserve_server.engine import Candidates, Changes, Layout, RowCopy, RowMove, RowRelease, Source, StepInput
 from seqserve_server.placement import Place
@@ -198,12 +198,14 @@ class ArithmeticEngine:
         sources = np.stack([self._sources[width][index] for width, index in self._places(layout)])
         totals = sources.sum(axis=1) - np.count_nonzero(sources, axis=1) + self._fed[:rows].sum(axis=1) - written
         best, count = totals % VOCABULARY, min(step.candidates, VOCABULARY)
-        token_ids, log_probs = TOKEN_IDS[best, :count], LOG_PROBS[best, :count]
+        token_ids, log_probs, logits = TOKEN_IDS[best, :count], LOG_PROBS[best, :count], LOGITS[best]
         if self.nan is not None:
-            log_probs[(sources == self.nan + 1).any(axis=1) & (positions >= 2)] = np.nan
+            bad = (sources == self.nan + 1).any(axis=1) & (positions >= 2)
+            log_probs[bad] = logits[bad] = np.nan
         if self.nan_fed is not None:
-            log_probs[(self._fed[:rows] == self.nan_fed + 1).any(axis=1)] = np.nan
-        return Candidates(log_probs, token_ids)
+            bad = (self._fed[:rows] == self.nan_fed + 1).any(axis=1)
+            log_probs[bad] = logits[bad] = np.nan
+        return Candidates(log_probs, token_ids, logits if step.logits else None)
 
     def _places(self, layout: Layout) -> Iterable[tuple[int, int]]:
         return zip(layout.widths, layout.places, strict=True)

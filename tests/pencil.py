@@ -12,13 +12,15 @@ repeat it for ever. Who departs from the best token departs from the doubling to
 row is in all that follows.
 
 The best token t has a log-probability of -t / 128, where 0 counts as 29. The two after it cost 1/8 more, the two after
-these 2/8 more, and so on around the 29; of equal ones the lower goes first. Float32 holds all of them, and their sums,
-exactly. Where the end may not come yet the second candidate is taken: 2, for -1/128 - 1/8.
+these 2/8 more, and so on around the 29; of equal ones the lower goes first. Logits are the same numbers. Float32 holds
+all of them, and their sums, exactly. Where the end may not come yet the second candidate is taken: 2, for -1/128 - 1/8.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+
+import numpy as np
 
 from seqserve_server.decoding import search_of
 from seqserve_server.decoding.search import Hypothesis, Search, SearchSettings
@@ -42,6 +44,7 @@ def best_first(total: int) -> list[tuple[float, int]]:
 
 
 BEST_FIRST = [best_first(total) for total in range(VOCABULARY)]
+LOGITS = np.array([[cost for cost, _ in sorted(row, key=lambda each: each[1])] for row in BEST_FIRST], np.float32)
 
 
 def answer(
@@ -91,14 +94,17 @@ class Course:
 @lru_cache(maxsize=4096)
 def course(
     source: tuple[int, ...], prompt: tuple[int, ...], settings: SearchSettings,
-    search_of: Callable[[SearchSettings], Search] = search_of,
+    search_of: Callable[[SearchSettings, Sequence[int]], Search] = search_of,
 ) -> Course:
     """The search alone, with neither rows nor caches: every step sums up every hypothesis anew."""
-    search, found, given = search_of(settings), Course(), sum(source) + sum(prompt)
+    search, found, given = search_of(settings, prompt), Course(), sum(source) + sum(prompt)
     while True:
-        ranked = [BEST_FIRST[(given + sum(tokens)) % VOCABULARY][: search.candidates] for tokens in found.live[-1]]
-        advance = search.advance([[token for _, token in row] for row in ranked],
-                                 [[log_prob for log_prob, _ in row] for row in ranked])
+        totals = [(given + sum(tokens)) % VOCABULARY for tokens in found.live[-1]]
+        ranked = [BEST_FIRST[total][: search.candidates] for total in totals]
+        advance = search.advance(
+            [[token for _, token in row] for row in ranked], [[log_prob for log_prob, _ in row] for row in ranked],
+            [LOGITS[total] for total in totals] if search.wants_logits else (),
+        )
         found.told.append(found.told[-1] + len(advance.stable))
         if advance.found is not None:
             found.found.extend(advance.found)

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from arithmetic_engine import END, START
 from hand_loop import make_limits
 from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, SearchSettings
@@ -32,7 +35,7 @@ def applied(scheduler: Scheduler, now: float = 0.0, first: int = 9) -> Applied:
     rows = sum(len(running.held) for running in scheduler._running.values())
     count = 16
     tokens = [list(range(first, first + count))] * rows
-    return scheduler.apply(tokens, [[-1.0 - place for place in range(count)]] * rows, now)
+    return scheduler.apply(tokens, [[-1.0 - place for place in range(count)]] * rows, None, now)
 
 
 def advance(scheduler: Scheduler) -> list[Event]:
@@ -56,7 +59,12 @@ class ScriptedSearch:
         self._steps = list(parents)
         self._live: list[Hypothesis] = [Hypothesis([], [], 0.0, ended=False)]
 
-    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+    wants_logits = False
+
+    def advance(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: Sequence[NDArray[np.float32]] = (),
+    ) -> Advance:
         """Take the step that is next."""
         if not self._steps:
             return Advance([], [], self._live)

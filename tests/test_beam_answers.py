@@ -80,4 +80,4 @@ def test_a_beam_of_one_is_greedy_and_copies_nothing() -> None:
         hand.submit(ENDLESS, limit)
     hand.run()
     assert hand.engine.copies == []
-    assert core.search_of(SearchSettings(END, 3)).candidates == 2
+    assert core.search_of(SearchSettings(END, 3), [START]).candidates == 2

@@ -22,7 +22,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[list[int]]]:
     real = core.search_of
     monkeypatch.setattr(
         core, "search_of",
-        lambda settings: ScriptedSearch(steps[settings.beam_size]) if settings.beam_size in steps else real(settings),
+        lambda settings, prompt: (
+            ScriptedSearch(steps[settings.beam_size]) if settings.beam_size in steps else real(settings, prompt)
+        ),
     )
     return steps
 

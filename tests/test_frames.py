@@ -55,7 +55,7 @@ def test_a_prompt_is_fed_a_token_a_step_beside_rows_that_choose() -> None:
     seen, spoken = [], []
     for step in range(4):
         plan = scheduler.plan(float(step))
-        applied = scheduler.apply([[7, 8]] * 2, [[-1.0, -2.0]] * 2, float(step))
+        applied = scheduler.apply([[7, 8]] * 2, [[-1.0, -2.0]] * 2, None, float(step))
         seen.append((plan.tokens, plan.positions, applied.tokens, applied.joined))
         spoken.append([event.request_id for event in applied.events])
     assert seen == [

@@ -83,7 +83,7 @@ def test_a_value_that_is_not_finite_fails_its_row_alone() -> None:
     for number in range(3):
         scheduler.submit(request(number))
     scheduler.plan(0)
-    applied = scheduler.apply([[9, 8]] * 3, [[-1.0, -2.0], [float("nan")] * 2, [-1.0, -2.0]], 0.0)
+    applied = scheduler.apply([[9, 8]] * 3, [[-1.0, -2.0], [float("nan")] * 2, [-1.0, -2.0]], None, 0.0)
     assert [type(event) for event in applied.events] == [Failed]
     assert (applied.tokens, applied.joined) == (2, 2)
     assert scheduler.running_ids() == [0, 2]

@@ -7,10 +7,12 @@ one terminal event and nothing after it, and every answer is that of its search 
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
+from numpy.typing import NDArray
 
 from arithmetic_engine import COST, END, START
 from hand_loop import HandLoop, make_limits
@@ -124,7 +126,12 @@ class WildSearch:
         """As many as all may need of one parent."""
         return self._settings.beam_size + 1
 
-    def advance(self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> Advance:
+    wants_logits = False
+
+    def advance(
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: Sequence[NDArray[np.float32]] = (),
+    ) -> Advance:
         """Choose parents, and for each child of a parent another token."""
         if len(self._live[0].token_ids) + 1 >= self._settings.max_new_tokens:
             return Advance([], self._live[0].token_ids, self._live)
@@ -145,7 +152,7 @@ class WildSearch:
         return self._live[0]
 
 
-def wild(settings: SearchSettings) -> Search:
+def wild(settings: SearchSettings, prompt: Sequence[int]) -> Search:
     """For every request, greedy ones too."""
     return WildSearch(settings)
 
