@@ -164,7 +164,7 @@ class Loop:
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
         applied = self._scheduler.apply(
-            candidates.token_ids.tolist(), candidates.log_probs.tolist(), now, candidates.logits
+            candidates.token_ids.tolist(), candidates.log_probs.tolist(), candidates.logits, now
         )
         facts.tokens, facts.joined = applied.tokens, applied.joined
         return applied.events

@@ -129,8 +129,8 @@ class Scheduler:
             self._running[request_id].times.encoded = now
 
     def apply(
-        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]], now: float,
-        logits: NDArray[np.float32] | None = None,
+        self, token_ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]],
+        logits: NDArray[np.float32] | None, now: float,
     ) -> Applied:
         """Advance every request by what the step found.
 
