@@ -75,11 +75,11 @@ class ArithmeticEngine:
     @property
     def occupied(self) -> list[int | Place]:
         """Rows and places that are not all zeros."""
-        rows: list[int | Place] = np.flatnonzero(self._fed.any(axis=1) | (self._row_owner > 0)).tolist()
-        return rows + [
+        places = [
             Place(width, index) for width, source in enumerate(self._sources)
             for index in np.flatnonzero(source.any(axis=1) | (self._place_owner[width] > 0)).tolist()
         ]
+        return [*np.flatnonzero(self._fed.any(axis=1) | (self._row_owner > 0)).tolist(), *places]
 
     def fed(self, row: int) -> list[int]:
         """The tokens that a row was fed so far."""

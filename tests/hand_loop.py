@@ -112,7 +112,7 @@ class HandLoop:
 
     def course_of(self, request: Request) -> Course:
         """What its search does when nobody disturbs it."""
-        return course(request.source, request.prompt, request.search, core.search_of)
+        return course(request.source, request.prompt, request.search, vars(core)["search_of"])
 
     def check(self, fresh: Sequence[Event], facts: StepFacts | None) -> None:
         """The rules. A scheduler with a fault breaks one of them, or the engine notes a misuse."""

@@ -3,7 +3,7 @@
 from arithmetic_engine import END, START
 from hand_loop import HandLoop, make_limits
 from scheduling import ENDLESS
-from seqserve_server import scheduler as core
+from seqserve_server.decoding import search_of
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.engine import RowCopy
 from seqserve_server.request import Failed, Finished, FinishReason, TokensChosen
@@ -80,4 +80,4 @@ def test_a_beam_of_one_is_greedy_and_copies_nothing() -> None:
         hand.submit(ENDLESS, limit)
     hand.run()
     assert hand.engine.copies == []
-    assert core.search_of(SearchSettings(END, 3), [START]).candidates == 2
+    assert search_of(SearchSettings(END, 3), [START]).candidates == 2

@@ -4,8 +4,8 @@ import pytest
 
 from arithmetic_engine import COST, END, START
 from scheduling import ScriptedSearch, advance, applied, make_scheduler, request, rows_of
-from seqserve_server import scheduler as core
 from seqserve_server.capacity import Capacity
+from seqserve_server.decoding import search_of
 from seqserve_server.engine import PlaceMove, PlaceRelease, RowCopy, RowMove, RowRelease
 from seqserve_server.placement import Place
 from seqserve_server.plan import Plan
@@ -19,11 +19,10 @@ FORK = [0, 0, 0, 0]  # the step in which one hypothesis becomes four
 def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[list[int]]]:
     """By number of beams, the parents of every step; greedy requests are searched as always."""
     steps: dict[int, list[list[int]]] = {}
-    real = core.search_of
     monkeypatch.setattr(
-        core, "search_of",
+        "seqserve_server.scheduler.search_of",
         lambda settings, prompt: (
-            ScriptedSearch(steps[settings.beam_size]) if settings.beam_size in steps else real(settings, prompt)
+            ScriptedSearch(steps[settings.beam_size]) if settings.beam_size in steps else search_of(settings, prompt)
         ),
     )
     return steps

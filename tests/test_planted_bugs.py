@@ -15,7 +15,9 @@ from seqserve_server.request import Event, Finished, FinishReason, Request, Toke
 from seqserve_server.scheduler import Scheduler
 from simulation import Simulation, adversarial
 
-Ids, LogProbs, Logits = Sequence[Sequence[int]], Sequence[Sequence[float]], NDArray[np.float32] | None
+Ids = Sequence[Sequence[int]]
+LogProbs = Sequence[Sequence[float]]
+Logits = NDArray[np.float32] | None
 LIMITS = make_limits(max_rows=16, encode_tokens=64)
 
 

@@ -1,5 +1,8 @@
 """Who runs when, asserted on steps, rows and places."""
 
+import random
+from dataclasses import replace
+
 import pytest
 
 from arithmetic_engine import COST, END, START, answer
@@ -9,6 +12,7 @@ from seqserve_server.capacity import Capacity
 from seqserve_server.engine import PlaceMove, PlaceRelease, RowMove, RowRelease
 from seqserve_server.placement import Place
 from seqserve_server.request import Finished, FinishReason, TokensChosen
+from seqserve_server.scheduler import Scheduler
 
 
 def test_the_pencil_example_of_the_engine_comes_out_of_the_loop() -> None:
@@ -194,3 +198,18 @@ def test_an_idle_scheduler_has_nothing_left_to_clean_up() -> None:
     hand.step()
     assert hand.scheduler.idle
     assert hand.engine.occupied == []
+
+
+def test_greedy_rows_have_the_places_of_their_own_number_whoever_comes_and_goes() -> None:
+    """Graphs without places of several widths read no other."""
+    scheduler = Scheduler(replace(make_limits(max_rows=7), widths=(1,)))
+    rng = random.Random(0)
+    for number in range(300):
+        scheduler.submit(request(number, (5,) * rng.randint(1, 9), rng.randint(1, 8)))
+        if rng.random() < 0.3:
+            scheduler.cancel(rng.randrange(number + 1), 0.0)
+        plan = scheduler.plan(0)
+        assert list(plan.layout.places) == list(range(len(plan.tokens)))
+        moves = zip(plan.changes.move_rows, plan.changes.move_places, strict=True)
+        assert all(one.destination == other.destination.index for one, other in moves)
+        advance(scheduler)

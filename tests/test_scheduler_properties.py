@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from arithmetic_engine import COST, END, START
 from hand_loop import HandLoop, make_limits
-from seqserve_server import scheduler as core
 from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, Search, SearchSettings, Stopping
 from seqserve_server.request import Failed
@@ -168,7 +167,7 @@ def test_whatever_a_search_does_each_row_holds_the_hypothesis_it_should(
     arrivals: list[tuple[int, int, int, int]], max_rows: int, faults: set[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "search_of", wild)
+        patch.setattr("seqserve_server.scheduler.search_of", wild)
         hand = HandLoop(make_limits(max_rows))
         hand.engine.broken_steps = faults
         for number, (beams, most, pause, regret) in enumerate(arrivals):

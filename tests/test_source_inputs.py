@@ -1,5 +1,7 @@
 """What the step graph is told of sources: how long they are, and which rows read them."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,17 +101,18 @@ def test_the_same_layout_again_costs_nothing_and_a_new_one_forgets_the_old() -> 
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_what_is_gathered_and_brought_back_is_what_each_row_asked(beams: list[int], random: st.DataObject) -> None:
-    counts, seats = [0, 0, 0], []
+def test_what_is_gathered_and_brought_back_is_what_each_row_asked(beams: list[int], random: Random) -> None:
+    counts, seats = [0, 0, 0], list[tuple[int, int, int]]()
     for number in beams:
         left = number
         for width in widths_for(number, WIDTHS):
             seats += [(width, counts[width], offset) for offset in range(min(left, WIDTHS[width]))]
             left -= WIDTHS[width]
             counts[width] += 1
-    random.shuffle(seats)  # type: ignore[attr-defined]
+    random.shuffle(seats)
     sources = SourceInputs(WIDTHS, len(seats) + 8)
-    sources.lay_out(Layout(*(list(column) for column in zip(*seats, strict=True)), counts))
+    widths, places, offsets = (list(column) for column in zip(*seats, strict=True))
+    sources.lay_out(Layout(widths, places, offsets, counts))
     inputs = sources.inputs(len(seats), counts)
     asked = np.arange(len(seats)) + 100
     of_places = [asked[inputs[f"rows.x{width}"]] for width in WIDTHS]

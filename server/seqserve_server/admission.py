@@ -13,7 +13,7 @@ from seqserve.search_defaults import (
     check_length_penalty,
     check_patience,
 )
-from seqserve_server.capacity import SchedulerLimits
+from seqserve_server.capacity import SINGLE, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.plan import need_of
@@ -218,6 +218,11 @@ def check_memory(request: Request, limits: SchedulerLimits) -> None:
         InvalidRequest: naming the options and the limit.
     """
     need, search = need_of([request], limits.widths), request.search
+    if search.beam_size > 1 and limits.widths == SINGLE:  # row i reads source i, and no other: see decisions/0010
+        raise InvalidRequest(
+            "options.beam_size", f"{search.beam_size}: this bundle's graph has no places for several hypotheses; "
+            "export it again"
+        )
     if need.rows > limits.max_rows:
         raise InvalidRequest("options.beam_size", f"{need.rows} is over the {limits.max_rows} rows of this server")
     if not limits.fits(need):
