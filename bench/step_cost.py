@@ -1,4 +1,4 @@
-"""What one decoder step costs: by rows, by valid length, and by the capacity of the buffers (which it must not)."""
+"""What a decoder step costs: by rows, by valid length, by hypotheses a source, and by capacity (which it must not)."""
 
 import time
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from seqserve.bundle import read_model
 from seqserve_server.capacity import Capacity
-from seqserve_server.engine import Release, Source, StepInput
+from seqserve_server.engine import Changes, Layout, PlaceRelease, RowRelease, Source, StepInput
 from seqserve_server.ort_engine import OrtEngine
+from seqserve_server.placement import Place, widths_for
 from spread import Spread, table
 
 CACHE_BYTES, CANDIDATES = 8 * 2**30, 2
@@ -17,18 +18,23 @@ BASE_ROWS, BASE_LENGTH, BASE_SOURCE = 32, 24, 20
 
 @dataclass(frozen=True)
 class Case:
-    """One kind of step. ``length`` counts valid target positions, the step's own included."""
+    """One kind of step. ``length`` counts valid target positions, the step's own included.
+
+    ``beams`` rows are one request's, up to 8.
+    """
 
     rows: int = BASE_ROWS
     length: int = BASE_LENGTH
     source: int = BASE_SOURCE
     capacity: int = 32
+    beams: int = 1
 
 
 SWEEPS: dict[str, list[Case]] = {
     "rows": [Case(rows=rows) for rows in (1, 2, 4, 8, 16, 32, 64)],
     "length": [Case(length=length, capacity=512) for length in (8, 32, 128, 512)],
     "source": [Case(source=source) for source in (8, 32, 128, 512)],
+    "beams": [Case(beams=beams, source=128) for beams in (1, 2, 4, 8)],
     "capacity": [Case(capacity=capacity) for capacity in (32, 64, 128, 256, 512)],
 }
 
@@ -48,17 +54,27 @@ class Stepper:
         """Fill the rows, then repeat the same step: it writes the same position each time."""
         engine, model = self._engine, self.model
         length = min(case.length, model.max_target_length)
-        engine.reserve(Capacity(case.rows, self._capacity, min(case.source, model.max_source_length)))
         source = [model.eos_id] * min(case.source, model.max_source_length)
-        for slot in range(case.rows):
-            engine.encode([Source(slot, source)])
-        step = StepInput(list(model.framing.example().prompt[:1]) * case.rows, [length - 1] * case.rows, CANDIDATES)
+        (width,), requests = widths_for(case.beams, engine.widths), case.rows // case.beams
+        counts = tuple(requests if index == width else 0 for index in range(len(engine.widths)))
+        places = [Place(width, index) for index in range(requests)]
+        engine.reserve(Capacity(case.rows, self._capacity, len(source), counts))
+        for index, place in enumerate(places):
+            engine.encode([Source(index * case.beams, (place,), source)])
+        rows = range(case.rows)
+        layout = Layout(
+            [width] * case.rows, [row // case.beams for row in rows], [row % case.beams for row in rows], counts
+        )
+        prompt = model.framing.example().prompt[:1]
+        step = StepInput(list(prompt) * case.rows, [length - 1] * case.rows, CANDIDATES, layout)
         times = []
         for _ in range(steps + 1):
             begun = time.perf_counter()
             engine.step(step)
             times.append((time.perf_counter() - begun) * 1e3)
-        engine.release([Release(slot, length, len(source)) for slot in range(case.rows)])
+        engine.change(Changes(
+            [RowRelease(row, length) for row in rows], [PlaceRelease(place, len(source)) for place in places]
+        ))
         return times[1:]
 
 
@@ -81,7 +97,7 @@ def report(results: dict[Case, list[float]]) -> str:
         rows = [[str(getattr(case, name)), *_cells(results[case], case)] for case in cases]
         tables.append(table([name, "ms a step, median (min - max)", "rows/s"], rows))
     note = (f"Unless the table says otherwise: {BASE_ROWS} rows, {BASE_LENGTH} valid target positions, {BASE_SOURCE} "
-            "source tokens, the smallest capacity that holds them (512 in the table of lengths).")
+            "source tokens (128 in the table of beams), the smallest capacity that holds them (512 in the table of lengths).")
     return "\n\n".join([*tables, note])
 
 

@@ -2,12 +2,17 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from fake_server import FakeServer
 from seqserve_client import AsyncClient, Client
+from variants import VARIANTS
+
+if TYPE_CHECKING:
+    from built_bundle import Built
 
 # No deadline: machines that run tests are busy. The same examples each time: a failure is one that anybody can repeat.
 settings.register_profile("suite", deadline=None, derandomize=True)
@@ -22,6 +27,14 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("tiny") / "bundle"
     write_bundle(directory)
     return directory
+
+
+@pytest.fixture(scope="session", params=list(VARIANTS.values()), ids=list(VARIANTS))
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "Built":
+    """Every architecture behind its real graphs; tests read it only."""
+    from built_bundle import Built
+
+    return Built(tmp_path_factory.mktemp("graphs"), request.param)
 
 
 @pytest.fixture

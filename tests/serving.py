@@ -29,9 +29,9 @@ from seqserve_server.tokenizer import Tokenizer
 from seqserve_server.tokenizer.hub import HubTokenizer
 
 WORDS = ["<unk>", "</s>", "<s>", *"abcdefghijklmnopqrstuvwxyz"]
-PENCIL_IDS = [14, 26, 9, 21, 4, 16, 28, 11, 23, 6, 18]  # the answer to "c d"
-PENCIL_TEXT = "l x g s b n z i u d p"
-ENDLESS = [28]  # with the end token it sums to 29: runs to its limit
+PENCIL_IDS = [14, 28, 27, 25, 21, 13, 26, 23, 17, 5, 10, 20, 11, 22, 15]  # the answer to "c d"
+PENCIL_TEXT = "l z y w s k x u o c h r i t m"
+ENDLESS = [26]  # with start and end token it sums to 29: repeats 0, "<unk>", until its limit
 
 
 def describe(**changes: Any) -> ModelDescription:

@@ -4,15 +4,17 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arithmetic_engine import END, ArithmeticEngine
-from hand_loop import HandLoop
+from arithmetic_engine import END, START, ArithmeticEngine
+from hand_loop import WHOLE, HandLoop
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.engine import Candidates, Source, StepInput
-from seqserve_server.request import Finished, FinishReason
+from seqserve_server.request import Failed, Finished, FinishReason
 from seqserve_server.scheduler import Scheduler
 
 ENCODE_SECONDS, ENCODE_TOKEN_SECONDS = 0.0002, 0.00002
 STEP_SECONDS, STEP_ROW_SECONDS = 0.001, 0.00003
+POISON, NAN = 29, 30  # outside of the vocabulary: nobody has them by chance
+ENCODER = "the encoder failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,9 @@ class Arrival:
     patience: float | None = None
     regret: float | None = None
     stream: bool = False
+    beams: int = 1
+    num_hypotheses: int = 1
+    prompt: tuple[int, ...] = (START,)
 
 
 class TimedEngine(ArithmeticEngine):
@@ -58,14 +63,15 @@ class Simulation(HandLoop):
     - Nobody waits behind more work than was there when it came (so nobody starves).
     - Rows that run wait for one encoder budget and one step at most between two tokens.
     - A deadline is never declared early, and nothing ends well later than one iteration after it.
-    - No slot stays empty while somebody waits who may have it.
+    - No row stays empty while somebody waits who may have it.
     """
 
     def __init__(self, limits: SchedulerLimits, scheduler: type[Scheduler] = Scheduler) -> None:
         self.timed = TimedEngine(limits.cache_bytes)
-        super().__init__(limits, self.timed, scheduler(limits, END))
+        super().__init__(limits, self.timed, scheduler(limits))
         self.loop._clock = self._read_clock
-        self.iterations = 0
+        self.timed.poison, self.timed.nan = POISON, NAN
+        self.iterations = self.broken_iterations = 0
         self.longest_iteration = 0.0
         self._work_ahead: dict[int, tuple[int, int]] = {}
 
@@ -82,13 +88,14 @@ class Simulation(HandLoop):
                 self.now = max(self.now, coming[-1].time)
             while coming and coming[-1].time <= self.now:
                 arrival = coming.pop()
-                work = sum(self.requests[number].max_new_tokens + 1 for number in self.open)
+                work = sum(self.requests[number].target_length + 1 for number in self.open)
                 number = self.submit(
                     arrival.source, arrival.max_new_tokens, arrival.min_new_tokens, arrival=arrival.time,
                     deadline=None if arrival.patience is None else arrival.time + arrival.patience,
-                    stream=arrival.stream,
+                    stream=arrival.stream, prompt=arrival.prompt, beams=arrival.beams,
+                    num_hypotheses=arrival.num_hypotheses,
                 )
-                self._work_ahead[number] = (self.iterations, work)
+                self._work_ahead[number] = (self.iterations - self.broken_iterations, work)
                 if arrival.regret is not None:
                     regrets.append((arrival.time + arrival.regret, number))
             for time, number in [regret for regret in regrets if regret[0] <= self.now]:
@@ -108,16 +115,21 @@ class Simulation(HandLoop):
         lengths = [len(source) for batch in self.engine.encoded[encoded:] for source in batch]
         budget = max(self.limits.encode_tokens, *lengths) if len(lengths) == 1 else self.limits.encode_tokens
         assert sum(lengths) <= budget, "running rows wait for more than one encoder budget"
+        failures = {event.request_id: event.message for event in fresh if isinstance(event, Failed)}
+        broken = ENCODER in failures.values()
+        self.broken_iterations += broken
         for number in self.scheduler.running_ids():
             if number in self._work_ahead:
                 since, work = self._work_ahead.pop(number)
-                assert self.iterations - since <= work + 1, "a request waited behind work that came after it"
-        whole = (FinishReason.EOS, FinishReason.LENGTH)
-        ended = [event.request_id for event in fresh if isinstance(event, Finished) and event.reason in whole]
-        stepping = [*self.scheduler.running_ids(), *ended]
-        assert self.engine.steps[stepped:] == ([len(stepping)] if stepping else []), "rows were left out of a step"
+                waited = self.iterations - self.broken_iterations - since
+                assert waited <= work + 1, "a request waited behind work that came after it"
+        ended = [event.request_id for event in fresh if isinstance(event, Finished) and event.reason in WHOLE]
+        held = [*self.scheduler.running_ids(), *ended, *failures]  # when it was planned
+        # That all rows are in the step, and no others, is seen where they are compared with their hypotheses.
+        steps = len(self.engine.steps) - stepped
+        assert steps == (1 if held and not broken else 0), "requests were left out of a step"
         if self.scheduler.waiting:
-            self._check_room(stepping, sum(lengths))
+            self._check_room(held, sum(lengths))
 
     def _check_room(self, stepping: list[int], encoded: int) -> None:
         first = min(self.open.keys() - set(self.scheduler.running_ids()))
@@ -125,7 +137,7 @@ class Simulation(HandLoop):
         allowed = need.rows <= self.limits.max_rows and self.limits.fits(need)
         budget_left = self.limits.encode_tokens - encoded
         if encoded == 0 or len(self.requests[first].source) <= budget_left:
-            assert not allowed, "a slot stayed empty while a request waited"
+            assert not allowed, "a row stayed empty while a request waited"
 
     def _check_deadlines(self) -> None:
         for number, event in self.ended.items():
@@ -136,8 +148,8 @@ class Simulation(HandLoop):
                 assert late <= self.longest_iteration, "a request ended later than one iteration after its deadline"
 
 
-def adversarial(seed: int, count: int) -> list[Arrival]:
-    """A mix that schedulers dislike: bursts, giants among dwarfs, hopeless deadlines, storms of regret."""
+def adversarial(seed: int, count: int, most_beams: int = 12) -> list[Arrival]:
+    """A mix that schedulers dislike: bursts, giants among dwarfs, hopeless deadlines, storms of regret, bad sources."""
     rng = random.Random(seed)
     arrivals: list[Arrival] = []
     now = 0.0
@@ -148,9 +160,13 @@ def adversarial(seed: int, count: int) -> list[Arrival]:
         regret = rng.choice((None, None, None, None, 0.0, 0.02, 0.1))
         for _ in range(burst):
             length = rng.choice((1, 1, 2, 3, 8, 20, 100))
-            source = (*(rng.randrange(3, 29) for _ in range(length - 1)), END)
+            bad = (rng.choice((POISON, NAN)),) if rng.random() < 0.08 else ()
+            source = (*bad, *(rng.randrange(3, 29) for _ in range(length - 1)), END)
             most = rng.choice((1, 2, 5, 20, 60))
-            arrivals.append(
-                Arrival(now, source, most, rng.randrange(most + 1), patience, regret, rng.random() < 0.5)
-            )
+            beams = min(rng.choice((1, 1, 1, 2, 3, 4, 5, 8, 12)), most_beams)
+            prompt = (START, *(rng.randrange(2, 29) for _ in range(rng.choice((0, 0, 0, 1, 3)))))
+            arrivals.append(Arrival(
+                now, source, most, rng.randrange(most + 1), patience, regret, rng.random() < 0.5, beams,
+                rng.randint(1, beams), prompt,
+            ))
     return arrivals

@@ -187,6 +187,18 @@ def test_what_could_never_fit_the_memory_is_refused_at_the_door() -> None:
         check_memory(request(32, 3, 31), limits)
 
 
+def test_a_beam_needs_rows_and_a_graph_with_places_for_it() -> None:
+    limits, wide = make_limits(max_rows=4), Request(0, (3,), (START,), SearchSettings(END, 5, beam_size=5))
+    with pytest.raises(InvalidRequest, match="5 is over the 4 rows of this server") as caught:
+        check_memory(wide, limits)
+    assert caught.value.field == "options.beam_size"
+    check_memory(wide, make_limits(max_rows=5))
+    with pytest.raises(InvalidRequest, match="5: this bundle's graph has no places for several hypotheses") as caught:
+        check_memory(wide, dataclasses.replace(make_limits(), widths=(1,)))
+    assert caught.value.field == "options.beam_size"
+    check_memory(request(3, 1, 5), dataclasses.replace(make_limits(), widths=(1,)))
+
+
 def test_a_gate_lets_all_of_a_call_in_or_none() -> None:
     gate = Gate(5)
     gate.enter(3)

@@ -14,7 +14,7 @@ from beam_reference import Model, Reference, Tokens, candidates_of, grown
 from seqserve_server.decoding.beam import BeamSearch
 from seqserve_server.decoding.choose import search_of
 from seqserve_server.decoding.greedy import GreedySearch
-from seqserve_server.decoding.search import Advance, Hypothesis, Search, SearchSettings, Stopping
+from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, Search, SearchSettings, Stopping
 
 END = 0
 
@@ -132,6 +132,30 @@ def test_an_answer_is_told_as_soon_as_nothing_can_overtake_it() -> None:
     assert [each.stable for each in advances[:2]] == [[], [A]]  # "b" lives on, for the second place
     assert len(advances) > 3
     assert not any(each.stable for each in advances[2:])
+
+
+def test_a_live_hypothesis_that_can_only_draw_level_does_not_keep_the_answer_back() -> None:
+    search = BeamSearch(replace(TWO, length_penalty=0.0))
+    search.advance([[A, B, 3]], [[-0.5, -0.75, -9.0]])
+    step = search.advance([[END, 3, 4], [3, 4, END]], [[-0.5, -9.0, -9.0], [-0.25, -0.5, -9.0]])
+    assert step == Advance([Continuation(1, 3), Continuation(1, 4)], [A])
+
+
+def test_an_overtaken_answer_keeps_nothing_back() -> None:
+    search = BeamSearch(replace(TWO, max_new_tokens=20, length_penalty=2.0, stopping=Stopping.EXHAUSTIVE))
+    search.advance([[A, B, 3]], [[-1.0, -1.2, -9.0]])
+    ended = search.advance([[END, 3, 4], [3, 4, END]], [[-0.5, -9.0, -9.0], [-0.1, -0.4, -9.0]])
+    assert ended == Advance([Continuation(1, 3), Continuation(1, 4)], [])  # "a" has ended, and only "b" lives on
+    better = search.advance([[END, 5, 6], [5, 6, END]], [[-0.1, -0.2, -9.0], [-0.1, -9.0, -9.0]])
+    assert better == Advance([Continuation(0, 5), Continuation(1, 5)], [B])
+
+
+def test_the_early_exit_remembers_that_the_best_candidate_ended() -> None:
+    search = BeamSearch(replace(TWO, num_hypotheses=2, length_penalty=0.0, stopping=Stopping.PATIENCE))
+    assert search.advance([[END, A, B]], [[-0.5, -1.0, -1.2]]).found is None
+    step = search.advance([[A, END, B], [A, B, END]], [[-0.1, -0.2, -9.0], [-1.0, -9.0, -9.0]])
+    assert step.found is not None
+    assert [each.token_ids for each in step.found] == [[], [A]]
 
 
 def test_so_far_is_the_best_as_if_the_limit_were_here() -> None:

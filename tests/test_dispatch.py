@@ -8,6 +8,7 @@ import pytest
 from arithmetic_engine import END, START, ArithmeticEngine, answer
 from hand_loop import make_limits
 from seqserve_server.admission import Gate
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped, QueueFull
 from seqserve_server.loop import Loop
@@ -16,7 +17,7 @@ from seqserve_server.scheduler import Scheduler
 
 SOURCE = (5, 6, END)
 TOKENS = answer(SOURCE, 40)[0]
-ENDLESS = (28, END)
+ENDLESS = (26, END)
 
 
 class Desk:
@@ -25,7 +26,7 @@ class Desk:
     def __init__(self, places: int = 8) -> None:
         self.engine = ArithmeticEngine()
         self.dispatcher = Dispatcher(Gate(places))
-        self.loop = Loop(self.engine, Scheduler(make_limits(max_rows=4), END), END, self.dispatcher.publish)
+        self.loop = Loop(self.engine, Scheduler(make_limits(max_rows=4)), self.dispatcher.publish)
         self.dispatcher.attach(self.loop)
 
     async def step(self, count: int = 1) -> None:
@@ -38,7 +39,7 @@ class Desk:
 
 
 def request(source: tuple[int, ...] = SOURCE, most: int = 40, deadline: float | None = None) -> Request:
-    return Request(0, source, (START,), most, deadline=deadline)
+    return Request(0, source, (START,), SearchSettings(END, most), deadline=deadline)
 
 
 async def test_a_batch_is_answered_when_its_last_request_ends_and_in_its_order() -> None:
@@ -125,8 +126,8 @@ async def test_a_call_that_does_not_fit_the_queue_leaves_no_trace() -> None:
 
 async def test_one_failure_fails_the_call_after_all_its_requests_ended() -> None:
     desk = Desk()
-    desk.engine.nan = 26
-    task = asyncio.ensure_future(desk.dispatcher.generate([request((26, END)), request()]))
+    desk.engine.nan = 28
+    task = asyncio.ensure_future(desk.dispatcher.generate([request((28, END)), request()]))
     await desk.step(5)
     assert not task.done()
     await desk.step(20)
@@ -179,7 +180,7 @@ def test_publishing_to_a_closed_event_loop_is_no_error() -> None:
         return Desk()
 
     desk = asyncio.run(make())
-    desk.loop.submit([Request(1, SOURCE, (START,), 1)])
+    desk.loop.submit([Request(1, SOURCE, (START,), SearchSettings(END, 1))])
     desk.loop.step()
     del desk
     gc.collect()

@@ -2,15 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
 
 import grpc
 import pytest
 
-from arithmetic_engine import END, ArithmeticEngine
+from arithmetic_engine import END, START, ArithmeticEngine
 from hand_loop import HandLoop, make_limits
 from refusals import drained, refusal
-from seqserve_server.engine import Release
+from seqserve_server.decoding.search import SearchSettings
+from seqserve_server.engine import Changes
 from seqserve_server.errors import StartupError
 from seqserve_server.loop import STOPPED, Loop, StepFacts
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
@@ -48,7 +48,7 @@ def test_rows_that_survive_a_failing_encoder_batch_count_as_joining_when_they_ge
     assert [facts.joined for facts in steps] == [1] + [0] * (len(steps) - 1)
 
 
-def test_after_a_failing_encoder_the_slots_are_clean_for_the_next() -> None:
+def test_after_a_failing_encoder_rows_and_places_are_clean_for_the_next() -> None:
     hand = HandLoop(make_limits(max_rows=2))
     hand.engine.poison = POISON
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_a_row_that_is_not_a_number_fails_alone_and_is_never_shown(stream: bool)
     assert sum(facts.rows - facts.tokens for facts in hand.facts) == 1
 
 
-def test_the_slot_of_a_failed_row_is_clean_for_its_next_owner_a_hundred_times() -> None:
+def test_what_a_failed_request_held_is_clean_for_its_next_owner_a_hundred_times() -> None:
     hand = HandLoop(make_limits(max_rows=2))
     hand.engine.nan = NAN
     for _ in range(100):
@@ -91,24 +91,28 @@ def test_the_slot_of_a_failed_row_is_clean_for_its_next_owner_a_hundred_times() 
 
 
 class Grave(ArithmeticEngine):
-    """Dies when it should clear a slot, where the loop survives nothing."""
+    """Dies when it should clear a row, where the loop survives nothing."""
 
-    def release(self, releases: Sequence[Release]) -> None:
-        if releases:
+    def change(self, changes: Changes) -> None:
+        if changes.release_rows:
             raise SystemError("a broken engine at /secret/path")
-        super().release(releases)
+        super().change(changes)
+
+
+def request(number: int, most: int, source: tuple[int, ...] = (5, 6, END), deadline: float | None = None) -> Request:
+    return Request(number, source, (START,), SearchSettings(END, most), deadline=deadline)
 
 
 def make_loop(engine: ArithmeticEngine) -> tuple[Loop, list[Event]]:
     events: list[Event] = []
     limits = make_limits(max_rows=2)
-    return Loop(engine, Scheduler(limits, END), END, events.extend), events
+    return Loop(engine, Scheduler(limits), events.extend), events
 
 
 def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that_step() -> None:
     loop, events = make_loop(Grave())
-    loop.submit([Request(number, (5, 6, END), (2,), 3 if number else 1) for number in range(6)])
-    loop.submit([Request(6, (5, END), (2,), 3, deadline=0.0), Request(7, (5, END), (2,), 3)])
+    loop.submit([request(number, 3 if number else 1) for number in range(6)])
+    loop.submit([request(6, 3, deadline=0.0), request(7, 3)])
     loop.cancel([7])
     with pytest.raises(SystemError):
         loop.run()
@@ -123,9 +127,8 @@ def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that
 def test_a_deadline_that_passes_in_the_step_in_which_the_engine_dies_is_still_told() -> None:
     now = [0.0]
     events: list[Event] = []
-    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2), END), END, events.extend, clock=lambda: now[0])
-    source = (5, 6, END)
-    loop.submit([Request(0, source, (2,), 1), Request(1, source, (2,), 9), Request(2, source, (2,), 9, deadline=1.0)])
+    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2)), events.extend, clock=lambda: now[0])
+    loop.submit([request(0, 1), request(1, 9), request(2, 9, deadline=1.0)])
     loop.step()
     now[0] = 2.0
     with pytest.raises(SystemError):
@@ -138,8 +141,8 @@ def test_an_observer_that_raises_costs_nobody_a_terminal_event() -> None:
         raise ZeroDivisionError("a broken metric")
 
     events: list[Event] = []
-    loop = Loop(ArithmeticEngine(), Scheduler(make_limits(max_rows=1), END), END, events.extend, observe)
-    loop.submit([Request(number, (5, 6, END), (2,), 3) for number in range(3)])
+    loop = Loop(ArithmeticEngine(), Scheduler(make_limits(max_rows=1)), events.extend, observe)
+    loop.submit([request(number, 3) for number in range(3)])
     with pytest.raises(ZeroDivisionError):
         loop.run()
     assert sorted(event.request_id for event in events) == [0, 1, 2]
@@ -150,7 +153,7 @@ def test_who_comes_after_the_engine_stopped_is_told_at_once() -> None:
     loop, events = make_loop(ArithmeticEngine())
     loop.stop()
     loop.run()
-    loop.submit([Request(1, (5, END), (2,), 3), Request(2, (5, END), (2,), 3)])
+    loop.submit([request(1, 3), request(2, 3)])
     assert events == [Failed(1, STOPPED, engine_stopped=True), Failed(2, STOPPED, engine_stopped=True)]
 
 

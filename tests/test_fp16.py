@@ -26,8 +26,8 @@ from seqserve_export.graphs.emulate import emulate
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
 from seqserve_server import verify_command
 from seqserve_server.local import LocalModel
-from test_graphs import VARIANTS
 from tiny_model import tiny_model, write_marian, write_native
+from variants import VARIANTS
 
 T5 = next(changes for name, changes in VARIANTS.items() if name.startswith("T5"))
 GRAPHS = ("encoder.onnx", "decoder.onnx")

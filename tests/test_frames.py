@@ -10,7 +10,7 @@ from hand_loop import HandLoop, make_limits
 from refusals import drained, refusal
 from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Frame, Framing, LanguageError
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.decoding.choice import Choice
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.request import FinishReason, Request
 from seqserve_server.scheduler import Scheduler
 from serving import ask, ask_stream, ids, serving
@@ -49,17 +49,17 @@ def test_a_model_without_languages_takes_none() -> None:
 
 
 def test_a_prompt_is_fed_a_token_a_step_beside_rows_that_choose() -> None:
-    scheduler = Scheduler(make_limits(max_rows=2), END)
-    scheduler.submit(Request(0, (5, END), (START,), 4, stream=True))
-    scheduler.submit(Request(1, (5, END), (START, 8, 9), 4, stream=True))
+    scheduler = Scheduler(make_limits(max_rows=2))
+    scheduler.submit(Request(0, (5, END), (START,), SearchSettings(END, 4), stream=True))
+    scheduler.submit(Request(1, (5, END), (START, 8, 9), SearchSettings(END, 4), stream=True))
     seen, spoken = [], []
     for step in range(4):
         plan = scheduler.plan(float(step))
-        seen.append((plan.tokens, plan.positions, plan.prompting, plan.joining))
-        events = scheduler.apply(Choice([7] * scheduler.running, [-1.0] * scheduler.running), float(step))
-        spoken.append([event.request_id for event in events])
+        applied = scheduler.apply([[7, 8]] * 2, [[-1.0, -2.0]] * 2, None, float(step))
+        seen.append((plan.tokens, plan.positions, applied.tokens, applied.joined))
+        spoken.append([event.request_id for event in applied.events])
     assert seen == [
-        ([START, START], [0, 0], 1, 1), ([7, 8], [1, 1], 1, 0), ([7, 9], [2, 2], 0, 1), ([7, 7], [3, 3], 0, 0),
+        ([START, START], [0, 0], 1, 1), ([7, 8], [1, 1], 1, 0), ([7, 9], [2, 2], 2, 1), ([7, 7], [3, 3], 2, 0),
     ]
     assert spoken == [[0], [0], [0, 1], [0, 0, 1]]
 
@@ -74,12 +74,13 @@ def test_the_least_and_the_most_count_generated_tokens_only() -> None:
 
 
 def test_a_forced_end_takes_the_last_place_and_is_still_a_limit() -> None:
-    hand = HandLoop(scheduler=Scheduler(make_limits(), END, forced_end=True))
-    ended, cut, only = hand.submit([5, 6, END], 40), hand.submit([5, 6, END], 4), hand.submit([5, 6, END], 1)
-    bound = hand.submit([5, 6, END], 3, 3)
+    hand = HandLoop()
+    ended, cut, only, bound = (
+        hand.submit([5, 6, END], most, least, forced_end=True) for most, least in ((40, 0), (4, 0), (1, 0), (3, 3))
+    )
     hand.run()
-    assert (hand.finished(ended).reason, len(hand.finished(ended).token_ids)) == (FinishReason.EOS, 11)
-    for number, tokens in ((cut, [14, 26, 9]), (only, []), (bound, [14, 26])):
+    assert (hand.finished(ended).reason, len(hand.finished(ended).token_ids)) == (FinishReason.EOS, 15)
+    for number, tokens in ((cut, [14, 28, 27]), (only, []), (bound, [14, 28])):
         event = hand.finished(number)
         assert (event.token_ids, event.reason, event.log_probs[-1]) == (tokens, FinishReason.LENGTH, 0.0)
 

@@ -12,50 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from built_bundle import Built
 from seqserve.bundle import ModelDescription
 from seqserve.manifest import check_manifest
 from seqserve_export import parity, pipeline, proof_sources
-from seqserve_export.families import choose_family
 from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import pad_head_rows, padded_head_size
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_server.local import LocalModel
-from tiny_model import tiny_model, write_marian, write_native
-
-# Together these take every branch of the graphs. Tracing costs seconds whatever the size, so there are few.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "post-norm, head size 4": {"heads": 8, "head_size": 4, "shared_embeddings": True, "tied_output": True},
-    "pre-norm, head size 20, learned positions": {
-        "heads": 2, "head_size": 20, "norm_position": "pre", "final_norm": True, "positions": "learned",
-        "position_offset": 2, "embedding_norm": True, "activation": "gelu", "target_vocab_size": 61,
-        "output_bias": True, "encoder_layers": 1, "embedding_scale": 5.0,
-    },
-    "T5: RMS norm, relative positions, gated, no biases": {
-        "norm": "rms", "norm_position": "pre", "final_norm": True, "norm_epsilon": 1e-6, "positions": "relative",
-        "relative_buckets": 8, "relative_max_distance": 20, "gated_ffn": True, "activation": "gelu_tanh",
-        "attention_bias": False, "ffn_bias": False, "attention_scale": 1.0, "shared_embeddings": True,
-    },
-}
-
-
-class Built:
-    """A bundle without proof: what the tests here look at."""
-
-    def __init__(self, directory: Path, changes: dict[str, Any]) -> None:
-        source = directory / "source"
-        write_native(source, **changes)
-        self.checkpoint = choose_family(source).read(source)
-        self.bundle = directory / "bundle"
-        self.bundle.mkdir()
-        pipeline.write_graphs(self.checkpoint.model, self.bundle)
-        self.description = pipeline.describe(self.checkpoint, "tiny", "fp32")
-        (self.bundle / "model.json").write_text(self.description.to_json())
-
-
-@pytest.fixture(scope="module", params=list(VARIANTS.values()), ids=list(VARIANTS))
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return Built(tmp_path_factory.mktemp("graphs"), request.param)
+from tiny_model import tiny_model, write_marian
 
 
 def test_the_graphs_compute_what_the_model_computes(built: Built) -> None:
@@ -81,9 +47,16 @@ def test_inputs_and_outputs_are_those_of_the_description(built: Built) -> None:
     for index in range(own.count):
         assert inputs[f"self.{index}"] == ["rows", heads, "target_capacity", size]
         assert outputs[f"self.{index}.next"] == ["rows", heads, "target_capacity", size]
-        assert inputs[f"cross.{index}"] == ["rows", heads, "source_capacity", size]
-    controls = {"tokens", "positions", "source_lengths", "target_extent", "source_extent", "candidates"}
-    assert set(inputs) == controls | {f"{state}.{i}" for state in ("self", "cross") for i in range(own.count)}
+        for width, suffix in ((1, ""), (4, ".x4"), (8, ".x8")):
+            assert inputs[f"cross.{index}{suffix}"] == [f"places_{width}", heads, "source_capacity", size]
+    controls = {"tokens", "positions", "target_extent", "source_extent", "candidates", "mixed", "back"}
+    controls |= {f"{name}.x{width}" for name in ("used", "rows") for width in (1, 4, 8)}
+    states = {f"{name}{suffix}" for name in ("source_lengths", *(f"cross.{index}" for index in range(cross.count)))
+              for suffix in ("", ".x4", ".x8")}
+    assert set(inputs) == controls | states | {f"self.{index}" for index in range(own.count)}
+    for width, suffix in ((1, ""), (4, ".x4"), (8, ".x8")):
+        assert inputs[f"rows.x{width}"] == [f"places_{width}", width]
+        assert inputs[f"source_lengths{suffix}"] == [f"places_{width}"]
     assert outputs["logits"] == ["rows", description.target_vocab_size]
     encoder = onnxruntime.InferenceSession(built.bundle / "encoder.onnx", providers=["CPUExecutionProvider"])
     inputs, outputs = value_shapes(encoder.get_inputs()), value_shapes(encoder.get_outputs())
@@ -99,11 +72,19 @@ def test_opset_and_ir_version_are_the_fixed_ones(built: Built) -> None:
         assert {entry.domain: entry.version for entry in model.opset_import} == {"": trace.OPSET, "com.microsoft": 1}
 
 
+def branch(node: onnx.NodeProto) -> onnx.GraphProto:
+    """What is run where every row has a source of its own."""
+    (plain,) = (each.g for each in node.attribute if each.name == "else_branch")
+    return plain
+
+
 def test_the_step_is_fused_operators_without_masks_or_casts(built: Built) -> None:
     model, config = onnx.load(built.bundle / "decoder.onnx"), built.checkpoint.model.config
     operators = Counter(node.op_type for node in model.graph.node)
     layers = config.decoder_layers
-    assert operators["GroupQueryAttention"] == 2 * layers
+    assert operators["GroupQueryAttention"] == operators["If"] == layers  # self-attentions, and cross-attentions
+    plain = [Counter(node.op_type for node in branch(node).node) for node in model.graph.node if node.op_type == "If"]
+    assert plain == [Counter({"GroupQueryAttention": 1, "Slice": 1})] * layers  # the slice: no new keys
     norms = operators["LayerNormalization"] + operators["SimplifiedLayerNormalization"]
     assert 3 * layers <= norms <= 3 * layers + 2  # of the embeddings and of the stack's end, where there are such
     for operator in ("Where", "Expand", "Concat", "ScatterND", "Softmax", "Sqrt", "ReduceMean", "Cast"):

@@ -125,7 +125,7 @@ def test_a_stream_is_the_unary_answer_in_parts(local: LocalModel) -> None:
         assert [token_id for part in parts if isinstance(part, list) for token_id in part] == whole.token_ids
 
 
-def test_a_stream_that_is_left_frees_its_slot(local: LocalModel) -> None:
+def test_a_stream_that_is_left_frees_its_row(local: LocalModel) -> None:
     stream: Any = local.stream(SOURCES[0], max_new_tokens=LIMIT, min_new_tokens=LIMIT)
     next(stream)
     stream.close()

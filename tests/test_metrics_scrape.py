@@ -86,23 +86,23 @@ async def test_buckets_start_at_a_quarter_of_a_millisecond_and_are_cumulative() 
 
 async def test_known_traffic_is_counted_exactly() -> None:
     async with serving() as served:
-        await served.stub.Generate(ask("c d"))  # 12 tokens, alone
+        await served.stub.Generate(ask("c d"))  # 16 tokens, alone
         await served.stub.Generate(ask(ids(*ENDLESS), ids(*ENDLESS), max_new_tokens=5))  # twice 5 tokens
         await drained(served.stub.GenerateStream(ask_stream("c d", max_new_tokens=4)))
         page = await settled(served)
-    steps = 12 + 5 + 4
+    steps = 16 + 5 + 4
     assert page.value("seqserve_input_tokens_total", **MODEL) == 3 + 2 + 2 + 3
-    assert page.value("seqserve_output_tokens_total", **MODEL) == 12 + 10 + 4
+    assert page.value("seqserve_output_tokens_total", **MODEL) == 16 + 10 + 4
     assert page.value("seqserve_requests_total", finish_reason="eos") == 1
     assert page.value("seqserve_requests_total", finish_reason="length") == 3
     assert page.value("seqserve_decode_step_seconds_count") == steps
     assert page.value("seqserve_batch_rows_count") == steps
-    assert page.value("seqserve_batch_rows_sum") == 12 + 10 + 4
-    assert page.value("seqserve_batch_rows_bucket", le="1") == 12 + 4
+    assert page.value("seqserve_batch_rows_sum") == 16 + 10 + 4
+    assert page.value("seqserve_batch_rows_bucket", le="1") == 16 + 4
     assert page.value("seqserve_encode_seconds_count") == 3
     for name in ("request_queue", "time_to_first_token", "request_duration"):
         assert page.value(f"seqserve_{name}_seconds_count") == 4
-    assert page.value("seqserve_inter_token_seconds_count") == 11 + 2 * 4 + 3
+    assert page.value("seqserve_inter_token_seconds_count") == 15 + 2 * 4 + 3
     queue, first, whole = (page.value(f"seqserve_{name}_seconds_sum")
                            for name in ("request_queue", "time_to_first_token", "request_duration"))
     assert 0 < queue < first < whole
@@ -124,17 +124,17 @@ async def test_gauges_follow_what_waits_and_runs_and_come_back_to_zero() -> None
         await call
         page = await settled(served)
     assert (page.value("seqserve_requests_running"), page.value("seqserve_requests_waiting")) == (0, 0)
-    used = COST.bytes_of(Capacity(8, 32, 32))
+    used = COST.bytes_of(Capacity(8, 32, 32, (8, 0, 0)))
     assert page.value("seqserve_cache_bytes") == used
     assert page.value("seqserve_cache_usage_ratio") == used / 2**20
 
 
 async def test_what_ends_otherwise_is_counted_by_how_it_ended() -> None:
     engine = ArithmeticEngine()
-    engine.poison, engine.nan = 27, 26
+    engine.poison, engine.nan = 27, 28
     async with serving(engine) as served:
         await refusal(served.stub.Generate(ask(ids(27))))
-        await refusal(served.stub.Generate(ask(ids(26))))
+        await refusal(served.stub.Generate(ask(ids(28))))
         engine.hold()
         cancelled = served.stub.Generate(ask(ids(*ENDLESS)))
         await served.until_stepping()

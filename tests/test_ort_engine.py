@@ -2,7 +2,6 @@
 
 import dataclasses
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,14 +9,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seqserve.bundle import BundleError, ModelDescription, StateTensor, read_model
+from seqserve.bundle import read_model
 from seqserve_server.capacity import Capacity, SchedulerLimits
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.encoder_batch import pack
-from seqserve_server.engine import Move, Release, Source, StepInput
+from seqserve_server.engine import (
+    Changes,
+    Layout,
+    PlaceMove,
+    PlaceRelease,
+    RowMove,
+    RowRelease,
+    Source,
+    StepInput,
+)
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine, _value
+from seqserve_server.placement import Place
 from seqserve_server.request import Event, Failed, Finished, Request
 from seqserve_server.scheduler import Scheduler
+from seqserve_server.state_buffers import Array
 
 Bits = NDArray[np.uint32]
 Open = Callable[..., OrtEngine]
@@ -41,21 +52,31 @@ def bits(values: NDArray[np.generic]) -> Bits:
     return np.ascontiguousarray(values, dtype=np.float32).view(np.uint32).copy()
 
 
+def capacity(rows: int, target: int, source: int) -> Capacity:
+    """Every row has a place of its own."""
+    return Capacity(rows, target, source, (rows, 0, 0))
+
+
+def greedy(rows: int) -> Layout:
+    """Row i reads place i."""
+    return Layout([0] * rows, list(range(rows)), [0] * rows, (rows, 0, 0))
+
+
 class Decoding:
-    """Greedy decoding straight on an engine: rows in slots 0 .. n-1, all started at once."""
+    """Greedy decoding straight on an engine: rows and places 0 .. n-1, all started at once."""
 
     def __init__(self, engine: OrtEngine, rows: Sequence[Sequence[int]]) -> None:
         self.engine = engine
         self.tokens = [2] * len(rows)
         self.position = 0
         self.sources = rows
-        engine.reserve(Capacity(len(rows), 1, max(map(len, rows))))
-        engine.encode([Source(slot, row) for slot, row in enumerate(rows)])
+        engine.reserve(capacity(len(rows), 1, max(map(len, rows))))
+        engine.encode([Source(row, (Place(0, row),), source) for row, source in enumerate(rows)])
 
     def step(self) -> Bits:
         rows = len(self.tokens)
-        self.engine.reserve(Capacity(rows, self.position + 1, max(map(len, self.sources))))
-        found = self.engine.step(StepInput(self.tokens, [self.position] * rows, 2))
+        self.engine.reserve(capacity(rows, self.position + 1, max(map(len, self.sources))))
+        found = self.engine.step(StepInput(self.tokens, [self.position] * rows, 2, greedy(rows)))
         self.tokens = found.token_ids[:, 0].tolist()
         self.position += 1
         return bits(found.log_probs)
@@ -64,7 +85,16 @@ class Decoding:
         return np.stack([self.step() for _ in range(count)])
 
     def release(self) -> None:
-        self.engine.release([Release(slot, self.position, len(row)) for slot, row in enumerate(self.sources)])
+        self.engine.change(Changes(
+            [RowRelease(row, self.position) for row in range(len(self.sources))],
+            [PlaceRelease(Place(0, row), len(source)) for row, source in enumerate(self.sources)],
+        ))
+
+
+def contents(engine: OrtEngine) -> dict[str, Array]:
+    """All that is kept for rows and places."""
+    places = {f"cross.x{width}": engine.buffers.of_width("cross", index) for index, width in enumerate(engine.widths)}
+    return {"self": engine.buffers.current("self"), **places}
 
 
 def addresses(engine: OrtEngine, name: str) -> list[int]:
@@ -87,7 +117,7 @@ def test_a_step_changes_one_position_of_each_row_and_no_other_byte_of_any_state(
     engine = open_engine()
     decoding = Decoding(engine, sources(5))
     for position in range(6):
-        before = {name: engine.buffers.current(name).copy() for name in ("self", "cross")}
+        before = {name: array.copy() for name, array in contents(engine).items()}
         decoding.step()
         after = engine.buffers.current("self")
         changed = bits(before["self"]).reshape(after.shape) != bits(after).reshape(after.shape)
@@ -95,12 +125,12 @@ def test_a_step_changes_one_position_of_each_row_and_no_other_byte_of_any_state(
         assert set(places.tolist()) == {position}
         assert set(rows.tolist()) == set(range(5))
         assert set(layers.tolist()) == set(range(after.shape[0]))
-        assert (bits(before["cross"]) == bits(engine.buffers.current("cross"))).all()
+        assert all((bits(before[name]) == bits(now)).all() for name, now in contents(engine).items() if name != "self")
 
 
 def test_results_do_not_depend_on_capacity(open_engine: Open) -> None:
     tight, roomy = open_engine(), open_engine()
-    roomy.reserve(Capacity(64, 128, 128))
+    roomy.reserve(Capacity(64, 128, 128, (64, 4, 2)))
     rows = sources(7)
     assert (Decoding(tight, rows).steps(20) == Decoding(roomy, rows).steps(20)).all()
     assert tight.buffers.capacity != roomy.buffers.capacity
@@ -112,7 +142,7 @@ def test_growth_in_the_middle_keeps_every_bit(open_engine: Open) -> None:
     engine = open_engine()
     decoding = Decoding(engine, rows)
     got = [decoding.steps(5)]
-    for need in (Capacity(20, 1, 1), Capacity(1, 100, 1), Capacity(1, 1, 128)):
+    for need in (capacity(20, 1, 1), capacity(1, 100, 1), capacity(1, 1, 128)):
         before, generation = addresses(engine, "self"), engine.buffers.generation
         engine.reserve(need)
         assert engine.buffers.generation == generation + 1
@@ -146,17 +176,17 @@ def test_the_encoder_gives_a_source_the_same_bits_in_any_batch(open_engine: Open
         assert (bits(alone) == bits(together[batch.starts[place] : batch.starts[place + 1]])).all()
 
 
-def test_released_slots_are_zero(open_engine: Open) -> None:
+def test_released_rows_and_places_are_zero(open_engine: Open) -> None:
     engine = open_engine()
     decoding = Decoding(engine, sources(6))
     decoding.steps(9)
-    engine.release([Release(2, 9, len(decoding.sources[2]))])
-    for name in ("self", "cross"):
-        array = engine.buffers.current(name)
+    engine.change(Changes([RowRelease(2, 9)], [PlaceRelease(Place(0, 2), len(decoding.sources[2]))]))
+    for name in ("self", "cross.x1"):
+        array = contents(engine)[name]
         assert not array[:, 2].any()
-        assert all(array[:, slot].any() for slot in (0, 1, 3, 4, 5))
+        assert all(array[:, index].any() for index in (0, 1, 3, 4, 5))
     decoding.release()
-    assert not any(engine.buffers.current(name).any() for name in ("self", "cross"))
+    assert not any(array.any() for array in contents(engine).values())
 
 
 def test_a_moved_row_goes_on_with_the_same_bits(open_engine: Open) -> None:
@@ -165,8 +195,10 @@ def test_a_moved_row_goes_on_with_the_same_bits(open_engine: Open) -> None:
     engine = open_engine()
     decoding = Decoding(engine, rows)
     decoding.steps(4)
-    engine.release([Release(0, 4, len(rows[0]))])
-    engine.move([Move(2, 0, 4, len(rows[2]))])
+    engine.change(Changes(
+        [RowRelease(0, 4)], [PlaceRelease(Place(0, 0), len(rows[0]))],
+        [RowMove(2, 0, 4)], [PlaceMove(Place(0, 2), Place(0, 0), len(rows[2]))],
+    ))
     decoding.tokens = [decoding.tokens[2], decoding.tokens[1]]
     decoding.sources = [rows[2], rows[1]]
     got = decoding.steps(6)
@@ -184,21 +216,24 @@ def test_what_is_not_a_number_stays_in_its_row_and_ends_with_its_release(open_en
     decoding.steps(3)
     engine.buffers.current("self")[:, 1, :, 1] = np.nan
     decoding.tokens[1] = 5
-    found = engine.step(StepInput(decoding.tokens, [3] * 3, 2))
+    found = engine.step(StepInput(decoding.tokens, [3] * 3, 2, greedy(3)))
     assert np.isnan(found.log_probs[1]).all()
     assert (bits(found.log_probs[[0, 2]]) == expected[3][[0, 2]]).all()
-    engine.release([Release(slot, 5, len(row)) for slot, row in enumerate(rows)])
+    decoding.position = 5
+    decoding.release()
     assert (Decoding(engine, rows).steps(8) == expected).all()
 
 
 def test_candidates_are_the_best_two_of_the_log_softmax(open_engine: Open) -> None:
     engine, rows = open_engine(), sources(4)
-    step = StepInput([2] * 4, [0] * 4, 2)
-    engine.reserve(Capacity(4, 1, 40))
-    engine.encode([Source(slot, row) for slot, row in enumerate(rows)])
+    step = StepInput([2] * 4, [0] * 4, 2, greedy(4))
+    engine.reserve(capacity(4, 1, 40))
+    engine.encode([Source(row, (Place(0, row),), source) for row, source in enumerate(rows)])
     found = engine.step(step)
     token_ids, log_probs = found.token_ids.copy(), found.log_probs.copy()
-    logits = engine.step_with_logits(step).astype(np.float64)
+    given = engine.step(dataclasses.replace(step, logits=True)).logits
+    assert given is not None
+    logits = given.astype(np.float64)
     expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert (token_ids == np.argsort(-logits, axis=1, kind="stable")[:, :2]).all()
     np.testing.assert_allclose(log_probs, np.take_along_axis(expected, token_ids, axis=1), atol=1e-5)
@@ -208,9 +243,9 @@ def test_a_step_beyond_the_buffers_is_refused_before_it_reaches_the_runtime(open
     engine = open_engine()
     Decoding(engine, sources(2))
     with pytest.raises(IndexError, match="does not fit"):
-        engine.step(StepInput([2], [engine.buffers.capacity.target], 2))
+        engine.step(StepInput([2], [engine.buffers.capacity.target], 2, greedy(1)))
     with pytest.raises(IndexError, match="does not fit"):
-        engine.step(StepInput([2] * 9, [0] * 9, 2))
+        engine.step(StepInput([2] * 9, [0] * 9, 2, greedy(9)))
 
 
 def test_an_array_that_would_be_copied_silently_is_refused() -> None:
@@ -219,17 +254,17 @@ def test_an_array_that_would_be_copied_silently_is_refused() -> None:
 
 
 def test_neighbours_that_leave_fail_or_arrive_change_no_bit_of_anybody(open_engine: Open) -> None:
-    model_limits = SchedulerLimits(16, 128, 1 << 26, open_engine().buffers.cost)
+    model_limits = SchedulerLimits(16, 128, 1 << 26, open_engine().buffers.cost, open_engine().widths)
     rows = sources(60, seed=3)
 
     def play(engine: OrtEngine, chosen: Sequence[int], cancels: dict[int, int]) -> dict[int, Event]:
         ended: dict[int, Event] = {}
-        loop = Loop(engine, Scheduler(model_limits, 1), 1,
+        loop = Loop(engine, Scheduler(model_limits),
                     lambda events: ended.update((event.request_id, event) for event in events))
         rng, step, waiting, busy = random.Random(len(chosen)), 0, list(chosen), True
         while busy or waiting:
             count = rng.randrange(4)
-            loop.submit([Request(number, rows[number], (2,), 12) for number in waiting[:count]])
+            loop.submit([Request(number, rows[number], (2,), SearchSettings(1, 12)) for number in waiting[:count]])
             waiting = waiting[count:]
             loop.cancel([number for number, when in cancels.items() if when == step])
             busy = loop.step()
@@ -253,42 +288,3 @@ def test_neighbours_that_leave_fail_or_arrive_change_no_bit_of_anybody(open_engi
         else:
             count = len(event.log_probs)
             assert (event.token_ids, event.log_probs) == (other.token_ids[:count], other.log_probs[:count])
-
-
-def copy(bundle: Path, out: Path) -> Path:
-    shutil.copytree(bundle, out)
-    return out
-
-
-def opened(directory: Path, model: ModelDescription) -> str:
-    with pytest.raises(BundleError) as caught:
-        OrtEngine(directory, model, threads=1, cache_bytes=1 << 26, max_rows=8)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_graphs_and_description_that_disagree_are_refused_by_name(tiny_bundle: Path, tmp_path: Path) -> None:
-    model = read_model(tiny_bundle)
-
-    def changed(place: int, **changes: object) -> ModelDescription:
-        states = list(model.states)
-        states[place] = StateTensor(**{**dataclasses.asdict(states[place]), **changes})
-        return dataclasses.replace(model, states=tuple(states))
-
-    assert opened(tiny_bundle, changed(0, count=3)) == "decoder.onnx: inputs differ from model.json: self.3"
-    assert "inputs differ from model.json: self.4" in opened(tiny_bundle, changed(0, count=5))
-    assert "decoder.onnx: self.0 has shape" in opened(tiny_bundle, changed(0, shape=(4, "length", 24)))
-    swapped = copy(tiny_bundle, tmp_path / "swapped")
-    (swapped / "encoder.onnx").write_bytes((tiny_bundle / "decoder.onnx").read_bytes())
-    assert opened(swapped, model).startswith("encoder.onnx: inputs differ from model.json: ")
-
-
-@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx"])
-def test_a_graph_that_the_runtime_cannot_read_is_one_clear_line(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
-    broken = copy(tiny_bundle, tmp_path / "broken")
-    data = (broken / name).read_bytes()
-    for content in (b"", b"not a graph", data[: len(data) // 2]):
-        (broken / name).write_bytes(content)
-        assert opened(broken, read_model(broken)).startswith(f"{name}: the runtime refuses it")
-    (broken / name).unlink()
-    assert opened(broken, read_model(broken)).startswith(f"{name}: the runtime refuses it")

@@ -1,29 +1,18 @@
-"""Who runs when, asserted on steps and slots."""
+"""Who runs when, asserted on steps, rows and places."""
+
+import random
+from dataclasses import replace
 
 import pytest
 
 from arithmetic_engine import COST, END, START, answer
 from hand_loop import HandLoop, make_limits
+from scheduling import ENDLESS, SHORT, advance, make_scheduler, request, rows_of
 from seqserve_server.capacity import Capacity
-from seqserve_server.decoding.choice import Choice
-from seqserve_server.engine import Move, Release
-from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
+from seqserve_server.engine import PlaceMove, PlaceRelease, RowMove, RowRelease
+from seqserve_server.placement import Place
+from seqserve_server.request import Finished, FinishReason, TokensChosen
 from seqserve_server.scheduler import Scheduler
-
-SHORT = [27, END]  # sums to 28: 1, the end token, comes first
-ENDLESS = [28, END]  # sums to 29: repeats the start until its limit
-
-
-def make_scheduler(**limits: int) -> Scheduler:
-    return Scheduler(make_limits(**limits), END)
-
-
-def request(number: int, source: tuple[int, ...] = (5, END), max_new_tokens: int = 4, **options: float) -> Request:
-    return Request(number, source, (START,), max_new_tokens, **options)  # type: ignore[arg-type]
-
-
-def advance(scheduler: Scheduler) -> list[Event]:
-    return scheduler.apply(Choice([9] * scheduler.running, [-1.0] * scheduler.running), 0.0)
 
 
 def test_the_pencil_example_of_the_engine_comes_out_of_the_loop() -> None:
@@ -31,10 +20,10 @@ def test_the_pencil_example_of_the_engine_comes_out_of_the_loop() -> None:
     number = hand.submit([5, 6, END])
     hand.run()
     event = hand.finished(number)
-    assert event.token_ids == [14, 26, 9, 21, 4, 16, 28, 11, 23, 6, 18]
+    assert event.token_ids == [14, 28, 27, 25, 21, 13, 26, 23, 17, 5, 10, 20, 11, 22, 15]
     assert event.reason is FinishReason.EOS
-    assert event.log_probs == [-each / 128 for each in (15, 27, 10, 22, 5, 17, 29, 12, 24, 7, 19, 2)]
-    assert event.score == sum(event.log_probs) / 12
+    assert event.log_probs == [-each / 128 for each in [*event.token_ids, END]]
+    assert event.score == sum(event.log_probs) / 16
 
 
 def test_requests_are_admitted_in_the_order_of_arrival() -> None:
@@ -49,18 +38,19 @@ def test_requests_are_admitted_in_the_order_of_arrival() -> None:
     assert admitted == [0, 1, 2, 3, 4]
 
 
-def test_a_waiting_request_takes_the_slot_of_one_that_ended_without_a_move() -> None:
+def test_a_waiting_request_takes_row_and_place_of_one_that_ended_without_a_move() -> None:
     scheduler = make_scheduler(max_rows=2)
     for number in range(3):
         scheduler.submit(request(number, max_new_tokens=1 if number == 0 else 9))
-    assert [source.slot for batch in scheduler.plan(0).encode for source in batch] == [0, 1]
+    assert [source.row for batch in scheduler.plan(0).encode for source in batch] == [0, 1]
     assert [event.request_id for event in advance(scheduler) if isinstance(event, Finished)] == [0]
     plan = scheduler.plan(0)
-    assert plan.release == [Release(0, 2, 2)]
-    assert [source.slot for batch in plan.encode for source in batch] == [0]
-    assert plan.moves == []
+    assert plan.changes.release_rows == [RowRelease(0, 1)]
+    assert plan.changes.release_places == [PlaceRelease(Place(0, 0), 2)]
+    assert [(source.row, source.places) for batch in plan.encode for source in batch] == [(0, (Place(0, 0),))]
+    assert (plan.changes.move_rows, plan.changes.move_places) == ([], [])
     assert (plan.tokens, plan.positions) == ([START, 9], [0, 1])
-    assert scheduler.request_in(0) == 2
+    assert rows_of(scheduler, 2) == [0]
 
 
 def test_rows_from_the_end_fill_the_holes_that_nobody_takes() -> None:
@@ -70,9 +60,11 @@ def test_rows_from_the_end_fill_the_holes_that_nobody_takes() -> None:
     scheduler.plan(0)
     advance(scheduler)
     plan = scheduler.plan(0)
-    assert plan.release == [Release(0, 2, 1), Release(2, 2, 3)]
-    assert plan.moves == [Move(4, 0, 1, 5), Move(3, 2, 1, 4)]
-    assert [scheduler.request_in(slot) for slot in range(4)] == [4, 1, 3, None]
+    assert plan.changes.release_rows == [RowRelease(0, 1), RowRelease(2, 1)]
+    assert plan.changes.release_places == [PlaceRelease(Place(0, 0), 1), PlaceRelease(Place(0, 2), 3)]
+    assert plan.changes.move_rows == [RowMove(4, 0, 1), RowMove(3, 2, 1)]
+    assert plan.changes.move_places == [PlaceMove(Place(0, 4), Place(0, 0), 5), PlaceMove(Place(0, 3), Place(0, 2), 4)]
+    assert [rows_of(scheduler, number) for number in (4, 1, 3)] == [[0], [1], [2]]
     assert plan.positions == [1, 1, 1]
 
 
@@ -83,7 +75,7 @@ def test_a_hole_at_the_end_needs_no_move() -> None:
     scheduler.plan(0)
     advance(scheduler)
     plan = scheduler.plan(0)
-    assert (plan.moves, len(plan.release), plan.tokens) == ([], 1, [9])
+    assert (plan.changes.move_rows, plan.changes.release_rows, plan.tokens) == ([], [RowRelease(1, 1)], [9])
 
 
 def test_no_more_rows_run_than_allowed() -> None:
@@ -123,18 +115,17 @@ def test_encoder_batches_hold_similar_lengths_and_every_source_once() -> None:
 
 
 def test_the_byte_budget_holds_back_what_could_outgrow_it_later() -> None:
-    budget = COST.bytes_of(Capacity(8, 64, 32))
-    scheduler = make_scheduler(cache_bytes=budget)
+    scheduler = make_scheduler(cache_bytes=COST.bytes_of(Capacity(8, 64, 32, (8, 0, 0))))
     for number in range(12):
         scheduler.submit(request(number, max_new_tokens=64))
     plan = scheduler.plan(0)
     assert len(plan.tokens) == 8  # a ninth row would need sixteen, at 64 positions each: twice the budget
-    assert plan.need == Capacity(8, 1, 2)
+    assert plan.need == Capacity(8, 1, 2, (8, 0, 0))
     assert scheduler.waiting == 4
 
 
 def test_a_large_request_waits_for_room_and_is_not_overtaken_by_small_ones() -> None:
-    hand = HandLoop(make_limits(cache_bytes=COST.bytes_of(Capacity(8, 64, 32))))
+    hand = HandLoop(make_limits(cache_bytes=COST.bytes_of(Capacity(8, 64, 32, (8, 0, 0)))))
     small = [hand.submit(ENDLESS, 20) for _ in range(8)]
     large = hand.submit(ENDLESS, 64)
     late = [hand.submit(ENDLESS, 2) for _ in range(3)]
@@ -148,94 +139,25 @@ def test_a_large_request_waits_for_room_and_is_not_overtaken_by_small_ones() -> 
         assert admitted >= before
 
 
-def test_a_deadline_in_the_queue_ends_a_request_before_it_starts() -> None:
-    hand = HandLoop(make_limits(max_rows=1))
-    hand.submit(ENDLESS, 40)
-    late = hand.submit([7, END], deadline=2.0)
-    hand.step()
-    hand.now = 2.0
-    hand.step()
-    event = hand.finished(late)
-    assert (event.reason, event.token_ids, event.times.admitted) == (FinishReason.DEADLINE, [], None)
-    hand.run()
-    assert [[7, END]] not in hand.engine.encoded
-
-
-def test_a_deadline_ends_a_running_request_with_what_it_has_and_frees_its_slot_at_once() -> None:
-    hand = HandLoop(make_limits(max_rows=1))
-    first = hand.submit(ENDLESS, 40, deadline=5.0)
-    second = hand.submit([5, END])
-    for now in (1.0, 2.0, 3.0):
-        hand.now = now
-        hand.step()
-    hand.now = 5.0
-    hand.step()
-    event = hand.finished(first)
-    assert (event.reason, event.token_ids) == (FinishReason.DEADLINE, [START] * 3)
-    assert hand.scheduler.running_ids() == [second]
-    assert hand.engine.steps == [1, 1, 1, 1]
-
-
-def test_a_request_that_ended_in_time_is_not_ended_again_by_its_deadline() -> None:
-    hand = HandLoop()
-    number = hand.submit([5, END], 2, deadline=5.0)
-    hand.run()
-    hand.now = 6.0
-    assert hand.step() == []
-    assert hand.finished(number).reason is FinishReason.LENGTH
-
-
-def test_deadlines_of_ended_requests_are_forgotten() -> None:
-    scheduler = make_scheduler()
-    for number in range(10_000):
-        scheduler.submit(request(number, deadline=1e9))
-        scheduler.cancel(number, 0.0)
-    assert len(scheduler._deadlines) < 200
-
-
-def test_a_cancelled_request_ends_once_and_frees_its_slot_at_the_next_plan() -> None:
-    scheduler = make_scheduler(max_rows=1)
-    scheduler.submit(request(0))
-    scheduler.submit(request(1))
-    scheduler.plan(0)
-    assert [event.request_id for event in scheduler.cancel(0, 1.0)] == [0]
-    assert scheduler.cancel(0, 1.0) == []
-    assert scheduler.cancel(99, 1.0) == []
-    plan = scheduler.plan(1)
-    assert plan.release == [Release(0, 1, 2)]
-    assert scheduler.request_in(0) == 1
-
-
-def test_a_request_cancelled_in_the_queue_never_reaches_the_engine() -> None:
-    hand = HandLoop(make_limits(max_rows=1))
-    hand.submit(ENDLESS, 3)
-    number = hand.submit([9, END])
-    hand.step()
-    hand.cancel(number)
-    hand.run()
-    assert hand.finished(number).reason is FinishReason.CANCELLED
-    assert [[9, END]] not in hand.engine.encoded
-
-
-@pytest.mark.parametrize("least", [1, 12, 13, 20, 39, 40])
+@pytest.mark.parametrize("least", [1, 15, 16, 20, 39, 40])
 def test_the_end_token_does_not_come_before_that_many_others(least: int) -> None:
     hand = HandLoop()
-    number = hand.submit([5, 6, END], 40, least)  # ends as the 12th by itself
+    number = hand.submit([5, 6, END], 40, least)  # ends as the 16th by itself
     other = hand.submit([5, 6, END], 40)
     hand.run()
     event = hand.finished(number)
     assert len(event.token_ids) >= least
     assert (event.token_ids, event.log_probs, event.reason) == answer([5, 6, END], 40, least)
-    assert len(hand.finished(other).token_ids) == 11
+    assert len(hand.finished(other).token_ids) == 15
 
 
 def test_max_new_tokens_counts_the_end_token() -> None:
     hand = HandLoop()
-    exact, short = hand.submit([5, 6, END], 12), hand.submit([5, 6, END], 11)
+    exact, short = hand.submit([5, 6, END], 16), hand.submit([5, 6, END], 15)
     hand.run()
     assert hand.finished(exact).reason is FinishReason.EOS
     assert hand.finished(short).reason is FinishReason.LENGTH
-    assert len(hand.finished(short).log_probs) == 11
+    assert len(hand.finished(short).log_probs) == 15
 
 
 def test_a_request_that_arrives_while_32_run_gets_its_first_token_at_the_very_next_step() -> None:
@@ -257,29 +179,7 @@ def test_tokens_are_published_for_streams_only_and_without_the_end_token() -> No
     hand.run()
     chosen = [event for event in hand.events if isinstance(event, TokensChosen)]
     assert {event.request_id for event in chosen} == {stream}
-    assert [event.token_ids for event in chosen] == [[t] for t in [14, 26, 9, 21, 4, 16, 28, 11, 23, 6, 18]]
-
-
-def test_a_value_that_is_not_finite_fails_its_row_alone() -> None:
-    scheduler = make_scheduler()
-    for number in range(3):
-        scheduler.submit(request(number))
-    scheduler.plan(0)
-    events = scheduler.apply(Choice([9, 9, 9], [-1.0, float("nan"), -1.0]), 0.0)
-    assert [type(event) for event in events] == [Failed]
-    assert scheduler.running_ids() == [0, 2]
-    assert scheduler.plan(0).release == [Release(1, 1, 2)]
-
-
-def test_everything_ends_when_the_engine_is_gone() -> None:
-    scheduler = make_scheduler(max_rows=1)
-    for number in range(3):
-        scheduler.submit(request(number))
-    scheduler.plan(0)
-    events = scheduler.fail_all("gone")
-    assert sorted(event.request_id for event in events) == [0, 1, 2]
-    assert (scheduler.waiting, scheduler.running) == (0, 0)
-    assert scheduler.fail_all("gone") == []
+    assert [event.token_ids for event in chosen] == [[token] for token in answer([5, 6, END], 40)[0]]
 
 
 def test_the_scheduler_shows_its_state() -> None:
@@ -287,14 +187,29 @@ def test_the_scheduler_shows_its_state() -> None:
     scheduler.submit(request(0))
     scheduler.submit(request(1))
     scheduler.plan(0)
-    assert repr(scheduler) == "Scheduler(waiting=1, running=1, slots=1)"
+    assert repr(scheduler) == "Scheduler(waiting=1, running=1, rows=1)"
 
 
 def test_an_idle_scheduler_has_nothing_left_to_clean_up() -> None:
     hand = HandLoop()
     hand.submit([5, END], 1)
     hand.step()
-    assert not hand.scheduler.idle  # the slot is still to be cleared
+    assert not hand.scheduler.idle  # its row is still to be cleared
     hand.step()
     assert hand.scheduler.idle
     assert hand.engine.occupied == []
+
+
+def test_greedy_rows_have_the_places_of_their_own_number_whoever_comes_and_goes() -> None:
+    """Graphs without places of several widths read no other."""
+    scheduler = Scheduler(replace(make_limits(max_rows=7), widths=(1,)))
+    rng = random.Random(0)
+    for number in range(300):
+        scheduler.submit(request(number, (5,) * rng.randint(1, 9), rng.randint(1, 8)))
+        if rng.random() < 0.3:
+            scheduler.cancel(rng.randrange(number + 1), 0.0)
+        plan = scheduler.plan(0)
+        assert list(plan.layout.places) == list(range(len(plan.tokens)))
+        moves = zip(plan.changes.move_rows, plan.changes.move_places, strict=True)
+        assert all(one.destination == other.destination.index for one, other in moves)
+        advance(scheduler)

@@ -1,7 +1,6 @@
 """How a bundle searches by default: what each family's source, and its library, would do."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,8 +78,6 @@ def test_what_generation_settings_mean(settings: dict[str, Any], expected: Searc
     ({"num_beams": [4]}, "num_beams [4] is not an integer in 1..32 or null"),
     ({"length_penalty": "1"}, "length_penalty '1' is not a number in -10..10 or null"),
     ({"length_penalty": 11}, "length_penalty 11 is not a number in -10..10 or null"),
-    ({"length_penalty": math.nan}, "length_penalty nan is not a number in -10..10 or null"),
-    ({"length_penalty": 10**400}, f"length_penalty {10**79} is not a number in -10..10 or null"),
     ({"length_penalty": False}, "length_penalty False is not a number in -10..10 or null"),
     ({"early_stopping": "always"}, "early_stopping 'always' is not true, false, \"never\" or null"),
     ({"early_stopping": 1}, "early_stopping 1 is not true, false, \"never\" or null"),

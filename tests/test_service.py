@@ -19,9 +19,9 @@ async def test_a_text_is_answered_as_the_pencil_says() -> None:
     assert hypothesis.text == PENCIL_TEXT
     assert hypothesis.tokens == PENCIL_TEXT.split()
     assert list(hypothesis.token_ids) == PENCIL_IDS
-    assert hypothesis.score == sum(answer([5, 6, 1], 64)[1]) / 12
+    assert hypothesis.score == sum(answer([5, 6, 1], 64)[1]) / 16
     assert result.finish_reason == pb.FINISH_REASON_EOS
-    assert (result.input_token_count, result.output_token_count) == (3, 12)
+    assert (result.input_token_count, result.output_token_count) == (3, 16)
     timing = result.timing
     assert 0 <= timing.queue_seconds <= timing.first_token_seconds <= timing.total_seconds
     parts = timing.queue_seconds + timing.encode_seconds + timing.decode_seconds

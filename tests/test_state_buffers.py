@@ -5,127 +5,226 @@ import pytest
 
 from seqserve.bundle import StateTensor
 from seqserve_server.capacity import Capacity, StateCost
-from seqserve_server.engine import Move, Release
-from seqserve_server.state_buffers import StateBuffers
+from seqserve_server.engine import Changes, PlaceMove, PlaceRelease, RowCopy, RowMove, RowRelease, Source
+from seqserve_server.placement import Place
+from seqserve_server.state_buffers import Array, StateBuffers
 
 SELF = StateTensor("self", 2, (3, "length", 4), "float32", "row", "target", "append")
 CROSS = StateTensor("cross", 2, (3, "length", 4), "float32", "request", "source", "constant")
 HIDDEN = StateTensor("hidden", 2, (5,), "float32", "row", "fixed", "replace")
-STATES = (SELF, CROSS, HIDDEN)
-NAMES = [state.name for state in STATES]
+CONTEXT = StateTensor("context", 1, (6,), "float32", "request", "fixed", "constant")
+STATES = (SELF, CROSS, HIDDEN, CONTEXT)
+WIDTHS = (1, 4, 8)
+HELD = Capacity(8, 32, 32, (8, 2, 1))
 
 
 def make_buffers(budget: int = 1 << 24, states: tuple[StateTensor, ...] = STATES) -> StateBuffers:
-    buffers = StateBuffers(states, budget)
-    buffers.reserve(Capacity(4, 20, 10))
+    buffers = StateBuffers(states, budget, WIDTHS)
+    buffers.reserve(Capacity(4, 20, 10, (3, 2, 1)))
     return buffers
+
+
+def arrays(buffers: StateBuffers) -> dict[str, Array]:
+    """What the next step reads, by name, and by width for what requests have."""
+    found = {state.name: buffers.current(state.name) for state in (SELF, HIDDEN)}
+    return found | {
+        f"{state.name}.x{width}": buffers.of_width(state.name, index)
+        for state in (CROSS, CONTEXT) for index, width in enumerate(WIDTHS)
+    }
 
 
 def fill(buffers: StateBuffers, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
-    for name in NAMES:
-        buffers.current(name)[...] = rng.standard_normal(buffers.current(name).shape)
+    for array in arrays(buffers).values():
+        array[...] = rng.standard_normal(array.shape)
+
+
+def spoil(buffers: StateBuffers) -> None:
+    """NaN everywhere, in what the next step writes too."""
+    for array in [*arrays(buffers).values(), *(buffers.following(name) for name in ("self", "hidden"))]:
+        array[...] = np.nan
+
+
+def copies(buffers: StateBuffers) -> dict[str, Array]:
+    return {name: array.copy() for name, array in arrays(buffers).items()}
+
+
+def same(one: Array, other: Array) -> bool:
+    """In every bit."""
+    return bool((np.ascontiguousarray(one).view(np.uint32) == np.ascontiguousarray(other).view(np.uint32)).all())
 
 
 def test_nothing_is_allocated_before_the_first_reservation() -> None:
-    assert StateBuffers(STATES, 1 << 20).bytes_used == 0
+    assert StateBuffers(STATES, 1 << 20, WIDTHS).bytes_used == 0
 
 
 def test_arrays_have_the_declared_shape_at_the_rounded_capacity() -> None:
     buffers = make_buffers()
-    assert buffers.capacity == Capacity(8, 32, 32)
-    assert buffers.current("self").shape == (2, 8, 3, 32, 4)
-    assert buffers.current("cross").shape == (2, 8, 3, 32, 4)
-    assert buffers.current("hidden").shape == (2, 8, 5)
+    assert buffers.capacity == HELD
+    assert {name: array.shape for name, array in arrays(buffers).items()} == {
+        "self": (2, 8, 3, 32, 4), "hidden": (2, 8, 5),
+        "cross.x1": (2, 8, 3, 32, 4), "cross.x4": (2, 2, 3, 32, 4), "cross.x8": (2, 1, 3, 32, 4),
+        "context.x1": (1, 8, 6), "context.x4": (1, 2, 6), "context.x8": (1, 1, 6),
+    }
     assert buffers.bytes_used == StateCost.of(STATES).bytes_of(buffers.capacity)
+
+
+def test_a_graph_without_places_has_one_for_each_row() -> None:
+    buffers = StateBuffers(STATES, 1 << 20)
+    buffers.reserve(Capacity(3, 5, 6, (3,)))
+    assert buffers.capacity == Capacity(8, 32, 32, (8,))
+    assert buffers.of_width("cross", 0).shape == (2, 8, 3, 32, 4)
 
 
 def test_a_capacity_that_holds_the_need_is_left_alone() -> None:
     buffers = make_buffers()
     before, generation = buffers.current("self"), buffers.generation
-    buffers.reserve(Capacity(8, 32, 32))
+    buffers.reserve(HELD)
     assert buffers.current("self") is before
     assert buffers.generation == generation
 
 
-@pytest.mark.parametrize("need", [Capacity(9, 1, 1), Capacity(1, 33, 1), Capacity(1, 1, 33), Capacity(40, 100, 70)])
+@pytest.mark.parametrize("need", [
+    Capacity(9, 1, 1, (0, 0, 0)), Capacity(1, 33, 1, (0, 0, 0)), Capacity(1, 1, 33, (1, 0, 0)),
+    Capacity(1, 1, 1, (9, 0, 0)), Capacity(1, 1, 1, (0, 3, 0)), Capacity(1, 1, 1, (0, 0, 5)),
+    Capacity(40, 100, 70, (10, 10, 10)),
+])
 def test_growth_keeps_every_value_at_its_place_and_adds_zeros(need: Capacity) -> None:
     buffers = make_buffers()
     fill(buffers)
     buffers.advance()
     fill(buffers, seed=1)
-    before = {name: buffers.current(name).copy() for name in NAMES}
-    generation = buffers.generation
+    before, generation = copies(buffers), buffers.generation
     buffers.reserve(need)
     assert buffers.capacity.holds(need)
+    assert buffers.capacity.holds(HELD)
     assert buffers.generation == generation + 1
-    for name in NAMES:
-        after = buffers.current(name)
+    for name, after in arrays(buffers).items():
         kept = tuple(slice(0, size) for size in before[name].shape)
-        assert (after[kept].view(np.uint32) == before[name].view(np.uint32)).all()
+        assert same(after[kept], before[name])
         assert np.count_nonzero(after) == np.count_nonzero(before[name])
 
 
 def test_under_a_tight_budget_sizes_nobody_needs_shrink_and_the_rest_is_kept() -> None:
     cost = StateCost.of(STATES)
-    buffers = make_buffers(budget=cost.bytes_of(Capacity(16, 32, 32)))
-    buffers.reserve(Capacity(4, 60, 10))
+    buffers = make_buffers(budget=cost.bytes_of(Capacity(16, 32, 32, (8, 4, 0))))
+    buffers.reserve(Capacity(4, 60, 10, (1, 2, 1)))
+    assert buffers.capacity == Capacity(8, 64, 32, (8, 2, 1))
     buffers.current("self")[:, 3, :, :20] = 7.0
-    buffers.reserve(Capacity(12, 20, 10))
-    assert buffers.capacity == Capacity(16, 32, 32)
+    buffers.of_width("cross", 1)[:, 1, :, :10] = 8.0
+    buffers.of_width("context", 0)[:, 2] = 9.0
+    buffers.reserve(Capacity(12, 20, 10, (3, 3, 0)))
+    assert buffers.capacity == Capacity(16, 32, 32, (8, 4, 0))
     assert (buffers.current("self")[:, 3, :, :20] == 7.0).all()
+    assert (buffers.of_width("cross", 1)[:, 1, :, :10] == 8.0).all()
+    assert (buffers.of_width("context", 0)[:, 2] == 9.0).all()
+    assert sum(np.count_nonzero(array) for array in arrays(buffers).values()) == 2 * 3 * 20 * 4 + 2 * 3 * 10 * 4 + 6
 
 
 def test_more_than_the_budget_is_refused_and_nothing_changes() -> None:
-    buffers = make_buffers(budget=1 << 16)
+    buffers = make_buffers(budget=1 << 17)
     before, capacity = buffers.current("self"), buffers.capacity
-    with pytest.raises(MemoryError, match="exceed the budget of 65536"):
-        buffers.reserve(Capacity(1000, 1000, 1000))
+    with pytest.raises(MemoryError, match="exceed the budget of 131072"):
+        buffers.reserve(Capacity(1000, 1000, 1000, (1000, 0, 0)))
     assert buffers.current("self") is before
     assert buffers.capacity == capacity
 
 
-def test_a_released_slot_is_zero_and_its_neighbours_are_untouched() -> None:
+def test_a_released_row_is_zero_in_both_of_its_buffers_and_its_neighbours_are_untouched() -> None:
     buffers = make_buffers()
-    for name in NAMES:
-        buffers.current(name)[...] = np.nan
-        buffers.following(name)[...] = np.nan
-    buffers.release([Release(1, 32, 32)])
-    for name in NAMES:
+    spoil(buffers)
+    buffers.change(Changes(release_rows=[RowRelease(1, 32)]))
+    for name in ("self", "hidden"):
         for array in (buffers.current(name), buffers.following(name)):
             assert not array[:, 1].any()
             assert np.isnan(array[:, [0, *range(2, 8)]]).all()
+    assert all(np.isnan(array).all() for name, array in arrays(buffers).items() if ".x" in name)
 
 
-def test_only_the_written_part_of_a_slot_is_cleared() -> None:
+def test_a_released_place_is_zero_and_those_of_other_widths_are_untouched() -> None:
+    buffers = make_buffers()
+    spoil(buffers)
+    buffers.change(Changes(release_places=[PlaceRelease(Place(1, 0), 32)]))
+    for name, array in arrays(buffers).items():
+        if name in ("cross.x4", "context.x4"):
+            assert not array[:, 0].any()
+            assert np.isnan(array[:, 1]).all()
+        else:
+            assert np.isnan(array).all()
+
+
+def test_only_the_written_part_is_cleared() -> None:
     buffers = make_buffers()
     fill(buffers)
-    buffers.release([Release(2, 5, 7)])
+    buffers.change(Changes([RowRelease(2, 5)], [PlaceRelease(Place(0, 2), 7)]))
     assert not buffers.current("self")[:, 2, :, :5].any()
     assert buffers.current("self")[:, 2, :, 5:].all()
-    assert not buffers.current("cross")[:, 2, :, :7].any()
-    assert buffers.current("cross")[:, 2, :, 7:].all()
+    assert not buffers.of_width("cross", 0)[:, 2, :, :7].any()
+    assert buffers.of_width("cross", 0)[:, 2, :, 7:].all()
 
 
-def test_a_move_carries_the_written_part_and_clears_where_it_was() -> None:
+def test_a_moved_row_takes_its_written_part_along_and_leaves_zeros() -> None:
     buffers = make_buffers()
-    rng = np.random.default_rng(0)
-    row = rng.standard_normal((2, 3, 6, 4)).astype(np.float32)
+    row = np.random.default_rng(0).standard_normal((2, 3, 6, 4)).astype(np.float32)
     buffers.current("self")[:, 5, :, :6] = row
     buffers.current("hidden")[:, 5] = 3.0
-    buffers.move([Move(5, 1, 6, 2)])
-    assert (buffers.current("self")[:, 1, :, :6] == row).all()
+    buffers.change(Changes(move_rows=[RowMove(5, 1, 6)]))
+    assert same(buffers.current("self")[:, 1, :, :6], row)
     assert (buffers.current("hidden")[:, 1] == 3.0).all()
     assert not buffers.current("self")[:, 5].any()
     assert not buffers.current("hidden")[:, 5].any()
 
 
-def test_appended_and_constant_states_are_written_where_they_are_read() -> None:
+def test_a_moved_source_takes_its_written_part_along_and_leaves_zeros() -> None:
     buffers = make_buffers()
-    for name in ("self", "cross"):
-        assert buffers.following(name) is buffers.current(name)
+    source = np.random.default_rng(0).standard_normal((2, 3, 9, 4)).astype(np.float32)
+    buffers.of_width("cross", 1)[:, 1, :, :9] = source
+    buffers.of_width("context", 1)[:, 1] = 3.0
+    buffers.change(Changes(move_places=[PlaceMove(Place(1, 1), Place(1, 0), 9)]))
+    assert same(buffers.of_width("cross", 1)[:, 0, :, :9], source)
+    assert (buffers.of_width("context", 1)[:, 0] == 3.0).all()
+    assert sum(np.count_nonzero(array) for array in arrays(buffers).values()) == source.size + 6
+
+
+def test_who_moves_in_finds_the_row_of_who_was_released_empty() -> None:
+    buffers = make_buffers()
+    fill(buffers)
+    row = buffers.current("self")[:, 3].copy()
+    buffers.change(Changes([RowRelease(0, 32)], [], [RowMove(3, 0, 4)]))
+    assert same(buffers.current("self")[:, 0, :, :4], row[:, :, :4])
+    assert not buffers.current("self")[:, 0, :, 4:].any()
+
+
+def test_a_copy_brings_just_the_positions_it_names() -> None:
+    buffers = make_buffers()
+    fill(buffers)
+    before = copies(buffers)
+    buffers.copy([RowCopy(0, 2, 3, 7), RowCopy(0, 3, 0, 7), RowCopy(1, 4, 6, 7)])
+    after = arrays(buffers)
+    expected = before["self"].copy()
+    expected[:, 2, :, 3:7] = before["self"][:, 0, :, 3:7]
+    expected[:, 3, :, 0:7] = before["self"][:, 0, :, 0:7]
+    expected[:, 4, :, 6:7] = before["self"][:, 1, :, 6:7]
+    assert same(after["self"], expected)
+    assert same(after["hidden"][:, [2, 3, 4]], before["hidden"][:, [0, 0, 1]]), "without positions: all of it"
+    assert same(after["hidden"][:, [0, 1, 5, 6, 7]], before["hidden"][:, [0, 1, 5, 6, 7]])
+    assert all(same(array, before[name]) for name, array in after.items() if ".x" in name)
+
+
+def test_a_copy_is_of_what_the_next_step_reads() -> None:
+    buffers = make_buffers()
+    fill(buffers)
+    buffers.advance()
+    buffers.current("hidden")[:, 0] = 5.0
+    buffers.copy([RowCopy(0, 1, 0, 1)])
+    assert (buffers.current("hidden")[:, 1] == 5.0).all()
+
+
+def test_appended_states_are_written_where_they_are_read() -> None:
+    buffers = make_buffers()
+    for _ in range(2):
+        assert buffers.following("self") is buffers.current("self")
         buffers.advance()
-        assert buffers.following(name) is buffers.current(name)
 
 
 def test_replaced_states_have_two_buffers_that_take_turns() -> None:
@@ -145,14 +244,16 @@ def test_without_replaced_states_there_is_one_phase() -> None:
     assert buffers.phase == 0
 
 
-def test_what_the_encoder_computed_goes_into_its_slot() -> None:
+def test_what_the_encoder_computed_goes_into_all_places_of_its_source_or_into_its_row() -> None:
     buffers = make_buffers()
     values = np.arange(2 * 3 * 7 * 4, dtype=np.float32).reshape(2, 3, 7, 4) + 1
-    buffers.write_source("cross", 3, values)
-    buffers.write_source("hidden", 3, np.full((2, 5), 9.0, dtype=np.float32))
-    assert (buffers.current("cross")[:, 3, :, :7] == values).all()
-    assert np.count_nonzero(buffers.current("cross")) == values.size
+    source = Source(3, (Place(2, 0), Place(1, 1)), [5] * 7)
+    buffers.write_source("cross", source, values)
+    buffers.write_source("hidden", source, np.full((2, 5), 9.0, dtype=np.float32))
+    assert same(buffers.of_width("cross", 2)[:, 0, :, :7], values)
+    assert same(buffers.of_width("cross", 1)[:, 1, :, :7], values)
     assert (buffers.current("hidden")[:, 3] == 9.0).all()
+    assert sum(np.count_nonzero(array) for array in arrays(buffers).values()) == 2 * values.size + 10
 
 
 def test_a_prefix_of_rows_is_a_contiguous_view_that_can_be_shared_with_a_runtime() -> None:

@@ -86,7 +86,7 @@ async def test_a_server_answers_in_words_and_streams_the_same() -> None:
     assert (unary.hypotheses[0].text, list(unary.hypotheses[0].token_ids)) == (PENCIL_TEXT, PENCIL_IDS)
     assert unary.hypotheses[0].tokens == PENCIL_TEXT.split()
     assert "".join(message.text for message in messages) == PENCIL_TEXT
-    assert [message.text for message in messages[:3]] == ["l", " x", " g"]
+    assert [message.text for message in messages[:3]] == ["l", " z", " y"]
 
 
 async def test_a_word_that_the_vocabulary_lacks_is_an_invalid_argument() -> None:

@@ -35,6 +35,7 @@ class SearchDefaults:
         length_penalty: Scores are sums of log-probabilities, divided by the length to this power.
         patience: With the stopping rule "patience", the search is over when ``beam_size * patience`` hypotheses ended.
         stopping: One of ``STOPPINGS``.
+        extra_length: Added to lengths in scores: tokens fed first that the source library counts. No request changes it.
         repetition_penalty: What came before has its logit divided by this where it is positive, else multiplied.
         no_repeat_ngram_size: No sequence of so many tokens comes twice; 0 is off.
         sample: Whether tokens are drawn; only with one beam. The three below are for all requests that want it so.
@@ -47,6 +48,7 @@ class SearchDefaults:
     length_penalty: float = 1.0
     patience: float = 1.0
     stopping: str = STOPPINGS[0]
+    extra_length: int = 0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     sample: bool = False
@@ -60,6 +62,8 @@ class SearchDefaults:
         check_patience(self.patience)
         if self.stopping not in STOPPINGS:
             raise SearchError("stopping", f"{self.stopping!r:.80} is not one of {', '.join(STOPPINGS)}")
+        if self.extra_length < 0:
+            raise SearchError("extra_length", f"{self.extra_length} is below 0")
         check_repetition(self.repetition_penalty, self.no_repeat_ngram_size)
         check_sampling(self.temperature, self.top_k, self.top_p)
         if self.sample and self.beam_size > 1:

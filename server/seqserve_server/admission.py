@@ -15,7 +15,7 @@ from seqserve.search_defaults import (
     check_patience,
     check_repetition,
 )
-from seqserve_server.capacity import SchedulerLimits
+from seqserve_server.capacity import SINGLE, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.plan import need_of
@@ -128,6 +128,7 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         end_id=model.eos_id, max_new_tokens=longest, min_new_tokens=least, forced_end=model.forced_end,
         beam_size=beam_size, num_hypotheses=_resolve_hypotheses(options, beam_size),
         length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
+        extra_length=defaults.extra_length,
         repetition_penalty=float(repetition_penalty), no_repeat_ngram_size=ngram_size,
         suppressed=read_suppressed(options.suppress_tokens or (), model.target_vocab_size), sampling=sampling,
     )
@@ -251,6 +252,11 @@ def check_memory(request: Request, limits: SchedulerLimits) -> None:
         InvalidRequest: naming the options and the limit.
     """
     need, search = need_of([request], limits.widths), request.search
+    if search.beam_size > 1 and limits.widths == SINGLE:  # row i reads source i, and no other: see decisions/0010
+        raise InvalidRequest(
+            "options.beam_size", f"{search.beam_size}: this bundle's graph has no places for several hypotheses; "
+            "export it again"
+        )
     if need.rows > limits.max_rows:
         raise InvalidRequest("options.beam_size", f"{need.rows} is over the {limits.max_rows} rows of this server")
     if not limits.fits(need):
