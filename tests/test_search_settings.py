@@ -1,7 +1,6 @@
 """How a bundle searches by default: what each family's source, and its library, would do."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,14 @@ def copied(name: str, directory: Path) -> Path:
 def test_a_directory_of_transformers_decodes_as_its_generation_settings_say(name: str, tmp_path: Path) -> None:
     directory = copied(name, tmp_path)
     checkpoint = load(directory)
-    assert checkpoint.search == SearchDefaults(beam_size=1, length_penalty=1.0, stopping="heuristic", top_k=50)
+    forced = len(checkpoint.decoder_prompt) - 1  # such as the target's language, which generate counts in lengths
+    assert checkpoint.search == SearchDefaults(stopping="heuristic", extra_length=forced, top_k=50)
     assert not [note for note in checkpoint.notes if "not applied" in note or "renormalize" in note]
     change_json(directory / GENERATION, num_beams=4, length_penalty=0.8, early_stopping=True, no_repeat_ngram_size=3,
                 encoder_no_repeat_ngram_size=2)
     checkpoint = load(directory)
     expected = SearchDefaults(
-        beam_size=4, length_penalty=0.8, stopping="full", no_repeat_ngram_size=3, top_k=50
+        beam_size=4, length_penalty=0.8, stopping="full", no_repeat_ngram_size=3, extra_length=forced, top_k=50
     )
     assert checkpoint.search == expected
     assert f"{WHERE}: encoder_no_repeat_ngram_size 2 is not applied" in checkpoint.notes
@@ -53,7 +53,10 @@ def test_settings_from_before_the_generation_file_are_in_the_configuration(name:
     ids = {key: value for key, value in settings.items() if key.endswith("_token_id")}
     change_json(directory / "config.json", **ids, num_beams=6, early_stopping="never", repetition_penalty=1.2)
     checkpoint = load(directory)
-    assert checkpoint.search == SearchDefaults(beam_size=6, stopping="exhaustive", repetition_penalty=1.2, top_k=50)
+    assert checkpoint.search == SearchDefaults(
+        beam_size=6, stopping="exhaustive", repetition_penalty=1.2, top_k=50,
+        extra_length=len(checkpoint.decoder_prompt) - 1,
+    )
     change_json(directory / "config.json", num_beams=0)
     assert refusal(directory) == "config.json: num_beams 0 is not an integer in 1..32 or null"
 
@@ -96,7 +99,7 @@ def test_what_generation_settings_mean(settings: dict[str, Any], expected: Searc
     ({"temperature": 0.0}, "temperature 0.0 is not a number in 0.001..1000 or null"),
     ({"top_k": 2.5}, "top_k 2.5 is not an integer of at least 0 or null"),
     ({"top_p": 0}, "top_p 0 is not a number over 0 and at most 1 or null"),
-    ({"top_p": math.nan}, "top_p nan is not a number over 0 and at most 1 or null"),
+    ({"top_p": 1.5}, "top_p 1.5 is not a number over 0 and at most 1 or null"),
     ({"early_stopping": 1}, "early_stopping 1 is not true, false, \"never\" or null"),
 ])
 def test_a_search_setting_that_cannot_be_is_refused_in_one_line(

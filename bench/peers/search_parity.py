@@ -143,7 +143,8 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
             scores = output.sequences_scores.tolist()
         else:  # the model's own log-probabilities, before what held tokens down
             chosen = output.sequences[0, 1:].tolist()[-len(output.logits) :]
-            own = [torch.log_softmax(step[0], -1)[token].item() for step, token in zip(output.logits, chosen, strict=True)]
+            steps = zip(output.logits, chosen, strict=True)
+            own = [torch.log_softmax(step[0], -1)[token].item() for step, token in steps]
             scores = [sum(own[len(prompt) - 1 :]) / len(own) ** wanted["length_penalty"]]  # a forced token counts in it
         rows = [[token for token in row if token != facts["pad_id"]] for row in rows]
         found.append([list(pair) for pair in zip(rows, scores, strict=True)])
