@@ -45,8 +45,10 @@ test: $(STAMP)  ## The test suite, without the tests marked slow
 test-slow: $(STAMP)  ## The tests marked slow
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
-bench: var/bench/bundle/manifest.json  ## Side by side with CTranslate2 and Hugging Face; see bench/README.md
+bench: var/bench/bundle/manifest.json var/bench/bundle-int8/manifest.json  ## Beside CTranslate2 and Hugging Face; see bench/README.md
 	$(BIN)/python bench/side_by_side.py
+	$(BIN)/python bench/side_by_side.py --precision int8
+	$(BIN)/python bench/side_by_side.py --precision int8 --beam-size 4 --sizes 1 16
 
 bench-peers: $(PEERS_STAMP)  ## Create .venv-peers, where the systems that bench compares with live
 
@@ -61,6 +63,9 @@ var/bench/ctranslate2-float32/model.bin: bench/make_models.py bench/workload.py 
 
 var/bench/bundle/manifest.json: var/bench/ctranslate2-float32/model.bin $(shell find export proto -name '*.py') | $(STAMP)
 	$(BIN)/seqserve export var/bench/hugging-face var/bench/bundle --force
+
+var/bench/bundle-int8/manifest.json: var/bench/bundle/manifest.json
+	$(BIN)/seqserve export var/bench/hugging-face var/bench/bundle-int8 --precision int8 --force
 
 check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from seqserve_server.local import LocalModel
 from worker import Sources
 from workload import complete
 
-REFERENCE = "Hugging Face generate"
+REFERENCE = "Hugging Face float32"
 TIE = 2e-4  # between the two best logits: twice the error that a bundle may have
 
 

@@ -32,6 +32,7 @@ class Report:
 
     machine: dict[str, str]
     flags: str
+    workload: str
     systems: dict[str, tuple[dict[str, str], str]] = field(default_factory=dict)
     turns: dict[int, dict[str, list[Measured]]] = field(default_factory=dict)
 
@@ -71,8 +72,8 @@ class Report:
                 lines.append(f"| {size} | {name} | {self.speed(size, name).text(0)} | {ratio} |")
         rounds = max(len(turns) for systems in self.turns.values() for turns in systems.values())
         lines += [
-            "", f"{rounds} interleaved rounds; {SOURCE_TOKENS} source tokens, {NEW_TOKENS} forced new tokens, greedy, "
-            "float32, end to end (encoder included).", f"Machine: {'; '.join(self.machine.values())}.",
+            "", f"{rounds} interleaved rounds; {SOURCE_TOKENS} source tokens, {NEW_TOKENS} forced new tokens, "
+            f"{self.workload}, end to end (encoder included).", f"Machine: {'; '.join(self.machine.values())}.",
             f"Command: `{' '.join(['bench/side_by_side.py', self.flags]).strip()}`.",
         ]
         for name, (versions, settings) in self.systems.items():

@@ -42,7 +42,7 @@ def in_process(bundle: Path, texts: list[str], rows: int) -> float:
 def through_grpc(server: Server, texts: list[str], clients: int) -> float:
     """Tokens per second."""
     begun = time.perf_counter()
-    results = asyncio.run(translate(server.target, texts, clients))
+    results = asyncio.run(translate(server.target, texts, clients, {}))
     return sum(result.output_token_count for result in results) / (time.perf_counter() - begun)
 
 
@@ -73,7 +73,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(running_server(bundle)) for bundle in given.bundles]
         for server in servers:
-            answers = [result.text for result in asyncio.run(translate(server.target, texts, AT_ONCE[-1]))]
+            answers = [result.text for result in asyncio.run(translate(server.target, texts, AT_ONCE[-1], {}))]
             scores.append(BLEU().corpus_score(answers, [references]).score)
             server.process.pause()
         turns = measure(given.bundles, servers, texts, given.rounds)

@@ -29,7 +29,7 @@ def turn(speed: float, foreign: float = 0.0) -> Measured:
 
 
 def report_of(theirs: list[Measured], ours: list[Measured]) -> Report:
-    report = Report({"processor": "test"}, "--rounds 2")
+    report = Report({"processor": "test"}, "--rounds 2", "float32, beam size 1")
     report.describe({"theirs": ({"theirs": "1"}, "none"), "ours": ({"ours": "2"}, "none")})
     for a, b in zip(theirs, ours, strict=True):
         report.add(8, "theirs", a)

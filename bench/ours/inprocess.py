@@ -4,18 +4,22 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from seqserve_server.admission import Options, resolve_search
 from seqserve_server.local import LocalModel
 from worker import Sources, closed_batches, serve
-from workload import NEW_TOKENS, THREADS, complete
+from workload import NEW_TOKENS, THREADS, Job, complete
 
 
 def main() -> int:
     """Open the bundle and answer commands."""
-    with LocalModel.open(Path(sys.argv[1]), threads=THREADS) as model:
+    job = Job.read()
+    with LocalModel.open(Path(job.subject), threads=THREADS) as model:
+        asked = Options(min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, beam_size=job.beam_size)
+        search = resolve_search(asked, model.description, job.beam_size)
 
         def translate(sources: Sources) -> Sources:
             results = model.generate(
-                [complete(source) for source in sources], min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
+                [complete(source) for source in sources], searches=[search] * len(sources)
             )
             return [result.token_ids for result in results]
 

@@ -49,21 +49,24 @@ def decode(options: argparse.Namespace) -> None:
     local = LocalModel.open(options.bundle, threads=2)
     model, rng = local.description, random.Random(0)
     frame = frame_of(None, None, model)
+    words = LocalModel.open(options.tokenizer, threads=1).served.tokenizer if options.tokenizer else None
     tokenizer = local.served.tokenizer
     texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
     cases = []
     for place, text in enumerate(texts):
-        source = read_source("text", text, model, frame, tokenizer, "input")
+        if words is None:
+            source = read_source("text", text, model, frame, tokenizer, "input")
+        else:
+            tokens = words.source_tokens(words.encode(text))
+            source = read_source("tokens", tokens, model, frame, tokenizer, "input")
         for turn in range(options.turns):
             cases.append((source, settings_of(place * options.turns + turn)))
-    searches = [
-        resolve_search(
-            Options(max_new_tokens=min(LONGEST, model.max_new_tokens), **{
-                name: read_stopping(value) if name == "stopping" else value
-                for name, value in settings.items() if name != "peer"
-            }), model, most_beams(local.served.limits.max_rows),
-        ) for _, settings in cases
-    ]
+    searches = []
+    for _, settings in cases:
+        given: dict[str, Any] = {name: value for name, value in settings.items() if name != "peer"}
+        given["stopping"] = read_stopping(settings["stopping"])
+        asked = Options(max_new_tokens=min(LONGEST, model.max_new_tokens), min_new_tokens=0, **given)
+        searches.append(resolve_search(asked, model, most_beams(local.served.limits.max_rows)))
     sources = [source for source, _ in cases]
     arrivals = [rng.randrange(len(cases) * 2) for _ in cases]
     together = local.generate(sources, [frame.prompt] * len(cases), searches=searches, arrivals=arrivals)
@@ -94,12 +97,13 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
         wanted, prompt = case["settings"], case["prompt"]
         with torch.no_grad():
             output = model.generate(
-                input_ids=torch.tensor([case["source"]]), attention_mask=torch.ones(1, len(case["source"]), dtype=int),
-                decoder_input_ids=torch.tensor([prompt]), max_new_tokens=facts["longest"], min_new_tokens=0,
+                input_ids=torch.tensor([case["source"]]),
+                attention_mask=torch.ones(1, len(case["source"]), dtype=torch.int64),
+                decoder_start_token_id=prompt[0], forced_bos_token_id=prompt[1] if len(prompt) > 1 else None,
+                max_new_tokens=facts["longest"] + len(prompt) - 1, min_new_tokens=0,
                 do_sample=False, num_beams=wanted["beam_size"], num_return_sequences=wanted["num_hypotheses"],
                 length_penalty=wanted["length_penalty"], early_stopping=EARLY_STOPPING[wanted["stopping"]],
-                return_dict_in_generate=True, output_scores=True, forced_bos_token_id=None, repetition_penalty=1.0,
-                no_repeat_ngram_size=0,
+                return_dict_in_generate=True, output_scores=True, repetition_penalty=1.0, no_repeat_ngram_size=0,
             )
         rows = [row[len(prompt) :] for row in output.sequences.tolist()]
         rows = [row[: row.index(facts["eos_id"])] if facts["eos_id"] in row else row for row in rows]
@@ -121,14 +125,15 @@ def by_ctranslate2(directory: Path, facts: dict[str, Any], cases: list[dict[str,
     for case in cases:
         wanted, tokens = case["settings"], [names["source"][number] for number in case["source"]]
         tokens = tokens[added.get("add_source_bos", False) : -1 if added.get("add_source_eos") else None]
-        prefix = [names["target"][number] for number in case["prompt"][1:]]
+        fed = case["prompt"] if added.get("decoder_start_token") is None else case["prompt"][1:]
+        prefix = [names["target"][number] for number in fed]
         result = translator.translate_batch(
             [tokens], target_prefix=[prefix] if prefix else None, beam_size=wanted["beam_size"],
             num_hypotheses=wanted["num_hypotheses"], length_penalty=wanted["length_penalty"],
             patience=wanted["patience"], max_decoding_length=facts["longest"], min_decoding_length=0,
             return_scores=True, max_input_length=0,
         )[0]
-        rows = [[numbers[token] for token in row[len(prefix) :]] for row in result.hypotheses]
+        rows = [[numbers[token] for token in row[len(case["prompt"]) - 1 :]] for row in result.hypotheses]
         found.append([list(pair) for pair in zip(rows, result.scores, strict=True)])
     return found
 
@@ -183,6 +188,7 @@ def main() -> None:
     ours.add_argument("bundle", type=Path)
     ours.add_argument("data", type=Path)
     ours.add_argument("out", type=Path)
+    ours.add_argument("--tokenizer", type=Path, metavar="BUNDLE", help="split texts as this bundle does")
     ours.add_argument("--sentences", type=int, default=300)
     ours.add_argument("--turns", type=int, default=4, help="sets of options for each sentence (%(default)s)")
     for peer in RULES:

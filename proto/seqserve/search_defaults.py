@@ -33,12 +33,14 @@ class SearchDefaults:
         length_penalty: Scores are sums of log-probabilities, divided by the length to this power.
         patience: With the stopping rule "patience", the search is over when ``beam_size * patience`` hypotheses ended.
         stopping: One of ``STOPPINGS``.
+        extra_length: Added to lengths in scores: tokens fed first that the source library counts. No request changes it.
     """
 
     beam_size: int = 1
     length_penalty: float = 1.0
     patience: float = 1.0
     stopping: str = STOPPINGS[0]
+    extra_length: int = 0
 
     def __post_init__(self) -> None:
         check_beam_size(self.beam_size)
@@ -46,6 +48,8 @@ class SearchDefaults:
         check_patience(self.patience)
         if self.stopping not in STOPPINGS:
             raise SearchError("stopping", f"{self.stopping!r:.80} is not one of {', '.join(STOPPINGS)}")
+        if self.extra_length < 0:
+            raise SearchError("extra_length", f"{self.extra_length} is below 0")
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SearchDefaults":

@@ -100,6 +100,7 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         end_id=model.eos_id, max_new_tokens=longest, min_new_tokens=least, forced_end=model.forced_end,
         beam_size=beam_size, num_hypotheses=_resolve_hypotheses(options, beam_size),
         length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
+        extra_length=defaults.extra_length,
     )
 
 

@@ -17,6 +17,7 @@ from seqserve_server.state_buffers import Array, StateBuffers
 
 ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
 STEP_INPUTS = ("tokens", "positions", "target_extent", "source_extent", "candidates")
+STEP_OUTPUTS = ("log_probs", "token_ids", "logits")
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
 
 
@@ -230,7 +231,7 @@ def check_contract(
         DECODER_FILE: (
             decoder,
             {*STEP_INPUTS, *SourceInputs(widths, 1).inputs(1, [1] * len(widths)), *inputs},
-            {"log_probs", "token_ids", "logits", *(f"{name}.next" for state, name in states if state.update != "constant")},
+            {*STEP_OUTPUTS, *(f"{name}.next" for state, name in states if state.update != "constant")},
         ),
     }
     for file, (session, names, outputs) in wanted.items():

@@ -73,7 +73,7 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
         source_prefix=prefix if text is None else text.prefix,
         source_suffix=(config.eos_id,) if text is None else text.suffix,
         decoder_prompt=generation.prompt,
-        search=generation.search,
+        search=generation.search_behind(len(generation.prompt)),
         forced_end=generation.forced_end,
         unk_id=None if tokenizer is None else tokenizer.unknown_id,
         default_min_new_tokens=fewest,

@@ -1,6 +1,6 @@
 """Generation settings of a Hugging Face directory: what the bundle takes over, and what it does not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class Generation:
             raise ExportError(
                 f"{self.where}: forced_bos_token_id {self.forced_first} is outside the vocabulary of {vocabulary_size}"
             )
+
+    def search_behind(self, prompt: int) -> SearchDefaults:
+        """Search settings where so many tokens are fed first: of these, transformers counts all but the start."""
+        return replace(self.search, extra_length=prompt - 1)
 
     def answer_limits(self, prompt: int, most_target: int) -> tuple[int, int]:
         """Fewest and most generated tokens by default.

@@ -37,7 +37,7 @@ def load(directory: Path) -> LoadedCheckpoint:
         source_suffix=(config.eos_id,),
         decoder_prompt=read.generation.prompt,
         forced_end=read.generation.forced_end,
-        search=read.generation.search,
+        search=read.generation.search_behind(len(read.generation.prompt)),
         unk_id=tokenizer.unknown_id if tokenizer is not None else None,
         default_min_new_tokens=fewest,
         default_max_new_tokens=most,

@@ -90,7 +90,7 @@ def _load(directory: Path, read: Read, schemes: tuple[Scheme, ...]) -> LoadedChe
         languages={} if languages is None else languages.ids,
         default_source_language=None if languages is None else languages.source,
         default_target_language=target,
-        search=generation.search,
+        search=generation.search_behind(len(prompt)),
         forced_end=generation.forced_end,
         unk_id=None if tokenizer is None else tokenizer.unknown_id,
         default_min_new_tokens=fewest,

@@ -103,7 +103,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         source_suffix=text.suffix if text is not None and text.prefix + text.suffix else (config.eos_id,),
         decoder_prompt=generation.prompt,
         forced_end=generation.forced_end,
-        search=generation.search,
+        search=generation.search_behind(len(generation.prompt)),
         unk_id=None if tokenizer is None else tokenizer.unknown_id,
         default_max_new_tokens=most,
         default_min_new_tokens=fewest,

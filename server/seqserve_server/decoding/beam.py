@@ -13,7 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from seqserve_server.decoding.search import Advance, Continuation, Hypothesis, SearchSettings, Stopping
+from seqserve_server.decoding.search import (
+    Advance,
+    Continuation,
+    Hypothesis,
+    SearchSettings,
+    Stopping,
+    normalised,
+)
 
 Ranked = tuple[float, int, int, float]  # total, negated; token; parent; the token's log-probability: sorts best first
 
@@ -126,7 +133,7 @@ class BeamSearch:
     def _end(self, total: float, node: _Node, end_log_prob: float | None, place: int) -> None:
         """Keep a hypothesis that ended at this step, if it is good enough."""
         settings = self._settings
-        insort(self._found, (total / self._length**settings.length_penalty, self._count, node, end_log_prob))
+        insort(self._found, (normalised(total, self._length, settings), self._count, node, end_log_prob))
         self._count += 1
         self._top_ended |= place == 0
         if settings.stopping is not Stopping.PATIENCE and len(self._found) > settings.beam_size:
@@ -143,8 +150,7 @@ class BeamSearch:
             return self._count >= settings.beam_size
         exhaustive = settings.stopping is Stopping.EXHAUSTIVE and penalty > 0
         reach = settings.max_new_tokens if exhaustive else self._length
-        hoped: float = self._live[0].total / reach**penalty
-        return hoped <= -self._found[-1][0]
+        return normalised(self._live[0].total, reach, settings) <= -self._found[-1][0]
 
     def _newly_stable(self, best_before: _Found | None) -> list[int]:
         """Tokens that all answers now share, beyond those told.
@@ -158,9 +164,9 @@ class BeamSearch:
         before = self._hopeful
         self._hopeful = self._live
         if self._found:
-            best, penalty = -self._found[0][0], self._settings.length_penalty
-            most = (self._settings.max_new_tokens if penalty > 0 else self._length + 1) ** penalty
-            self._hopeful = [node for node in self._live if node.total / most > best]
+            best, settings = -self._found[0][0], self._settings
+            most = settings.max_new_tokens if settings.length_penalty > 0 else self._length + 1
+            self._hopeful = [node for node in self._live if normalised(node.total, most, settings) > best]
         for node in self._hopeful:
             _above(node).kept += 1
         if best_before is not None:
@@ -192,7 +198,7 @@ class BeamSearch:
 
     def _score(self, node: _Node) -> float:
         """Score of a live hypothesis, if it ended without an end token."""
-        return node.total / node.length**self._settings.length_penalty if node.length else 0.0
+        return normalised(node.total, node.length, self._settings)
 
     def _hypothesis(self, found: _Found) -> Hypothesis:
         negated, _, last, end_log_prob = found

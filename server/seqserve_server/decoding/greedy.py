@@ -56,5 +56,5 @@ class GreedySearch:
         return self._hypothesis(ended=False)
 
     def _hypothesis(self, *, ended: bool) -> Hypothesis:
-        score = normalised(self._log_probs, self._settings.length_penalty)
+        score = normalised(sum(self._log_probs), len(self._log_probs), self._settings)
         return Hypothesis(self._token_ids, self._log_probs, score, ended)

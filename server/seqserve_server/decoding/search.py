@@ -46,6 +46,7 @@ class SearchSettings:
         num_hypotheses: How many to return, at most ``beam_size``.
         length_penalty: Scores are sums of log-probabilities, divided by the length, end token included, to this power.
         patience: See ``Stopping.PATIENCE``; over 0.
+        extra_length: Added to every length that scores are divided by: forced tokens that the source library counts.
     """
 
     end_id: int
@@ -57,6 +58,7 @@ class SearchSettings:
     length_penalty: float = 1.0
     patience: float = 1.0
     stopping: Stopping = Stopping.HEURISTIC
+    extra_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,9 @@ class Search(Protocol):
         """The best hypothesis now, for a request that is ended from outside."""
 
 
-def normalised(log_probs: Sequence[float], length_penalty: float) -> float:
-    """Score of a hypothesis: Wu et al. 2016 without their constants, as transformers and CTranslate2 have it."""
-    return sum(log_probs) / len(log_probs) ** length_penalty if log_probs else 0.0
+def normalised(total: float, length: int, settings: SearchSettings) -> float:
+    """Score of a hypothesis of ``length`` tokens whose log-probabilities add up to ``total``.
+
+    Wu et al. 2016 (section 7) without their constants, as transformers and CTranslate2 have it.
+    """
+    return total / (length + settings.extra_length) ** settings.length_penalty if length else 0.0
