@@ -38,6 +38,13 @@ def test_a_graph_without_places_is_told_lengths_only() -> None:
     assert {name: array.tolist() for name, array in sources.inputs(2, [2]).items()} == {"source_lengths": [1, 9]}
 
 
+def test_a_graph_without_places_refuses_other_rows_than_its_own_however_often() -> None:
+    sources, crossed = made((1,)), Layout([0, 0], [1, 0], [0, 0], [2])
+    for _ in range(2):
+        with pytest.raises(IndexError, match="row i reads the source of place i"):
+            sources.lay_out(crossed)
+
+
 def test_rows_that_read_the_places_of_their_own_number_are_not_mixed() -> None:
     sources = made()
     sources.lay_out(GREEDY)
