@@ -6,9 +6,12 @@
 
 The first decodes every sentence with every set of options, all of them in one running batch, and once more each alone,
 which must give the same bits; the others decode the same ids with the same options from the checkpoint, and compare.
+With ``--rules repetition`` the options are those that hold down tokens: penalties, n-grams, and tokens and pairs that the
+model likes.
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -27,16 +30,36 @@ RULES = {
         for penalty, patience in ((1.0, 1.0), (0.0, 1.0), (0.6, 2.0))
     ],
 }
+HELD_DOWN: list[dict[str, Any]] = [  # a length that the model would not choose has it repeat itself
+    {"repetition_penalty": 1.3}, {"repetition_penalty": 0.9}, {"no_repeat_ngram_size": 2}, {"suppress_tokens": "liked"},
+    {"repetition_penalty": 1.2, "min_new_tokens": 30}, {"no_repeat_ngram_size": 1, "min_new_tokens": 20},
+    {"no_repeat_ngram_size": 3, "min_new_tokens": 30},
+    {"repetition_penalty": 1.1, "no_repeat_ngram_size": 2, "suppress_tokens": "liked", "min_new_tokens": 20},
+]
+REPETITION = {
+    "transformers": [{"stopping": "heuristic", "length_penalty": 1.0, **rule} for rule in HELD_DOWN],
+    "ctranslate2": [{"stopping": "patience", "length_penalty": 1.0, "patience": 1.0, **rule} for rule in HELD_DOWN],
+}
 EARLY_STOPPING = {"heuristic": False, "full": True, "exhaustive": "never"}
 
 
-def settings_of(number: int) -> dict[str, Any]:
+def settings_of(number: int, kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Options of the sentence with this number: every kind in turn."""
-    kinds = [
+    turns = [
         {"peer": peer, "beam_size": beams, "num_hypotheses": beams, **rule}
-        for peer, rules in RULES.items() for rule in rules for beams in BEAMS
+        for peer, rules in kinds.items() for rule in rules for beams in BEAMS
     ]
-    return kinds[number % len(kinds)]
+    return dict(turns[number % len(turns)])
+
+
+def liked(local: Any, sources: list[Any]) -> list[list[int]]:
+    """The tokens and pairs of tokens that a greedy search finds most often."""
+    answers = [answer.token_ids for answer in local.generate(sources)]
+    tokens = Counter(token for answer in answers for token in answer)
+    pairs = Counter(pair for answer in answers for pair in itertools.pairwise(answer))
+    often = {token for token, _ in tokens.most_common(2)}
+    left = [list(pair) for pair, _ in pairs.most_common(40) if not often & set(pair)]
+    return [*([token] for token in sorted(often)), *left[:8]]
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -52,6 +75,7 @@ def decode(options: argparse.Namespace) -> None:
     words = LocalModel.open(options.tokenizer, threads=1).served.tokenizer if options.tokenizer else None
     tokenizer = local.served.tokenizer
     texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
+    kinds = RULES if options.rules == "search" else REPETITION
     cases = []
     for place, text in enumerate(texts):
         if words is None:
@@ -60,12 +84,14 @@ def decode(options: argparse.Namespace) -> None:
             tokens = words.source_tokens(words.encode(text))
             source = read_source("tokens", tokens, model, frame, tokenizer, "input")
         for turn in range(options.turns):
-            cases.append((source, settings_of(place * options.turns + turn)))
-    searches = []
+            cases.append((source, settings_of(place * options.turns + turn, kinds)))
+    searches, held_down = [], liked(local, [source for source, _ in cases[::4]])
     for _, settings in cases:
+        if "suppress_tokens" in settings:
+            settings["suppress_tokens"] = held_down
         given: dict[str, Any] = {name: value for name, value in settings.items() if name != "peer"}
-        given["stopping"] = read_stopping(settings["stopping"])
-        asked = Options(max_new_tokens=min(LONGEST, model.max_new_tokens), min_new_tokens=0, **given)
+        given |= {"stopping": read_stopping(settings["stopping"]), "min_new_tokens": settings.get("min_new_tokens", 0)}
+        asked = Options(max_new_tokens=min(LONGEST, model.max_new_tokens), **given)
         searches.append(resolve_search(asked, model, most_beams(local.served.limits.max_rows)))
     sources = [source for source, _ in cases]
     arrivals = [rng.randrange(len(cases) * 2) for _ in cases]
@@ -95,19 +121,31 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
     found = []
     for case in cases:
         wanted, prompt = case["settings"], case["prompt"]
+        held_down = wanted.get("suppress_tokens", [])
         with torch.no_grad():
             output = model.generate(
                 input_ids=torch.tensor([case["source"]]),
                 attention_mask=torch.ones(1, len(case["source"]), dtype=torch.int64),
                 decoder_start_token_id=prompt[0], forced_bos_token_id=prompt[1] if len(prompt) > 1 else None,
-                max_new_tokens=facts["longest"] + len(prompt) - 1, min_new_tokens=0,
+                max_new_tokens=facts["longest"] + len(prompt) - 1,
+                min_new_tokens=wanted.get("min_new_tokens", 1 - len(prompt)) + len(prompt) - 1,
                 do_sample=False, num_beams=wanted["beam_size"], num_return_sequences=wanted["num_hypotheses"],
                 length_penalty=wanted["length_penalty"], early_stopping=EARLY_STOPPING[wanted["stopping"]],
-                return_dict_in_generate=True, output_scores=True, repetition_penalty=1.0, no_repeat_ngram_size=0,
+                return_dict_in_generate=True, output_scores=True, output_logits=True,
+                repetition_penalty=wanted.get("repetition_penalty", 1.0),
+                no_repeat_ngram_size=wanted.get("no_repeat_ngram_size", 0),
+                suppress_tokens=[ids[0] for ids in held_down if len(ids) == 1] or None,
+                bad_words_ids=[ids for ids in held_down if len(ids) > 1] or None,
             )
         rows = [row[len(prompt) :] for row in output.sequences.tolist()]
         rows = [row[: row.index(facts["eos_id"])] if facts["eos_id"] in row else row for row in rows]
-        scores = output.sequences_scores.tolist() if wanted["beam_size"] > 1 else [None]
+        if wanted["beam_size"] > 1:
+            scores = output.sequences_scores.tolist()
+        else:  # the model's own log-probabilities, before what held tokens down
+            chosen = output.sequences[0, 1:].tolist()[-len(output.logits) :]
+            own = [torch.log_softmax(step[0], -1)[token].item() for step, token in zip(output.logits, chosen)]
+            own = own[len(prompt) - 1 :]
+            scores = [sum(own) / len(own) ** wanted["length_penalty"]]
         rows = [[token for token in row if token != facts["pad_id"]] for row in rows]
         found.append([list(pair) for pair in zip(rows, scores, strict=True)])
     return found
@@ -130,8 +168,11 @@ def by_ctranslate2(directory: Path, facts: dict[str, Any], cases: list[dict[str,
         result = translator.translate_batch(
             [tokens], target_prefix=[prefix] if prefix else None, beam_size=wanted["beam_size"],
             num_hypotheses=wanted["num_hypotheses"], length_penalty=wanted["length_penalty"],
-            patience=wanted["patience"], max_decoding_length=facts["longest"], min_decoding_length=0,
-            return_scores=True, max_input_length=0,
+            patience=wanted["patience"], max_decoding_length=facts["longest"],
+            min_decoding_length=wanted.get("min_new_tokens", 0), return_scores=True, max_input_length=0,
+            repetition_penalty=wanted.get("repetition_penalty", 1.0),
+            no_repeat_ngram_size=wanted.get("no_repeat_ngram_size", 0),
+            suppress_sequences=[[names["target"][token] for token in ids] for ids in wanted.get("suppress_tokens", [])],
         )[0]
         rows = [[numbers[token] for token in row[len(case["prompt"]) - 1 :]] for row in result.hypotheses]
         found.append([list(pair) for pair in zip(rows, result.scores, strict=True)])
@@ -147,6 +188,15 @@ def vocabulary(directory: Path, side: str) -> list[str]:
     raise SystemExit(f"search_parity: {directory} has no vocabulary as JSON")
 
 
+def kind_of(settings: dict[str, Any]) -> str:
+    """The name of a set of options."""
+    names = {"repetition_penalty": "rep", "no_repeat_ngram_size": "n-gram", "min_new_tokens": "min"}
+    held_down = [f", {short} {settings[name]:g}" for name, short in names.items() if name in settings]
+    held_down += [", held down"] * ("suppress_tokens" in settings)
+    return (f"{settings['stopping']}, penalty {settings['length_penalty']:g}, beams {settings['beam_size']}"
+            f"{''.join(held_down)}")
+
+
 def compare(options: argparse.Namespace) -> None:
     """Print a line for each set of options."""
     content = json.loads(Path(options.answers).read_text(encoding="utf-8"))
@@ -158,7 +208,7 @@ def compare(options: argparse.Namespace) -> None:
     largest: dict[str, float] = {}
     for case, answers in zip(cases, theirs, strict=True):
         settings = case["settings"]
-        kind = f"{settings['stopping']}, penalty {settings['length_penalty']:g}, beams {settings['beam_size']}"
+        kind = kind_of(settings)
         ours = case["hypotheses"]
         counts[kind, "cases"] += 1
         counts[kind, "hypotheses"] += len(ours)
@@ -172,9 +222,9 @@ def compare(options: argparse.Namespace) -> None:
         counts[kind, "ties" if tie else "different"] += 1
         if not tie and counts[kind, "different"] <= 2:
             print(f"DIFFERENT {kind}\n  ours   {ours[:3]}\n  theirs {answers[:3]}")
-    print(f"{'options':44} {'cases':>6} {'hypotheses':>10} {'ties':>5} {'different':>9} {'score error':>11}")
+    print(f"{'options':60} {'cases':>6} {'hypotheses':>10} {'ties':>5} {'different':>9} {'score error':>11}")
     for kind in sorted({kind for kind, _ in counts}):
-        print(f"{kind:44} {counts[kind, 'cases']:6} {counts[kind, 'hypotheses']:10} {counts[kind, 'ties']:5} "
+        print(f"{kind:60} {counts[kind, 'cases']:6} {counts[kind, 'hypotheses']:10} {counts[kind, 'ties']:5} "
               f"{counts[kind, 'different']:9} {largest.get(kind, 0.0):11.1e}")
     wrong = sum(count for (_, name), count in counts.items() if name == "different")
     sys.exit(wrong > 0 or max(largest.values(), default=0.0) > TOLERANCE)
@@ -190,6 +240,7 @@ def main() -> None:
     ours.add_argument("out", type=Path)
     ours.add_argument("--tokenizer", type=Path, metavar="BUNDLE", help="split texts as this bundle does")
     ours.add_argument("--sentences", type=int, default=300)
+    ours.add_argument("--rules", choices=("search", "repetition"), default="search")
     ours.add_argument("--turns", type=int, default=4, help="sets of options for each sentence (%(default)s)")
     for peer in RULES:
         theirs = commands.add_parser(peer)

@@ -27,6 +27,7 @@ examples:
   seqserve generate "A man is riding a horse."
   seqserve generate --stream "Two dogs play."
   seqserve generate --beam-size 4 --num-hypotheses 2 "Two dogs play."
+  seqserve generate --top-p 0.9 --temperature 0.7 --seed 1 "Two dogs play."
   seqserve generate --target translate.example:50051 < english.txt > german.txt
   seqserve generate --model bundle/ "No server is needed for this."
   seqserve generate --json "Two dogs play." | jq '.hypotheses[0].score'
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding = parser.add_argument_group("decoding")
     remote.add_lengths(decoding)
     _add_search(decoding)
+    _add_rules(decoding)
     remote.add_languages(decoding)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
@@ -58,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="print pieces as they arrive, one line after the other")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per line; with --stream, one per chunk"
+    )
+    parser.add_argument(
+        "--return-logprobs", action="store_true", default=None, help="with --json, log-probabilities of tokens too"
     )
     remote.add_timeout(parser, 60)
 
@@ -82,10 +87,52 @@ def _add_search(decoding: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_rules(decoding: argparse._ArgumentGroup) -> None:
+    decoding.add_argument(
+        "--repetition-penalty", type=float, metavar="X",
+        help="over 1 makes tokens that came before less likely (default: the model's)",
+    )
+    decoding.add_argument(
+        "--no-repeat-ngram-size", type=int, metavar="N",
+        help="no sequence of N tokens comes twice; 0 is off (default: the model's)",
+    )
+    decoding.add_argument(
+        "--suppress-tokens", type=_ids, action="append", metavar="ID[,ID...]",
+        help="a target id that is not generated, or a sequence whose last does not follow the others; may be repeated",
+    )
+    decoding.add_argument(
+        "--sample", action=argparse.BooleanOptionalAction,
+        help="draw tokens instead of taking the best, which the four below imply (default: the model's)",
+    )
+    decoding.add_argument(
+        "--temperature", type=float, metavar="X", help="below 1 draws likely tokens more often (default: the model's)"
+    )
+    decoding.add_argument(
+        "--top-k", type=int, metavar="N", help="draw from the N best only; 0 is all (default: the model's)"
+    )
+    decoding.add_argument(
+        "--top-p", type=float, metavar="X",
+        help="draw from the best only that are X together (default: the model's)",
+    )
+    decoding.add_argument(
+        "--seed", type=int, metavar="N", help="draw the same again for the same text (default: a random one each)"
+    )
+
+
+def _ids(text: str) -> list[int]:
+    """Ids between commas."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"ids between commas, not {text!r:.40}") from None
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.model and options.model_name:
         raise exits.CommandError("--model-name chooses among a server's models; --model names the bundle", exits.USAGE)
+    if options.return_logprobs and not options.json:
+        raise exits.CommandError("--return-logprobs is shown with --json only", exits.USAGE)
     if options.stream and several(options) and not options.json:
         raise exits.CommandError("--stream prints one answer as it grows; for several add --json", exits.USAGE)
     from_stdin = options.texts in ([], ["-"])

@@ -1,6 +1,6 @@
 """Between Python values and protobuf messages; the only file of the client that knows the messages' fields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -36,6 +36,17 @@ class GenerationOptions(TypedDict, total=False):
             hypotheses have.
         stopping: When a beam search is over, beside its limit of tokens: "heuristic", "full" or "exhaustive"
             (transformers' ``early_stopping`` False, True and "never"), or "patience" (CTranslate2's rule).
+        repetition_penalty: Tokens that came before have their logits divided by it where they are positive, else
+            multiplied (in a beam search, as in transformers, their log-probabilities); 1 changes nothing.
+        no_repeat_ngram_size: No sequence of so many tokens comes twice; 0 is off.
+        suppress_tokens: Target ids that are not generated, and sequences of ids of which the last does not follow the
+            others.
+        sample: Whether tokens are drawn instead of chosen, which the four below imply; not with beams.
+        temperature: Logits are divided by it before a token is drawn.
+        top_k: Only so many best tokens are drawn from; 0 is all.
+        top_p: Of those, only the best whose probabilities together reach this.
+        seed: With the same one, the same input gets the same answer; left out, every input gets a random one.
+        return_logprobs: Whether hypotheses come with ``token_log_probs``.
     """
 
     max_new_tokens: int | None
@@ -47,6 +58,15 @@ class GenerationOptions(TypedDict, total=False):
     length_penalty: float | None
     patience: float | None
     stopping: Stopping | None
+    repetition_penalty: float | None
+    no_repeat_ngram_size: int | None
+    suppress_tokens: Sequence[int | Sequence[int]] | None
+    sample: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    return_logprobs: bool | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
@@ -137,16 +157,24 @@ def _token_ids_input(token_ids: Any) -> seq2seq_pb2.Input:
 
 def _options(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions:
     message = seq2seq_pb2.GenerationOptions()
-    for name, value in options.items():
+    given: Mapping[str, Any] = options
+    for name, value in given.items():
         if name not in _OPTION_NAMES:
             raise TypeError(f"unknown option {name!r}; known: {', '.join(_OPTION_NAMES)}")
         if value is None:
             continue
         try:
-            setattr(message, name, _stopping_number(value) if name == "stopping" else value)
+            if name == "suppress_tokens":
+                message.suppress_tokens.extend(_sequence(each) for each in value)
+            else:
+                setattr(message, name, _stopping_number(value) if name == "stopping" else value)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"options.{name}: {error}", field=f"options.{name}") from None
     return message
+
+
+def _sequence(ids: int | Sequence[int]) -> seq2seq_pb2.TokenIds:
+    return seq2seq_pb2.TokenIds(ids=[ids] if isinstance(ids, int) else ids)
 
 
 def _stopping_number(word: object) -> int:
@@ -169,7 +197,10 @@ def chunk_from(response: seq2seq_pb2.GenerateStreamResponse) -> Chunk:
 def _result(message: seq2seq_pb2.GenerationResult) -> Result:
     return Result(
         hypotheses=[
-            Hypothesis(text=each.text, tokens=list(each.tokens), token_ids=list(each.token_ids), score=each.score)
+            Hypothesis(
+                text=each.text, tokens=list(each.tokens), token_ids=list(each.token_ids), score=each.score,
+                token_log_probs=list(each.token_log_probs),
+            )
             for each in message.hypotheses
         ],
         finish_reason=_finish_reason(message.finish_reason),
@@ -182,6 +213,7 @@ def _result(message: seq2seq_pb2.GenerationResult) -> Result:
             total=message.timing.total_seconds,
             first_token=message.timing.first_token_seconds,
         ),
+        seed=message.seed if message.HasField("seed") else None,
     )
 
 

@@ -12,13 +12,17 @@ class Hypothesis:
         tokens: Pieces, without start and end tokens; empty where the model has no tokenizer.
         token_ids: Ids, without start and end tokens.
         score: Sum of the token log-probabilities, end token included, divided by the number of those tokens to the
-            power of ``length_penalty``.
+            power of ``length_penalty``. In a beam search with a ``repetition_penalty`` those after it; else the model's
+            own, whatever was banned or drawn.
+        token_log_probs: They, in order, that of the end token last where there is one; empty unless asked for with
+            ``return_logprobs``.
     """
 
     text: str
     tokens: list[str]
     token_ids: list[int]
     score: float
+    token_log_probs: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Result:
         input_token_count: Source tokens as the encoder saw them, special tokens included.
         output_token_count: Generated tokens of the best one, the end token included.
         timing: Where the time went.
+        seed: What the tokens were drawn with; None where they were not drawn.
     """
 
     hypotheses: list[Hypothesis]
@@ -57,6 +62,7 @@ class Result:
     input_token_count: int
     output_token_count: int
     timing: Timing
+    seed: int | None = None
 
     @property
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
@@ -12,13 +13,16 @@ from seqserve.search_defaults import (
     check_beam_size,
     check_length_penalty,
     check_patience,
+    check_repetition,
 )
 from seqserve_server.capacity import SINGLE, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.plan import need_of
 from seqserve_server.request import Request
+from seqserve_server.token_options import Drawing, read_suppressed, resolve_sampling
 
+Value = TypeVar("Value")
 RETRY_AFTER_SECONDS = 0.1
 
 
@@ -35,14 +39,27 @@ class Options:
     length_penalty: float | None = None
     patience: float | None = None
     stopping: Stopping | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    suppress_tokens: Sequence[Sequence[int]] | None = None
+    sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    return_logprobs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Options with defaults filled in, all within the model's limits. ``frame`` is what the languages make of it."""
+    """Options with defaults filled in, all within the model's limits. ``frame`` is what the languages make of it.
+
+    A search that draws has a seed only where the caller gave one: see ``seeded``.
+    """
 
     search: SearchSettings
     frame: Frame
+    return_logprobs: bool = False
 
 
 def most_beams(max_rows: int) -> int:
@@ -73,7 +90,8 @@ def resolve_options(options: Options, model: ModelDescription, max_beam_size: in
         InvalidRequest: naming the option, its value and its limit.
     """
     search = resolve_search(options, model, max_beam_size)
-    return Resolved(search, frame_of(options.source_language, options.target_language, model))
+    frame = frame_of(options.source_language, options.target_language, model)
+    return Resolved(search, frame, bool(options.return_logprobs))
 
 
 def resolve_search(options: Options, model: ModelDescription, max_beam_size: int) -> SearchSettings:
@@ -87,21 +105,37 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
     """
     longest, least = resolve_lengths(options, model)
     defaults = search_defaults(model, max_beam_size)
-    beam_size = defaults.beam_size if options.beam_size is None else options.beam_size
-    length_penalty = defaults.length_penalty if options.length_penalty is None else options.length_penalty
+    sampling = resolve_sampling(
+        Drawing(options.sample, options.temperature, options.top_k, options.top_p, options.seed), options.beam_size,
+        defaults,
+    )
+    beam_size = _given(options.beam_size, 1 if sampling is not None else defaults.beam_size)
+    length_penalty = _given(options.length_penalty, defaults.length_penalty)
+    repetition_penalty = _given(options.repetition_penalty, defaults.repetition_penalty)
+    ngram_size = _given(options.no_repeat_ngram_size, defaults.no_repeat_ngram_size)
     patience, stopping = _resolve_ending(options, defaults)
     try:
         check_beam_size(beam_size, max_beam_size)
         check_length_penalty(length_penalty)
         check_patience(patience)
+        check_repetition(repetition_penalty, ngram_size)
     except SearchError as error:
         raise InvalidRequest(f"options.{error.field}", error.problem) from None
+    if sampling is not None and (options.num_hypotheses or 1) > 1:
+        problem = f"{options.num_hypotheses} is over 1, and one answer is drawn (options.sample)"
+        raise InvalidRequest("options.num_hypotheses", problem)
     return SearchSettings(
         end_id=model.eos_id, max_new_tokens=longest, min_new_tokens=least, forced_end=model.forced_end,
         beam_size=beam_size, num_hypotheses=_resolve_hypotheses(options, beam_size),
         length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
         extra_length=defaults.extra_length,
+        repetition_penalty=float(repetition_penalty), no_repeat_ngram_size=ngram_size,
+        suppressed=read_suppressed(options.suppress_tokens or (), model.target_vocab_size), sampling=sampling,
     )
+
+
+def _given(value: Value | None, default: Value) -> Value:
+    return default if value is None else value
 
 
 def search_defaults(model: ModelDescription, max_beam_size: int) -> SearchDefaults:

@@ -1,7 +1,10 @@
 """Protobuf messages to plain values and back. The only file, with ``service``, that knows the wire types."""
 
+import secrets
 from collections.abc import Sequence
 
+from seqserve.bundle import ModelDescription
+from seqserve.search_defaults import SearchDefaults
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.admission import (
     Options,
@@ -16,6 +19,7 @@ from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import Content, read_source
 from seqserve_server.request import Durations, Finished, FinishReason, Request
 from seqserve_server.served_model import ServedModel
+from seqserve_server.token_options import seeded
 from seqserve_server.tokenizer import Tokenizer
 
 _REASONS = {
@@ -33,6 +37,8 @@ _STOPPINGS = {
 def read_options(message: pb.GenerationOptions) -> Options:
     """Unset options stay None; zero is a value like any other.
 
+    An empty list is unset: the wire does not tell them apart.
+
     Raises:
         InvalidRequest: a stopping rule that this version does not know.
     """
@@ -43,6 +49,8 @@ def read_options(message: pb.GenerationOptions) -> Options:
             known = ", ".join(f"{rule.value} ({theirs})" for theirs, rule in rules.items())
             raise InvalidRequest("options.stopping", f"{number} is none of {known}")
         given["stopping"] = rules[number]
+    if (sequences := given.get("suppress_tokens")) is not None:
+        given["suppress_tokens"] = [list(sequence.ids) for sequence in sequences]
     return Options(**given)
 
 
@@ -78,24 +86,30 @@ def _read_request(
     source = read_source(
         kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
     )
-    request = Request(0, source, options.frame.prompt, options.search, deadline=deadline)
+    search = seeded(options.search, secrets.randbits(64))  # here, for what is behind knows no chance
+    request = Request(0, source, options.frame.prompt, search, deadline=deadline)
     check_memory(request, model.limits)
     return request
 
 
-def write_result(ended: Finished, input_tokens: int, tokenizer: Tokenizer | None) -> pb.GenerationResult:
-    """The answer to one input, with every hypothesis."""
+def write_result(
+    ended: Finished, sent: Request, tokenizer: Tokenizer | None, *, logprobs: bool = False
+) -> pb.GenerationResult:
+    """The answer to one input, with every hypothesis, and their tokens' log-probabilities where they are asked for."""
     return pb.GenerationResult(
-        hypotheses=[_hypothesis(each, tokenizer) for each in ended.hypotheses],
+        hypotheses=[_hypothesis(each, tokenizer, logprobs=logprobs) for each in ended.hypotheses],
         finish_reason=_REASONS[ended.reason],
-        input_token_count=input_tokens,
+        input_token_count=len(sent.source),
         output_token_count=len(ended.log_probs),
         timing=_timing(ended.times.durations()),
+        seed=None if sent.search.sampling is None else sent.search.sampling.seed,
     )
 
 
-def _hypothesis(found: Hypothesis, tokenizer: Tokenizer | None) -> pb.Hypothesis:
-    hypothesis = pb.Hypothesis(token_ids=found.token_ids, score=found.score)
+def _hypothesis(found: Hypothesis, tokenizer: Tokenizer | None, *, logprobs: bool) -> pb.Hypothesis:
+    hypothesis = pb.Hypothesis(
+        token_ids=found.token_ids, score=found.score, token_log_probs=found.log_probs if logprobs else None
+    )
     if tokenizer is not None:
         hypothesis.text = tokenizer.decode(found.token_ids)
         hypothesis.tokens.extend(tokenizer.tokens(found.token_ids))
@@ -121,7 +135,6 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
     """What a client may know of a model."""
     description, max_beam_size = model.description, most_beams(model.limits.max_rows)
     search = search_defaults(description, max_beam_size)
-    stopping = Stopping(search.stopping)
     return pb.ModelInfo(
         name=description.name,
         version=model.version,
@@ -136,18 +149,30 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
             target_vocab_size=description.target_vocab_size,
             max_beam_size=max_beam_size,
         ),
-        defaults=pb.GenerationOptions(
-            max_new_tokens=description.default_max_new_tokens,
-            min_new_tokens=description.default_min_new_tokens,
-            source_language=description.default_source_language,
-            target_language=description.default_target_language,
-            beam_size=search.beam_size,
-            num_hypotheses=1,
-            length_penalty=search.length_penalty,
-            # Under another rule it would be refused where a caller sends the defaults back.
-            patience=search.patience if stopping is Stopping.PATIENCE else None,
-            stopping=_STOPPINGS[stopping],
-        ),
+        defaults=_defaults(description, search),
         languages=sorted(description.languages),
         has_tokenizer=model.tokenizer is not None,
+    )
+
+
+def _defaults(description: ModelDescription, search: SearchDefaults) -> pb.GenerationOptions:
+    """What unset options mean. Sent back they mean the same, so those are left out that ask for a rule or a draw."""
+    patient = search.stopping == Stopping.PATIENCE.value
+    return pb.GenerationOptions(
+        max_new_tokens=description.default_max_new_tokens,
+        min_new_tokens=description.default_min_new_tokens,
+        source_language=description.default_source_language,
+        target_language=description.default_target_language,
+        beam_size=search.beam_size,
+        num_hypotheses=1,
+        length_penalty=search.length_penalty,
+        patience=search.patience if patient else None,
+        stopping=_STOPPINGS[Stopping(search.stopping)],
+        repetition_penalty=search.repetition_penalty,
+        no_repeat_ngram_size=search.no_repeat_ngram_size,
+        sample=search.sample,
+        temperature=search.temperature if search.sample else None,
+        top_k=search.top_k if search.sample else None,
+        top_p=search.top_p if search.sample else None,
+        return_logprobs=False,
     )

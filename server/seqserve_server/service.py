@@ -55,7 +55,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             )
             results = await self._dispatcher.generate(requests)
             return pb.GenerateResponse(results=[
-                write_result(result, len(sent.source), model.tokenizer)
+                write_result(result, sent, model.tokenizer, logprobs=request.options.return_logprobs)
                 for sent, result in zip(requests, results, strict=True)
             ])
 
@@ -75,7 +75,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             async with aclosing(self._dispatcher.stream(sent)) as parts:
                 async for part in parts:
                     if isinstance(part, Finished):
-                        result = write_result(part, len(sent.source), tokenizer)
+                        result = write_result(part, sent, tokenizer, logprobs=request.options.return_logprobs)
                         rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
                         await context.write(pb.GenerateStreamResponse(text=rest, result=result))
                     else:

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19seqserve/v1/seq2seq.proto\x12\x0bseqserve.v1\"u\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x13.seqserve.v1.TokensH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.seqserve.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"\x18\n\x06Tokens\x12\x0e\n\x06tokens\x18\x01 \x03(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xbc\x03\n\x11GenerationOptions\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0emin_new_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0fsource_language\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1c\n\x0ftarget_language\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x16\n\tbeam_size\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x15\n\x08patience\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12,\n\x08stopping\x18\t \x01(\x0e\x32\x15.seqserve.v1.StoppingH\x08\x88\x01\x01\x42\x11\n\x0f_max_new_tokensB\x11\n\x0f_min_new_tokensB\x12\n\x10_source_languageB\x12\n\x10_target_languageB\x0c\n\n_beam_sizeB\x11\n\x0f_num_hypothesesB\x11\n\x0f_length_penaltyB\x0b\n\t_patienceB\x0b\n\t_stopping\"u\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.seqserve.v1.Input\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.seqserve.v1.GenerationOptions\"B\n\x10GenerateResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.seqserve.v1.GenerationResult\"z\n\x15GenerateStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.seqserve.v1.Input\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.seqserve.v1.GenerationOptions\"h\n\x16GenerateStreamResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1d.seqserve.v1.GenerationResult\"L\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\r\n\x05score\x18\x04 \x01(\x01\"\xcd\x01\n\x10GenerationResult\x12+\n\nhypotheses\x18\x01 \x03(\x0b\x32\x17.seqserve.v1.Hypothesis\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.seqserve.v1.FinishReason\x12\x19\n\x11input_token_count\x18\x03 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x04 \x01(\x05\x12#\n\x06timing\x18\x05 \x01(\x0b\x32\x13.seqserve.v1.Timing\"\x83\x01\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x16\n\x0e\x65ncode_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x04 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x05 \x01(\x01\"}\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08\x12\x1c\n\x0fsource_language\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_source_language\"?\n\x10TokenizeResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.seqserve.v1.TokenizedText\"2\n\rTokenizedText\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"L\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\ttoken_ids\x18\x02 \x03(\x0b\x32\x15.seqserve.v1.TokenIds\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"\x15\n\x13GetModelInfoRequest\"V\n\x14GetModelInfoResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.seqserve.v1.ModelInfo\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\"\xd3\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12(\n\x06limits\x18\x05 \x01(\x0b\x32\x18.seqserve.v1.ModelLimits\x12\x30\n\x08\x64\x65\x66\x61ults\x18\x06 \x01(\x0b\x32\x1e.seqserve.v1.GenerationOptions\x12\x15\n\rhas_tokenizer\x18\x07 \x01(\x08\x12\x11\n\tlanguages\x18\x08 \x03(\t\"\xbf\x01\n\x0bModelLimits\x12\x19\n\x11max_source_tokens\x18\x01 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\x05\x12\x12\n\nmax_inputs\x18\x03 \x01(\x05\x12\x1c\n\x14max_waiting_requests\x18\x04 \x01(\x05\x12\x19\n\x11source_vocab_size\x18\x05 \x01(\x05\x12\x19\n\x11target_vocab_size\x18\x06 \x01(\x05\x12\x15\n\rmax_beam_size\x18\x07 \x01(\x05*\x7f\n\x08Stopping\x12\x18\n\x14STOPPING_UNSPECIFIED\x10\x00\x12\x16\n\x12STOPPING_HEURISTIC\x10\x01\x12\x11\n\rSTOPPING_FULL\x10\x02\x12\x17\n\x13STOPPING_EXHAUSTIVE\x10\x03\x12\x15\n\x11STOPPING_PATIENCE\x10\x04*^\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xa3\x03\n\x0eSeq2SeqService\x12G\n\x08Generate\x12\x1c.seqserve.v1.GenerateRequest\x1a\x1d.seqserve.v1.GenerateResponse\x12[\n\x0eGenerateStream\x12\".seqserve.v1.GenerateStreamRequest\x1a#.seqserve.v1.GenerateStreamResponse0\x01\x12G\n\x08Tokenize\x12\x1c.seqserve.v1.TokenizeRequest\x1a\x1d.seqserve.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.seqserve.v1.DetokenizeRequest\x1a\x1f.seqserve.v1.DetokenizeResponse\x12S\n\x0cGetModelInfo\x12 .seqserve.v1.GetModelInfoRequest\x1a!.seqserve.v1.GetModelInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19seqserve/v1/seq2seq.proto\x12\x0bseqserve.v1\"u\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12%\n\x06tokens\x18\x02 \x01(\x0b\x32\x13.seqserve.v1.TokensH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.seqserve.v1.TokenIdsH\x00\x42\t\n\x07\x63ontent\"\x18\n\x06Tokens\x12\x0e\n\x06tokens\x18\x01 \x03(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"\xb4\x06\n\x11GenerationOptions\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0emin_new_tokens\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0fsource_language\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x1c\n\x0ftarget_language\x18\x04 \x01(\tH\x03\x88\x01\x01\x12\x16\n\tbeam_size\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x15\n\x08patience\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12,\n\x08stopping\x18\t \x01(\x0e\x32\x15.seqserve.v1.StoppingH\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x14 \x01(\x01H\t\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x15 \x01(\x05H\n\x88\x01\x01\x12.\n\x0fsuppress_tokens\x18\x16 \x03(\x0b\x32\x15.seqserve.v1.TokenIds\x12\x13\n\x06sample\x18\x17 \x01(\x08H\x0b\x88\x01\x01\x12\x18\n\x0btemperature\x18\x18 \x01(\x01H\x0c\x88\x01\x01\x12\x12\n\x05top_k\x18\x19 \x01(\x05H\r\x88\x01\x01\x12\x12\n\x05top_p\x18\x1a \x01(\x01H\x0e\x88\x01\x01\x12\x11\n\x04seed\x18\x1b \x01(\x04H\x0f\x88\x01\x01\x12\x1c\n\x0freturn_logprobs\x18\x1c \x01(\x08H\x10\x88\x01\x01\x42\x11\n\x0f_max_new_tokensB\x11\n\x0f_min_new_tokensB\x12\n\x10_source_languageB\x12\n\x10_target_languageB\x0c\n\n_beam_sizeB\x11\n\x0f_num_hypothesesB\x11\n\x0f_length_penaltyB\x0b\n\t_patienceB\x0b\n\t_stoppingB\x15\n\x13_repetition_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\t\n\x07_sampleB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\x12\n\x10_return_logprobs\"u\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x06inputs\x18\x02 \x03(\x0b\x32\x12.seqserve.v1.Input\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.seqserve.v1.GenerationOptions\"B\n\x10GenerateResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.seqserve.v1.GenerationResult\"z\n\x15GenerateStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12!\n\x05input\x18\x02 \x01(\x0b\x32\x12.seqserve.v1.Input\x12/\n\x07options\x18\x03 \x01(\x0b\x32\x1e.seqserve.v1.GenerationOptions\"h\n\x16GenerateStreamResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\x05\x12-\n\x06result\x18\x03 \x01(\x0b\x32\x1d.seqserve.v1.GenerationResult\"e\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x03(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\x05\x12\r\n\x05score\x18\x04 \x01(\x01\x12\x17\n\x0ftoken_log_probs\x18\x05 \x03(\x01\"\xe9\x01\n\x10GenerationResult\x12+\n\nhypotheses\x18\x01 \x03(\x0b\x32\x17.seqserve.v1.Hypothesis\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.seqserve.v1.FinishReason\x12\x19\n\x11input_token_count\x18\x03 \x01(\x05\x12\x1a\n\x12output_token_count\x18\x04 \x01(\x05\x12#\n\x06timing\x18\x05 \x01(\x0b\x32\x13.seqserve.v1.Timing\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"\x83\x01\n\x06Timing\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x16\n\x0e\x65ncode_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x04 \x01(\x01\x12\x1b\n\x13\x66irst_token_seconds\x18\x05 \x01(\x01\"}\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08\x12\x1c\n\x0fsource_language\x18\x04 \x01(\tH\x00\x88\x01\x01\x42\x12\n\x10_source_language\"?\n\x10TokenizeResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.seqserve.v1.TokenizedText\"2\n\rTokenizedText\x12\x11\n\ttoken_ids\x18\x01 \x03(\x05\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"L\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\ttoken_ids\x18\x02 \x03(\x0b\x32\x15.seqserve.v1.TokenIds\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"\x15\n\x13GetModelInfoRequest\"V\n\x14GetModelInfoResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.seqserve.v1.ModelInfo\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\"\xd3\x01\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12(\n\x06limits\x18\x05 \x01(\x0b\x32\x18.seqserve.v1.ModelLimits\x12\x30\n\x08\x64\x65\x66\x61ults\x18\x06 \x01(\x0b\x32\x1e.seqserve.v1.GenerationOptions\x12\x15\n\rhas_tokenizer\x18\x07 \x01(\x08\x12\x11\n\tlanguages\x18\x08 \x03(\t\"\xbf\x01\n\x0bModelLimits\x12\x19\n\x11max_source_tokens\x18\x01 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\x05\x12\x12\n\nmax_inputs\x18\x03 \x01(\x05\x12\x1c\n\x14max_waiting_requests\x18\x04 \x01(\x05\x12\x19\n\x11source_vocab_size\x18\x05 \x01(\x05\x12\x19\n\x11target_vocab_size\x18\x06 \x01(\x05\x12\x15\n\rmax_beam_size\x18\x07 \x01(\x05*\x7f\n\x08Stopping\x12\x18\n\x14STOPPING_UNSPECIFIED\x10\x00\x12\x16\n\x12STOPPING_HEURISTIC\x10\x01\x12\x11\n\rSTOPPING_FULL\x10\x02\x12\x17\n\x13STOPPING_EXHAUSTIVE\x10\x03\x12\x15\n\x11STOPPING_PATIENCE\x10\x04*^\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xa3\x03\n\x0eSeq2SeqService\x12G\n\x08Generate\x12\x1c.seqserve.v1.GenerateRequest\x1a\x1d.seqserve.v1.GenerateResponse\x12[\n\x0eGenerateStream\x12\".seqserve.v1.GenerateStreamRequest\x1a#.seqserve.v1.GenerateStreamResponse0\x01\x12G\n\x08Tokenize\x12\x1c.seqserve.v1.TokenizeRequest\x1a\x1d.seqserve.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.seqserve.v1.DetokenizeRequest\x1a\x1f.seqserve.v1.DetokenizeResponse\x12S\n\x0cGetModelInfo\x12 .seqserve.v1.GetModelInfoRequest\x1a!.seqserve.v1.GetModelInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'seqserve.v1.seq2seq_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STOPPING']._serialized_start=2374
-  _globals['_STOPPING']._serialized_end=2501
-  _globals['_FINISHREASON']._serialized_start=2503
-  _globals['_FINISHREASON']._serialized_end=2597
+  _globals['_STOPPING']._serialized_start=2803
+  _globals['_STOPPING']._serialized_end=2930
+  _globals['_FINISHREASON']._serialized_start=2932
+  _globals['_FINISHREASON']._serialized_end=3026
   _globals['_INPUT']._serialized_start=42
   _globals['_INPUT']._serialized_end=159
   _globals['_TOKENS']._serialized_start=161
@@ -42,39 +42,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=187
   _globals['_TOKENIDS']._serialized_end=210
   _globals['_GENERATIONOPTIONS']._serialized_start=213
-  _globals['_GENERATIONOPTIONS']._serialized_end=657
-  _globals['_GENERATEREQUEST']._serialized_start=659
-  _globals['_GENERATEREQUEST']._serialized_end=776
-  _globals['_GENERATERESPONSE']._serialized_start=778
-  _globals['_GENERATERESPONSE']._serialized_end=844
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=846
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=968
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=970
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1074
-  _globals['_HYPOTHESIS']._serialized_start=1076
-  _globals['_HYPOTHESIS']._serialized_end=1152
-  _globals['_GENERATIONRESULT']._serialized_start=1155
-  _globals['_GENERATIONRESULT']._serialized_end=1360
-  _globals['_TIMING']._serialized_start=1363
-  _globals['_TIMING']._serialized_end=1494
-  _globals['_TOKENIZEREQUEST']._serialized_start=1496
-  _globals['_TOKENIZEREQUEST']._serialized_end=1621
-  _globals['_TOKENIZERESPONSE']._serialized_start=1623
-  _globals['_TOKENIZERESPONSE']._serialized_end=1686
-  _globals['_TOKENIZEDTEXT']._serialized_start=1688
-  _globals['_TOKENIZEDTEXT']._serialized_end=1738
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1740
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1816
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1818
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1853
-  _globals['_GETMODELINFOREQUEST']._serialized_start=1855
-  _globals['_GETMODELINFOREQUEST']._serialized_end=1876
-  _globals['_GETMODELINFORESPONSE']._serialized_start=1878
-  _globals['_GETMODELINFORESPONSE']._serialized_end=1964
-  _globals['_MODELINFO']._serialized_start=1967
-  _globals['_MODELINFO']._serialized_end=2178
-  _globals['_MODELLIMITS']._serialized_start=2181
-  _globals['_MODELLIMITS']._serialized_end=2372
-  _globals['_SEQ2SEQSERVICE']._serialized_start=2600
-  _globals['_SEQ2SEQSERVICE']._serialized_end=3019
+  _globals['_GENERATIONOPTIONS']._serialized_end=1033
+  _globals['_GENERATEREQUEST']._serialized_start=1035
+  _globals['_GENERATEREQUEST']._serialized_end=1152
+  _globals['_GENERATERESPONSE']._serialized_start=1154
+  _globals['_GENERATERESPONSE']._serialized_end=1220
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=1222
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=1344
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1346
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1450
+  _globals['_HYPOTHESIS']._serialized_start=1452
+  _globals['_HYPOTHESIS']._serialized_end=1553
+  _globals['_GENERATIONRESULT']._serialized_start=1556
+  _globals['_GENERATIONRESULT']._serialized_end=1789
+  _globals['_TIMING']._serialized_start=1792
+  _globals['_TIMING']._serialized_end=1923
+  _globals['_TOKENIZEREQUEST']._serialized_start=1925
+  _globals['_TOKENIZEREQUEST']._serialized_end=2050
+  _globals['_TOKENIZERESPONSE']._serialized_start=2052
+  _globals['_TOKENIZERESPONSE']._serialized_end=2115
+  _globals['_TOKENIZEDTEXT']._serialized_start=2117
+  _globals['_TOKENIZEDTEXT']._serialized_end=2167
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2169
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2245
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2247
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2282
+  _globals['_GETMODELINFOREQUEST']._serialized_start=2284
+  _globals['_GETMODELINFOREQUEST']._serialized_end=2305
+  _globals['_GETMODELINFORESPONSE']._serialized_start=2307
+  _globals['_GETMODELINFORESPONSE']._serialized_end=2393
+  _globals['_MODELINFO']._serialized_start=2396
+  _globals['_MODELINFO']._serialized_end=2607
+  _globals['_MODELLIMITS']._serialized_start=2610
+  _globals['_MODELLIMITS']._serialized_end=2801
+  _globals['_SEQ2SEQSERVICE']._serialized_start=3029
+  _globals['_SEQ2SEQSERVICE']._serialized_end=3448
 # @@protoc_insertion_point(module_scope)

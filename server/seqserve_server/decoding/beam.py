@@ -126,7 +126,7 @@ class BeamSearch:
                 for token, log_prob in zip(token_ids[parent][:width], log_probs[parent][:width], strict=True)
             ]
             if self._length <= settings.min_new_tokens:
-                ranked = [each for each in ranked if each[1] != end]
+                ranked = [each for each in ranked if each[1] != end] or ranked  # all end: nothing else may come
         ranked.sort()
         return ranked
 

@@ -41,7 +41,7 @@ class GreedySearch:
         last = generated + 1 >= settings.max_new_tokens
         if settings.forced_end and last:  # there is no choice, so the log-probability is 0 (as in transformers)
             token, log_prob = settings.end_id, 0.0
-        elif token == settings.end_id and generated < settings.min_new_tokens:
+        elif token == settings.end_id and generated < settings.min_new_tokens and len(token_ids[0]) > 1:
             token, log_prob = token_ids[0][1], log_probs[0][1]
         self._log_probs.append(log_prob)
         if token == settings.end_id:

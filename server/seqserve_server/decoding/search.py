@@ -33,6 +33,23 @@ class Stopping(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn instead of chosen, in this order, as transformers does.
+
+    Attributes:
+        temperature: Logits are divided by it; over 0.
+        top_k: Only so many best tokens are drawn from; 0 is all.
+        top_p: Of those only the best whose probabilities together reach this; over 0, at most 1.
+        seed: With the number of the step, all the chance there is: 0 .. 2**64 - 1. None until the door has chosen one.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchSettings:
     """How one request's tokens are chosen; checked at the door.
 
@@ -47,6 +64,11 @@ class SearchSettings:
         length_penalty: Scores are sums of log-probabilities, divided by the length, end token included, to this power.
         patience: See ``Stopping.PATIENCE``; over 0.
         extra_length: Added to every length that scores are divided by: forced tokens that the source library counts.
+        repetition_penalty: What came before, the prompt included, has its logit (of a beam search: its log-probability)
+            divided by this where it is positive, else multiplied; over 0, and 1 changes nothing. As transformers does.
+        no_repeat_ngram_size: No sequence of so many tokens comes twice, the prompt included; 0 is off.
+        suppressed: Sequences that are not generated: their last token does not follow the others.
+        sampling: How tokens are drawn, or None where the best are chosen; only with one beam.
     """
 
     end_id: int
@@ -59,6 +81,10 @@ class SearchSettings:
     patience: float = 1.0
     stopping: Stopping = Stopping.HEURISTIC
     extra_length: int = 0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    suppressed: tuple[tuple[int, ...], ...] = ()
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +93,8 @@ class Hypothesis:
 
     Attributes:
         token_ids: Without the end token.
-        log_probs: One per generated token, the end token's included.
+        log_probs: One per generated token, the end token's included: the model's own, whatever was banned; in a beam
+            search those that hypotheses were compared by, after ``repetition_penalty``.
         score: See ``SearchSettings.length_penalty``; 0 for nothing generated.
         ended: Whether the model chose to end it, and no limit.
     """
@@ -121,7 +148,7 @@ class Search(Protocol):
 
         Args:
             token_ids, log_probs: For each live hypothesis, in the search's order, at least ``candidates`` next tokens,
-                best first, ties to the lower id. Finite.
+                or all that may come, of which there is one; best first, ties to the lower id. Finite.
             logits: For each live hypothesis [vocabulary], where they are wanted; read only.
         """
 
