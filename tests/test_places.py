@@ -121,7 +121,7 @@ def test_beams_of_every_size_have_the_same_bits_alone_and_in_any_mix(local: Loca
 def test_bindings_that_were_given_up_are_made_again(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     given, searches = sources(local, 20), mixed(20)
     expected = [as_bits(result) for result in local.generate(given, searches=searches)]
-    assert len(local._engine._bound) > 10
+    assert len(local._engine._bound) > 3
     monkeypatch.setattr("seqserve_server.ort_engine.MOST_BOUND", 2)
     assert [as_bits(result) for result in local.generate(given, searches=searches)] == expected
     assert len(local._engine._bound) <= 3

@@ -69,12 +69,13 @@ def test_a_mixed_layout_by_hand() -> None:
 def test_lengths_follow_sources_that_come_move_and_go() -> None:
     sources = made()
     sources.note([Place(1, 0), Place(0, 0)], 7)
-    sources.note([Place(1, 1)], 5)
+    sources.note([Place(1, 1), Place(2, 0)], 5)
     sources.change(Changes(
-        release_places=[PlaceRelease(Place(1, 0), 7)], move_places=[PlaceMove(Place(1, 1), Place(1, 0), 5)]
+        release_places=[PlaceRelease(Place(1, 0), 7), PlaceRelease(Place(2, 0), 5)],
+        move_places=[PlaceMove(Place(1, 1), Place(1, 0), 5)],
     ))
-    inputs = sources.inputs(0, [1, 2, 0])
-    assert (inputs["source_lengths"].tolist(), inputs["source_lengths.x4"].tolist()) == ([7], [5, 1])
+    inputs = sources.inputs(0, [1, 2, 1])
+    assert [inputs[f"source_lengths{suffix}"].tolist() for suffix in ("", ".x4", ".x8")] == [[7], [5, 1], [1]]
 
 
 def test_the_longest_source_is_sought_in_places_that_are_in_use() -> None:
