@@ -1,6 +1,7 @@
 """What the wire says and what it means: options in, hypotheses and defaults out."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -8,10 +9,10 @@ from arithmetic_engine import END, START, ArithmeticEngine
 from seqserve.search_defaults import STOPPINGS, SearchDefaults
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.admission import Options
-from seqserve_server.decoding.search import Hypothesis, SearchSettings, Stopping
+from seqserve_server.decoding.search import Hypothesis, Sampling, SearchSettings, Stopping
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.messages import read_options, read_requests, write_model_info, write_result
-from seqserve_server.request import Finished, FinishReason, Times
+from seqserve_server.request import Finished, FinishReason, Request, Times
 from serving import ids, make_config, make_model, make_tokenizer
 
 TIMES = Times(1.0, 2.0, 4.0, 5.0, 9.0)
@@ -26,18 +27,26 @@ def test_unset_options_stay_unset_and_zero_is_a_value() -> None:
     assert read_options(pb.GenerationOptions()) == Options()
     zeros = pb.GenerationOptions(
         max_new_tokens=0, min_new_tokens=0, source_language="", target_language="", beam_size=0, num_hypotheses=0,
-        length_penalty=0.0, patience=0.0,
+        length_penalty=0.0, patience=0.0, repetition_penalty=0.0, no_repeat_ngram_size=0, sample=False,
+        temperature=0.0, top_k=0, top_p=0.0, seed=0, return_logprobs=False,
     )
-    assert read_options(zeros) == Options(0, 0, "", "", 0, 0, 0.0, 0.0)
+    assert read_options(zeros) == Options(
+        0, 0, "", "", 0, 0, 0.0, 0.0, None, 0.0, 0, None, False, 0.0, 0, 0.0, 0, False
+    )
 
 
 def test_every_option_of_the_message_is_read() -> None:
     message = pb.GenerationOptions(
         max_new_tokens=7, min_new_tokens=2, source_language="en", target_language="de", beam_size=4, num_hypotheses=3,
-        length_penalty=0.2, patience=1.5, stopping=pb.STOPPING_PATIENCE,
+        length_penalty=0.2, patience=1.5, stopping=pb.STOPPING_PATIENCE, repetition_penalty=1.2, no_repeat_ngram_size=3,
+        suppress_tokens=[pb.TokenIds(ids=[5]), pb.TokenIds(ids=[6, 7]), pb.TokenIds()], sample=True, temperature=0.7,
+        top_k=50, top_p=0.9, seed=2**64 - 1, return_logprobs=True,
     )
     assert len(message.ListFields()) == len(pb.GenerationOptions.DESCRIPTOR.fields), "an option is missing here"
-    assert read_options(message) == Options(7, 2, "en", "de", 4, 3, 0.2, 1.5, Stopping.PATIENCE)
+    assert read_options(message) == Options(
+        7, 2, "en", "de", 4, 3, 0.2, 1.5, Stopping.PATIENCE, 1.2, 3, [[5], [6, 7], []], True, 0.7, 50, 0.9, 2**64 - 1,
+        True,
+    )
 
 
 def test_every_stopping_rule_has_a_number_and_an_unspecified_one_is_unset() -> None:
@@ -68,17 +77,37 @@ def test_a_request_carries_its_search() -> None:
 
 
 def test_an_answer_has_every_hypothesis_best_first() -> None:
-    result = write_result(Finished(1, FinishReason.EOS, FOUND, TIMES), 4, make_tokenizer())
+    sent = Request(1, (5, 6, 7, END), (START,), SearchSettings(END, 9))
+    result = write_result(Finished(1, FinishReason.EOS, FOUND, TIMES), sent, make_tokenizer())
     assert [(list(each.token_ids), each.text, list(each.tokens), each.score) for each in result.hypotheses] == [
         ([5, 6], "c d", ["c", "d"], -0.5), ([7], "e", ["e"], -1.25), ([], "", [], -4.0),
     ]
     assert (result.finish_reason, result.input_token_count, result.output_token_count) == (pb.FINISH_REASON_EOS, 4, 3)
     assert result.timing.total_seconds == 8.0
-    bare = write_result(Finished(1, FinishReason.LENGTH, FOUND, TIMES), 4, None)
+    assert not result.HasField("seed")
+    assert not any(each.token_log_probs for each in result.hypotheses)
+    bare = write_result(Finished(1, FinishReason.LENGTH, FOUND, TIMES), sent, None)
     assert [(list(each.token_ids), each.text, list(each.tokens)) for each in bare.hypotheses] == [
         ([5, 6], "", []), ([7], "", []), ([], "", []),
     ]
     assert bare.finish_reason == pb.FINISH_REASON_LENGTH
+
+
+def test_log_probabilities_are_told_on_request_and_the_seed_where_there_is_one() -> None:
+    drawn = Request(1, (5, END), (START,), SearchSettings(END, 9, sampling=Sampling(seed=2**63)))
+    result = write_result(Finished(1, FinishReason.EOS, FOUND, TIMES), drawn, None, logprobs=True)
+    assert [list(each.token_log_probs) for each in result.hypotheses] == [[-0.5, -0.25, -0.75], [-1.0, -1.5], [-4.0]]
+    assert result.seed == 2**63
+
+
+def test_every_input_has_a_seed_of_its_own_unless_the_caller_gives_one() -> None:
+    model = make_model(make_config(), ArithmeticEngine(1 << 20))
+    for options, count in ((pb.GenerationOptions(top_k=5), 3), (pb.GenerationOptions(seed=0), 1)):
+        requests = read_requests([ids(5)] * 3, options, model, field="inputs", max_text_bytes=99, deadline=None)
+        seeds = {request.search.sampling and request.search.sampling.seed for request in requests}
+        assert len(seeds) == count
+        assert None not in seeds
+    assert seeds == {0}
 
 
 def test_a_finished_request_speaks_for_its_best_hypothesis() -> None:
@@ -100,8 +129,12 @@ def test_model_info_shows_the_search_that_an_unset_option_means() -> None:
 
 
 @pytest.mark.parametrize("stopping", STOPPINGS)
-def test_defaults_that_a_caller_sends_back_mean_the_same(stopping: str) -> None:
-    search = SearchDefaults(beam_size=5, length_penalty=2, patience=1.5, stopping=stopping)
+@pytest.mark.parametrize("drawing", [
+    {"beam_size": 5, "temperature": 0.5}, {"sample": True, "temperature": 0.5, "top_k": 4, "top_p": 0.25},
+    {"repetition_penalty": 1.5, "no_repeat_ngram_size": 4, "top_k": 50},
+])
+def test_defaults_that_a_caller_sends_back_mean_the_same(stopping: str, drawing: dict[str, Any]) -> None:
+    search = SearchDefaults(length_penalty=2, patience=1.5, stopping=stopping, **drawing)
     model = make_model(make_config(), ArithmeticEngine(1 << 20), search=search)
     defaults = write_model_info(model, 9, 99).defaults
     assert defaults.HasField("patience") == (stopping == "patience"), "to other rules it means nothing"
@@ -109,4 +142,8 @@ def test_defaults_that_a_caller_sends_back_mean_the_same(stopping: str) -> None:
         read_requests([ids(5)], options, model, field="inputs", max_text_bytes=99, deadline=None)[0].search
         for options in (pb.GenerationOptions(), defaults)
     )
-    assert dataclasses.replace(unset, patience=given.patience) == given
+    assert (unset.sampling is None) == (given.sampling is None) == ("sample" not in drawing)
+    if unset.sampling is not None:
+        assert given.sampling is not None
+        assert dataclasses.replace(unset.sampling, seed=1) == dataclasses.replace(given.sampling, seed=1)
+    assert dataclasses.replace(unset, patience=given.patience, sampling=given.sampling) == given

@@ -29,13 +29,17 @@ def copied(name: str, directory: Path) -> Path:
 def test_a_directory_of_transformers_decodes_as_its_generation_settings_say(name: str, tmp_path: Path) -> None:
     directory = copied(name, tmp_path)
     checkpoint = load(directory)
-    assert checkpoint.search == SearchDefaults(beam_size=1, length_penalty=1.0, stopping="heuristic")
+    forced = len(checkpoint.decoder_prompt) - 1  # such as the target's language, which generate counts in lengths
+    assert checkpoint.search == SearchDefaults(stopping="heuristic", extra_length=forced, top_k=50)
     assert not [note for note in checkpoint.notes if "not applied" in note or "renormalize" in note]
-    change_json(directory / GENERATION, num_beams=4, length_penalty=0.8, early_stopping=True, no_repeat_ngram_size=3)
+    change_json(directory / GENERATION, num_beams=4, length_penalty=0.8, early_stopping=True, no_repeat_ngram_size=3,
+                encoder_no_repeat_ngram_size=2)
     checkpoint = load(directory)
-    expected = SearchDefaults(beam_size=4, length_penalty=0.8, stopping="full")
+    expected = SearchDefaults(
+        beam_size=4, length_penalty=0.8, stopping="full", no_repeat_ngram_size=3, extra_length=forced, top_k=50
+    )
     assert checkpoint.search == expected
-    assert f"{WHERE}: no_repeat_ngram_size 3 is not applied" in checkpoint.notes
+    assert f"{WHERE}: encoder_no_repeat_ngram_size 2 is not applied" in checkpoint.notes
     assert checkpoint.provenance["generation"]["num_beams"] == 4
     description = describe(checkpoint, "m", "fp32")
     assert ModelDescription.from_json(description.to_json()).search == expected
@@ -49,21 +53,29 @@ def test_settings_from_before_the_generation_file_are_in_the_configuration(name:
     ids = {key: value for key, value in settings.items() if key.endswith("_token_id")}
     change_json(directory / "config.json", **ids, num_beams=6, early_stopping="never", repetition_penalty=1.2)
     checkpoint = load(directory)
-    assert checkpoint.search == SearchDefaults(beam_size=6, stopping="exhaustive")
-    assert "config.json: repetition_penalty 1.2 is not applied" in checkpoint.notes
+    assert checkpoint.search == SearchDefaults(
+        beam_size=6, stopping="exhaustive", repetition_penalty=1.2, top_k=50,
+        extra_length=len(checkpoint.decoder_prompt) - 1,
+    )
     change_json(directory / "config.json", num_beams=0)
     assert refusal(directory) == "config.json: num_beams 0 is not an integer in 1..32 or null"
 
 
 @pytest.mark.parametrize(("settings", "expected"), [
-    ({}, SearchDefaults()),
-    (dict.fromkeys(APPLIED), SearchDefaults()),
-    ({"early_stopping": False}, SearchDefaults(stopping="heuristic")),
-    ({"early_stopping": True}, SearchDefaults(stopping="full")),
-    ({"early_stopping": "never"}, SearchDefaults(stopping="exhaustive")),
-    ({"num_beams": 32, "length_penalty": 2}, SearchDefaults(beam_size=32, length_penalty=2.0)),
-    ({"length_penalty": -0.5}, SearchDefaults(length_penalty=-0.5)),
-    ({"length_penalty": 0}, SearchDefaults(length_penalty=0.0)),
+    ({}, SearchDefaults(top_k=50)),
+    (dict.fromkeys(APPLIED), SearchDefaults(top_k=50)),
+    ({"early_stopping": False}, SearchDefaults(stopping="heuristic", top_k=50)),
+    ({"early_stopping": True}, SearchDefaults(stopping="full", top_k=50)),
+    ({"early_stopping": "never"}, SearchDefaults(stopping="exhaustive", top_k=50)),
+    ({"num_beams": 32, "length_penalty": 2}, SearchDefaults(beam_size=32, length_penalty=2.0, top_k=50)),
+    ({"length_penalty": -0.5}, SearchDefaults(length_penalty=-0.5, top_k=50)),
+    ({"length_penalty": 0}, SearchDefaults(length_penalty=0.0, top_k=50)),
+    ({"repetition_penalty": 2, "no_repeat_ngram_size": 3},
+     SearchDefaults(repetition_penalty=2.0, no_repeat_ngram_size=3, top_k=50)),
+    ({"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 0.9},
+     SearchDefaults(sample=True, temperature=0.7, top_k=0, top_p=0.9)),
+    ({"do_sample": False, "temperature": 2}, SearchDefaults(temperature=2.0, top_k=50)),
+    ({"do_sample": True, "num_beams": 4}, SearchDefaults(beam_size=4, top_k=50)),
 ])
 def test_what_generation_settings_mean(settings: dict[str, Any], expected: SearchDefaults) -> None:
     assert read_search(settings, WHERE) == expected
@@ -80,6 +92,14 @@ def test_what_generation_settings_mean(settings: dict[str, Any], expected: Searc
     ({"length_penalty": 11}, "length_penalty 11 is not a number in -10..10 or null"),
     ({"length_penalty": False}, "length_penalty False is not a number in -10..10 or null"),
     ({"early_stopping": "always"}, "early_stopping 'always' is not true, false, \"never\" or null"),
+    ({"repetition_penalty": 0}, "repetition_penalty 0 is not a number in 0.001..1000 or null"),
+    ({"repetition_penalty": "1"}, "repetition_penalty '1' is not a number in 0.001..1000 or null"),
+    ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size -1 is not an integer of at least 0 or null"),
+    ({"do_sample": 1}, "do_sample 1 is not true or false or null"),
+    ({"temperature": 0.0}, "temperature 0.0 is not a number in 0.001..1000 or null"),
+    ({"top_k": 2.5}, "top_k 2.5 is not an integer of at least 0 or null"),
+    ({"top_p": 0}, "top_p 0 is not a number over 0 and at most 1 or null"),
+    ({"top_p": 1.5}, "top_p 1.5 is not a number over 0 and at most 1 or null"),
     ({"early_stopping": 1}, "early_stopping 1 is not true, false, \"never\" or null"),
 ])
 def test_a_search_setting_that_cannot_be_is_refused_in_one_line(
@@ -91,14 +111,20 @@ def test_a_search_setting_that_cannot_be_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("repetition_penalty", 1.3), ("no_repeat_ngram_size", 3), ("encoder_no_repeat_ngram_size", 4),
+    ("encoder_no_repeat_ngram_size", 4),
     ("encoder_repetition_penalty", 0.9), ("begin_suppress_tokens", [3]), ("sequence_bias", [[[3], -1.0]]),
     ("exponential_decay_length_penalty", [5, 1.1]), ("num_beam_groups", 2), ("diversity_penalty", 0.5),
-    ("num_return_sequences", 3), ("do_sample", True), ("temperature", 0.7), ("top_k", 10), ("top_p", 0.9),
+    ("num_return_sequences", 3), ("min_p", 0.1),
     ("typical_p", 0.5), ("penalty_alpha", 0.6), ("force_words_ids", [[3]]), ("stop_strings", ["."]),
 ])
 def test_a_setting_that_is_not_applied_is_named_with_its_value(name: str, value: Any) -> None:
     assert search_notes({name: value}, WHERE) == (f"{WHERE}: {name} {value!r} is not applied",)
+
+
+def test_draws_from_beams_are_not_applied_and_said_so() -> None:
+    settings = {"do_sample": True, "num_beams": 4, "temperature": 0.7}
+    assert search_notes(settings, WHERE) == (f"{WHERE}: do_sample is not applied: with num_beams 4 nothing is drawn",)
+    assert search_notes({**settings, "num_beams": 1}, WHERE) == ()
 
 
 def test_settings_that_do_nothing_are_not_worth_a_note() -> None:

@@ -100,7 +100,8 @@ async def test_model_info_tells_limits_and_defaults() -> None:
     )
     assert model.defaults == pb.GenerationOptions(
         max_new_tokens=64, min_new_tokens=0, beam_size=1, num_hypotheses=1, length_penalty=1.0,
-        stopping=pb.STOPPING_HEURISTIC,
+        stopping=pb.STOPPING_HEURISTIC, repetition_penalty=1.0, no_repeat_ngram_size=0, sample=False,
+        return_logprobs=False,
     )
     assert model.has_tokenizer
     assert response.server_version

@@ -6,8 +6,8 @@
 
 The first decodes every sentence with every set of options, all of them in one running batch, and once more each alone,
 which must give the same bits; the others decode the same ids with the same options from the checkpoint, and compare.
-With ``--rules repetition`` the options are those that hold down tokens: penalties, n-grams, and tokens and pairs that the
-model likes.
+With ``--rules repetition`` the options are those that hold down tokens: penalties, n-grams, and tokens and pairs that
+the model likes.
 """
 
 import argparse
@@ -143,9 +143,9 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
             scores = output.sequences_scores.tolist()
         else:  # the model's own log-probabilities, before what held tokens down
             chosen = output.sequences[0, 1:].tolist()[-len(output.logits) :]
-            own = [torch.log_softmax(step[0], -1)[token].item() for step, token in zip(output.logits, chosen)]
-            own = own[len(prompt) - 1 :]
-            scores = [sum(own) / len(own) ** wanted["length_penalty"]]
+            steps = zip(output.logits, chosen, strict=True)
+            own = [torch.log_softmax(step[0], -1)[token].item() for step, token in steps]
+            scores = [sum(own[len(prompt) - 1 :]) / len(own) ** wanted["length_penalty"]]  # a forced token counts in it
         rows = [[token for token in row if token != facts["pad_id"]] for row in rows]
         found.append([list(pair) for pair in zip(rows, scores, strict=True)])
     return found

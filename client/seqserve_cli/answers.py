@@ -29,8 +29,17 @@ class Answer:
 
     @classmethod
     def of_result(cls, result: Any) -> Self:
-        """From a result of the client, or of ``seqserve_server.in_process``, which has the same fields."""
-        return cls(result.hypotheses, {"text": result.hypotheses[0].text, **asdict(result)})
+        """From a result of the client, or of ``seqserve_server.in_process``, which has the same fields.
+
+        What was not asked for is left out of the record: log-probabilities of tokens, and the seed of no draw.
+        """
+        record = {"text": result.hypotheses[0].text, **asdict(result)}
+        if record["seed"] is None:
+            del record["seed"]
+        for hypothesis in record["hypotheses"]:
+            if not hypothesis["token_log_probs"]:
+                del hypothesis["token_log_probs"]
+        return cls(result.hypotheses, record)
 
 
 def decoding_options(options: argparse.Namespace) -> GenerationOptions:

@@ -37,8 +37,8 @@ class RuledSearch:
 
     @property
     def candidates(self) -> int:
-        """What the search behind needs, and one more for each ban."""
-        return self._wanted if self.wants_logits else self._wanted + self._extra
+        """What the search behind needs, and one more for each ban; beside logits, the best alone."""
+        return 1 if self.wants_logits else self._wanted + self._extra
 
     @property
     def wants_logits(self) -> bool:
