@@ -97,7 +97,8 @@ def report(results: dict[Case, list[float]]) -> str:
         rows = [[str(getattr(case, name)), *_cells(results[case], case)] for case in cases]
         tables.append(table([name, "ms a step, median (min - max)", "rows/s"], rows))
     note = (f"Unless the table says otherwise: {BASE_ROWS} rows, {BASE_LENGTH} valid target positions, {BASE_SOURCE} "
-            "source tokens (128 in the table of beams), the smallest capacity that holds them (512 in the table of lengths).")
+            "source tokens (128 in the table of beams), and the smallest capacity that holds them (512 in the table of "
+            "lengths).")
     return "\n\n".join([*tables, note])
 
 

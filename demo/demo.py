@@ -24,6 +24,8 @@ SENTENCES = [
 ]
 STREAMED = "A little girl in a blue shirt is climbing a tree in the park."
 
+BEAMS, SHOWN = 4, 3
+
 CALLERS, CALLS = 16, 320
 READY_SECONDS, STOP_SECONDS = 60, 20
 
@@ -74,27 +76,41 @@ def wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> dict[str, st
 
 
 def translate(client: Client) -> None:
-    """One unary call with several sentences, then one sentence token by token."""
+    """One unary call with several sentences, one sentence token by token, and the same with beam search."""
     print("\nOne call, several sentences:")
     for source, result in zip(SENTENCES, client.generate(SENTENCES), strict=True):
         print(f"  {source}\n    -> {result.text}")
     print(f"\nStreamed:\n  {STREAMED}\n    -> ", end="", flush=True)
     for chunk in client.stream(STREAMED):
         print(chunk.text, end="|" if chunk.text else "", flush=True)
-    print()
+    print(f"\n\nBeam search, streamed as far as all {BEAMS} hypotheses agree:\n    -> ", end="", flush=True)
+    for chunk in client.stream(STREAMED, beam_size=BEAMS):
+        print(chunk.text, end="|" if chunk.text else "", flush=True)
+    print(f"\nand the best {SHOWN} of them, with their scores:")
+    for hypothesis in client.generate([STREAMED], beam_size=BEAMS, num_hypotheses=SHOWN)[0].hypotheses:
+        print(f"    {hypothesis.score:6.3f}  {hypothesis.text}")
 
 
 def translate_at_once(client: Client) -> None:
     """Many callers with a sentence each, so that the server has a batch to decode and the latencies mean something."""
-    sources = [SENTENCES[index % len(SENTENCES)] for index in range(CALLS)]
-    expected = {source: result.text for source, result in zip(SENTENCES, client.generate(SENTENCES), strict=True)}
+    # Every fourth with beams, in the same batch as the others.
+    calls = [(SENTENCES[index % len(SENTENCES)], BEAMS if index % 4 == 0 else 1) for index in range(CALLS)]
+    expected = {
+        (source, beams): result.text
+        for beams in (1, BEAMS)
+        for source, result in zip(SENTENCES, client.generate(SENTENCES, beam_size=beams), strict=True)
+    }
+
+    def call(source: str, beams: int) -> str:
+        return client.generate([source], beam_size=beams)[0].text
+
     started = time.perf_counter()
     with ThreadPoolExecutor(CALLERS) as callers:
-        texts = list(callers.map(lambda source: client.generate([source])[0].text, sources))
+        texts = list(callers.map(lambda asked: call(*asked), calls))
     seconds = time.perf_counter() - started
-    same = sum(text == expected[source] for source, text in zip(sources, texts, strict=True))
-    print(f"\n{CALLS} calls from {CALLERS} callers: {CALLS / seconds:.0f} sentences/s, "
-          f"{same} of {CALLS} word for word as above")
+    same = sum(text == expected[asked] for asked, text in zip(calls, texts, strict=True))
+    print(f"\n{CALLS} calls from {CALLERS} callers, a quarter of them with beams: {CALLS / seconds:.0f} sentences/s, "
+          f"{same} of {CALLS} word for word as alone")
 
 
 def scrape(address: str) -> Metrics:

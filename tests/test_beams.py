@@ -8,7 +8,7 @@ from seqserve_server.capacity import Capacity
 from seqserve_server.decoding import search_of
 from seqserve_server.engine import PlaceMove, PlaceRelease, RowCopy, RowMove, RowRelease
 from seqserve_server.placement import Place
-from seqserve_server.plan import Plan
+from seqserve_server.plan import Plan, need_of
 from seqserve_server.request import Finished
 from seqserve_server.scheduler import Scheduler
 
@@ -50,6 +50,16 @@ def test_a_request_is_admitted_when_all_of_its_beams_have_rows() -> None:
     turn(scheduler)
     assert scheduler.plan(0).tokens == [START, START]
     assert scheduler.running_ids() == [1, 2]
+
+
+def test_what_requests_need_together_is_the_sum_of_rows_and_places_and_the_longest_of_lengths() -> None:
+    together = [
+        request(0, (5,) * 9, 3, beams=12), request(1, (5,) * 2, 7, beams=4, prompt=(START, 8, 9)), request(2, beams=3),
+        request(3), request(4, beams=16),
+    ]
+    assert need_of(together, (1, 4, 8)) == Capacity(12 + 4 + 3 + 1 + 16, 9, 9, (1, 3, 3))
+    assert need_of(together[:1], (1,)) == Capacity(12, 3, 9, (12,))
+    assert need_of([], (1, 4, 8)) == Capacity.none((1, 4, 8))
 
 
 def test_memory_is_counted_for_all_rows_and_places_that_a_beam_may_come_to() -> None:

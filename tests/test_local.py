@@ -107,7 +107,8 @@ def test_proving_and_generating_leave_no_state_behind(local: LocalModel) -> None
     local.encoder_states(SOURCES[41])
     assert differences(local.generate(SOURCES[:5], max_new_tokens=LIMIT), expected) == (0, 0)
     buffers = local._engine.buffers
-    assert not any(buffers.current(state).any() for state in ("self", "cross"))
+    assert not buffers.current("self").any()
+    assert not any(buffers.of_width("cross", width).any() for width in range(3))
 
 
 def test_a_minimum_holds_the_end_token_back(local: LocalModel) -> None:

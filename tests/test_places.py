@@ -118,6 +118,15 @@ def test_beams_of_every_size_have_the_same_bits_alone_and_in_any_mix(local: Loca
     assert_same_in_any_company(local, 42)
 
 
+def test_bindings_that_were_given_up_are_made_again(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, searches = sources(local, 20), mixed(20)
+    expected = [as_bits(result) for result in local.generate(given, searches=searches)]
+    assert len(local._engine._bound) > 3
+    monkeypatch.setattr("seqserve_server.ort_engine.MOST_BOUND", 2)
+    assert [as_bits(result) for result in local.generate(given, searches=searches)] == expected
+    assert len(local._engine._bound) <= 3
+
+
 def test_beams_find_what_a_slow_search_over_the_model_finds(local: LocalModel, built: Built) -> None:
     model, prompt = built.checkpoint.model, local.description.framing.example().prompt
     for source in sources(local, 5, seed=1)[1:]:

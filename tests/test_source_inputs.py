@@ -38,6 +38,13 @@ def test_a_graph_without_places_is_told_lengths_only() -> None:
     assert {name: array.tolist() for name, array in sources.inputs(2, [2]).items()} == {"source_lengths": [1, 9]}
 
 
+def test_a_graph_without_places_refuses_other_rows_than_its_own_however_often() -> None:
+    sources, crossed = made((1,)), Layout([0, 0], [1, 0], [0, 0], [2])
+    for _ in range(2):
+        with pytest.raises(IndexError, match="row i reads the source of place i"):
+            sources.lay_out(crossed)
+
+
 def test_rows_that_read_the_places_of_their_own_number_are_not_mixed() -> None:
     sources = made()
     sources.lay_out(GREEDY)
@@ -62,12 +69,13 @@ def test_a_mixed_layout_by_hand() -> None:
 def test_lengths_follow_sources_that_come_move_and_go() -> None:
     sources = made()
     sources.note([Place(1, 0), Place(0, 0)], 7)
-    sources.note([Place(1, 1)], 5)
+    sources.note([Place(1, 1), Place(2, 0)], 5)
     sources.change(Changes(
-        release_places=[PlaceRelease(Place(1, 0), 7)], move_places=[PlaceMove(Place(1, 1), Place(1, 0), 5)]
+        release_places=[PlaceRelease(Place(1, 0), 7), PlaceRelease(Place(2, 0), 5)],
+        move_places=[PlaceMove(Place(1, 1), Place(1, 0), 5)],
     ))
-    inputs = sources.inputs(0, [1, 2, 0])
-    assert (inputs["source_lengths"].tolist(), inputs["source_lengths.x4"].tolist()) == ([7], [5, 1])
+    inputs = sources.inputs(0, [1, 2, 1])
+    assert [inputs[f"source_lengths{suffix}"].tolist() for suffix in ("", ".x4", ".x8")] == [[7], [5, 1], [1]]
 
 
 def test_the_longest_source_is_sought_in_places_that_are_in_use() -> None:

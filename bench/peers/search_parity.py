@@ -163,7 +163,8 @@ def by_ctranslate2(directory: Path, facts: dict[str, Any], cases: list[dict[str,
     for case in cases:
         wanted, tokens = case["settings"], [names["source"][number] for number in case["source"]]
         tokens = tokens[added.get("add_source_bos", False) : -1 if added.get("add_source_eos") else None]
-        prefix = [names["target"][number] for number in case["prompt"][1:]]
+        fed = case["prompt"] if added.get("decoder_start_token") is None else case["prompt"][1:]
+        prefix = [names["target"][number] for number in fed]
         result = translator.translate_batch(
             [tokens], target_prefix=[prefix] if prefix else None, beam_size=wanted["beam_size"],
             num_hypotheses=wanted["num_hypotheses"], length_penalty=wanted["length_penalty"],
@@ -173,7 +174,7 @@ def by_ctranslate2(directory: Path, facts: dict[str, Any], cases: list[dict[str,
             no_repeat_ngram_size=wanted.get("no_repeat_ngram_size", 0),
             suppress_sequences=[[names["target"][token] for token in ids] for ids in wanted.get("suppress_tokens", [])],
         )[0]
-        rows = [[numbers[token] for token in row[len(prefix) :]] for row in result.hypotheses]
+        rows = [[numbers[token] for token in row[len(case["prompt"]) - 1 :]] for row in result.hypotheses]
         found.append([list(pair) for pair in zip(rows, result.scores, strict=True)])
     return found
 

@@ -71,12 +71,12 @@ class SourceInputs:
         """Say which rows read which place. Costs nothing while the layout is the same."""
         if layout is self._layout:
             return
-        self._layout = layout
         places, rows = np.asarray(layout.places), np.arange(len(layout.places))
         widths, offsets = np.asarray(layout.widths), np.asarray(layout.offsets)
         self._mixed[...] = bool(widths.any()) or not np.array_equal(places, rows)
         if self._mixed and len(self._widths) == 1:
             raise IndexError("in this graph row i reads the source of place i, and no other")
+        self._layout = layout
         start = 0
         for index, (width, count) in enumerate(zip(self._widths, layout.counts, strict=True)):
             here = widths == index

@@ -80,6 +80,7 @@ class BeamSearch:
         logits: Sequence[NDArray[np.float32]] = (),
     ) -> Advance:
         """Take one step."""
+        del logits  # not asked for
         settings, parents = self._settings, self._live
         beam, end = settings.beam_size, settings.end_id
         self._length = length = self._length + 1

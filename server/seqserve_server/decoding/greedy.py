@@ -36,6 +36,7 @@ class GreedySearch:
         logits: Sequence[NDArray[np.float32]] = (),
     ) -> Advance:
         """Take the best allowed token."""
+        del logits  # not asked for
         settings, generated = self._settings, len(self._log_probs)
         token, log_prob = token_ids[0][0], log_probs[0][0]
         last = generated + 1 >= settings.max_new_tokens
