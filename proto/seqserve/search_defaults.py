@@ -42,6 +42,8 @@ class SearchDefaults:
         temperature: Logits are divided by it.
         top_k: Only so many best tokens are drawn from; 0 is all.
         top_p: Of those only the best whose probabilities together reach this.
+        renormalise: Whether penalties and bans act as in CTranslate2, on logits of what was generated, and
+            log-probabilities are those of what is left. No request changes it.
     """
 
     beam_size: int = 1
@@ -55,6 +57,7 @@ class SearchDefaults:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    renormalise: bool = False
 
     def __post_init__(self) -> None:
         check_beam_size(self.beam_size)

@@ -131,6 +131,7 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         extra_length=defaults.extra_length,
         repetition_penalty=float(repetition_penalty), no_repeat_ngram_size=ngram_size,
         suppressed=read_suppressed(options.suppress_tokens or (), model.target_vocab_size), sampling=sampling,
+        renormalise=defaults.renormalise,
     )
 
 

@@ -38,7 +38,9 @@ PIECES = (*SEPARATE_PIECES, *SHARED_PIECES)
 PADS = ("<pad>", "<blank>")
 CONFIG_VERSION = 6  # from here on config.json holds the tokens
 # Of CTranslate2's translate_batch.
-DEFAULT_SEARCH = SearchDefaults(beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience")
+DEFAULT_SEARCH = SearchDefaults(
+    beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience", renormalise=True
+)
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_MIN_NEW_TOKENS = 1
 # Of config.json, what is read.

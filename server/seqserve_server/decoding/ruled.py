@@ -29,10 +29,11 @@ class RuledSearch:
     __slots__ = ("_banned", "_histories", "_inner", "_prompt", "_settings", "_suppressed", "_suppression")
 
     def __init__(self, inner: Search, settings: SearchSettings, prompt: Sequence[int]) -> None:
+        prompt = tuple(prompt)[1:] if settings.renormalise else tuple(prompt)
         self._inner, self._settings, self._prompt = inner, settings, len(prompt)
         self._suppression = Suppression(settings.suppressed)
         self._suppressed = np.array(sorted(self._suppression.always), dtype=np.int64)
-        self._histories: list[Tokens] = [tuple(prompt)]
+        self._histories: list[Tokens] = [prompt]
         self._banned = [self._bans(self._histories[0])]
 
     @property
@@ -43,10 +44,10 @@ class RuledSearch:
     @property
     def wants_logits(self) -> bool:
         """Where best tokens do not say enough, or too many of them would be needed."""
-        sampling = self._settings.sampling
+        sampling, extra = self._settings.sampling, self._extra
         return (
             self._settings.repetition_penalty != 1 or (sampling is not None and sampling.top_k == 0)
-            or self._wanted + self._extra > MOST_CANDIDATES
+            or self._wanted + extra > MOST_CANDIDATES or (self._settings.renormalise and extra > 0)
         )
 
     def advance(
@@ -89,8 +90,9 @@ class RuledSearch:
         bans = self._suppression.after(history)
         if settings.no_repeat_ngram_size:
             bans |= repeated(history, settings.no_repeat_ngram_size)
-        if settings.sampling is not None and len(history) - self._prompt < settings.min_new_tokens:
-            bans.add(settings.end_id)  # the search behind could not draw another
+        if settings.sampling is not None or settings.renormalise:
+            if len(history) - self._prompt < settings.min_new_tokens:
+                bans.add(settings.end_id)  # too late for the search behind: one is drawn, or what is left is known
         return bans
 
     def _of_candidates(self, lane: int, ids: Sequence[int], log_probs: Sequence[float]) -> Row:
@@ -116,15 +118,18 @@ class RuledSearch:
         settings, history = self._settings, self._histories[lane]
         own = logits + shift
         # transformers penalises logits when it is greedy or draws, and log-probabilities when it has beams.
-        scores = own.copy() if settings.beam_size > 1 else logits
+        scores = logits if settings.beam_size == 1 or settings.renormalise else own.copy()
         if settings.repetition_penalty != 1:
             before = scores[list(history)]
             penalty = settings.repetition_penalty
             scores[list(history)] = np.where(before < 0, before * penalty, before / penalty)
         scores[self._suppressed] = -np.inf
         scores[list(self._banned[lane])] = -np.inf
-        if scores.max() == -np.inf:
+        most = scores.max()
+        if most == -np.inf:
             return [settings.end_id], [float(own[settings.end_id])]
+        if settings.renormalise:
+            scores = own = scores - (most + np.log(np.exp(scores - most).sum()))
         if settings.sampling is not None:
             chosen = np.array([drawn(scores, settings.sampling, len(history) - self._prompt)])
         else:

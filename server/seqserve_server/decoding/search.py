@@ -69,6 +69,9 @@ class SearchSettings:
         no_repeat_ngram_size: No sequence of so many tokens comes twice, the prompt included; 0 is off.
         suppressed: Sequences that are not generated: their last token does not follow the others.
         sampling: How tokens are drawn, or None where the best are chosen; only with one beam.
+        renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's too
+            where it may not come yet, and log-probabilities are those of what is left; and the start token is none that
+            came before.
     """
 
     end_id: int
@@ -85,6 +88,7 @@ class SearchSettings:
     no_repeat_ngram_size: int = 0
     suppressed: tuple[tuple[int, ...], ...] = ()
     sampling: Sampling | None = None
+    renormalise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class Hypothesis:
     Attributes:
         token_ids: Without the end token.
         log_probs: One per generated token, the end token's included: the model's own, whatever was banned; in a beam
-            search those that hypotheses were compared by, after ``repetition_penalty``.
+            search with ``repetition_penalty``, and where the settings say ``renormalise``, those after the rules.
         score: See ``SearchSettings.length_penalty``; 0 for nothing generated.
         ended: Whether the model chose to end it, and no limit.
     """
