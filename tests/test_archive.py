@@ -180,7 +180,9 @@ def test_a_package_is_read_from_its_archive_and_from_its_directory(
     for checkpoint in checkpoints:
         assert checkpoint.family == "argos"
         assert checkpoint.source_suffix == (2,)
-        assert checkpoint.search == SearchDefaults(beam_size=4, length_penalty=0.2, patience=1.0, stopping="patience")
+        assert checkpoint.search == SearchDefaults(
+            beam_size=4, length_penalty=0.2, patience=1.0, stopping="patience", renormalise=True
+        )
         assert checkpoint.provenance["argos"] == METADATA
         assert checkpoint.provenance["ctranslate2"]["sentencepiece"] == ["sentencepiece.model"]
         files = checkpoint.provenance["source_files"]

@@ -1,5 +1,6 @@
 """Rules before a search, against whole vocabularies: what is asked of the engine is enough, and changes no answer."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -155,6 +156,56 @@ def test_beams_are_those_of_the_definition_over_processed_scores(
         assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
 
 
+def renormalised(logits: Any, generated: Tokens, prompt: Tokens, chosen: SearchSettings) -> Any:
+    """Log-probabilities of what is left, as CTranslate2's processors leave it; its history has no start token."""
+    left = processed(logits, (*prompt[1:], *generated), chosen)
+    if len(generated) < chosen.min_new_tokens and (np.delete(left, END) > -np.inf).any():
+        left[END] = -np.inf
+    return left - left.max() - np.log(np.exp(left - left.max()).sum())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(0, 10**6), PROMPTS,
+    st.fixed_dictionaries({
+        **LENGTHS, **RULES, "beam_size": st.integers(2, 4), "length_penalty": st.sampled_from([0.0, 1.0]),
+        "stopping": st.just(Stopping.PATIENCE), "repetition_penalty": st.sampled_from([1.3, 0.7, 5.0]),
+    }),
+)
+def test_with_renormalisation_log_probabilities_are_those_of_what_is_left(
+    seed: int, prompt: Tokens, values: dict[str, Any]
+) -> None:
+    model = random_model(seed, 16)
+    chosen = clipped({**values, "num_hypotheses": values["beam_size"], "renormalise": True})
+    reference = Reference(chosen, lambda each: renormalised(model(each), each, prompt, chosen))
+    while not reference.over:
+        for each in reference.live:
+            if len(banned((*prompt[1:], *each.token_ids), chosen, 16) | {END}) == 16:
+                return  # the definition above gives the end another score
+        reference.step()
+    expected, found = reference.answers(), decode(model, chosen, prompt)
+    assert [each.token_ids for each in found] == [each.token_ids for each in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 10**6), st.fixed_dictionaries({**LENGTHS, **RULES}), PROMPTS)
+def test_renormalisation_of_a_greedy_search_changes_log_probabilities_alone(
+    seed: int, values: dict[str, Any], prompt: Tokens
+) -> None:
+    chosen, model = clipped({**values, "renormalise": True}), random_model(seed, 12)
+    (found,) = decode(model, chosen, prompt)
+    behind = dataclasses.replace(chosen, renormalise=False)
+    (plain,) = decode(model, behind, prompt[1:])
+    assert found.token_ids == plain.token_ids
+    if type(search_of(chosen, prompt)) is RuledSearch:
+        for place, log_prob in enumerate(found.log_probs[: len(found.token_ids)]):
+            left = renormalised(model(tuple(found.token_ids[:place])), tuple(found.token_ids[:place]), prompt, chosen)
+            assert log_prob == pytest.approx(left[found.token_ids[place]], abs=1e-6)
+
+
 SAMPLES: dict[str, st.SearchStrategy[Any]] = {
     "temperature": st.sampled_from([0.3, 1.0, 2.0]), "top_k": st.sampled_from([0, 1, 3, 40, 500]),
     "top_p": st.sampled_from([1.0, 0.9, 0.4]), "seed": st.integers(0, 2**64 - 1),
@@ -188,7 +239,7 @@ def test_a_draw_is_that_of_the_whole_distribution(
 @settings(max_examples=200)
 @given(
     st.integers(0, 10**6),
-    st.fixed_dictionaries({**LENGTHS, **RULES, "beam_size": st.integers(1, 3)}),
+    st.fixed_dictionaries({**LENGTHS, **RULES, "beam_size": st.integers(1, 3), "renormalise": st.booleans()}),
     st.none() | st.builds(Sampling, **SAMPLES), PROMPTS, st.randoms(use_true_random=False),
 )
 def test_candidates_that_others_asked_for_change_no_bit(
@@ -223,6 +274,8 @@ def test_what_is_asked_of_the_engine() -> None:
     assert asked(no_repeat_ngram_size=2, beam_size=4) == (5, False)
     assert asked(suppressed=tuple((token,) for token in range(100, 1000))) == (1, True)
     assert asked(repetition_penalty=1.1, beam_size=4) == (1, True)
+    assert asked(no_repeat_ngram_size=2, renormalise=True) == (2, False), "nothing is banned yet"
+    assert asked(no_repeat_ngram_size=2, renormalise=True, min_new_tokens=1) == (1, True)
     assert asked(sampling=Sampling(top_k=50, seed=1)) == (50, False)
     assert asked(sampling=Sampling(top_k=500, seed=1)) == (1, True)
     assert asked(sampling=Sampling(top_k=0, seed=1)) == (1, True)

@@ -147,7 +147,9 @@ def test_scores_without_suppressed_tokens_are_noted_where_beams_are_compared_by_
 
 def test_a_ctranslate2_directory_decodes_as_translate_batch_does(tmp_path: Path) -> None:
     write_directory(tmp_path)
-    expected = SearchDefaults(beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience")
+    expected = SearchDefaults(
+        beam_size=2, length_penalty=1.0, patience=1.0, stopping="patience", renormalise=True
+    )
     assert load(tmp_path).search == expected
     assert load(DATA / "ctranslate2" / "marian").search == expected, "whatever it was converted from"
 
