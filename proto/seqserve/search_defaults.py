@@ -42,6 +42,7 @@ class SearchDefaults:
         temperature: Logits are divided by it.
         top_k: Only so many best tokens are drawn from; 0 is all.
         top_p: Of those only the best whose probabilities together reach this.
+        suppressed: Sequences of ids of which the last does not follow the others; requests add to them.
     """
 
     beam_size: int = 1
@@ -55,6 +56,7 @@ class SearchDefaults:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    suppressed: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check_beam_size(self.beam_size)
@@ -76,11 +78,14 @@ class SearchDefaults:
         Raises:
             SearchError: naming an unknown, ill-typed or impossible field.
         """
+        values = {**values, "suppressed": _sequences(values.get("suppressed", []))}
         types = {entry.name: entry.type for entry in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(types)):
             raise SearchError(unknown[0], "unknown field")
         wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
         for name, value in values.items():
+            if name == "suppressed":
+                continue
             declared = types[name]
             fits = _is_number(value) if declared is float else type(value) is declared
             if not fits:
@@ -125,6 +130,16 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
 def _check_factor(name: str, value: float) -> None:
     if not LEAST_FACTOR <= value <= MOST_FACTOR:  # what is not a number is refused too
         raise SearchError(name, f"{value!r:.80} is outside {LEAST_FACTOR}..{MOST_FACTOR}")
+
+
+def _sequences(value: object) -> tuple[tuple[int, ...], ...]:
+    """Lists of ids, none of them empty."""
+    if not isinstance(value, list) or not all(
+        isinstance(each, list) and each and all(type(token_id) is int and token_id >= 0 for token_id in each)
+        for each in value
+    ):
+        raise SearchError("suppressed", f"{value!r:.80} is not a list of lists of ids")
+    return tuple(tuple(each) for each in value)
 
 
 def _is_number(value: object) -> bool:
