@@ -35,7 +35,7 @@ class SearchDefaults:
         length_penalty: Scores are sums of log-probabilities, divided by the length to this power.
         patience: With the stopping rule "patience", the search is over when ``beam_size * patience`` hypotheses ended.
         stopping: One of ``STOPPINGS``.
-        extra_length: Added to lengths in scores: tokens fed first that the source library counts. No request changes it.
+        extra_length: Added to lengths in scores: tokens fed first that the source library counts.
         repetition_penalty: What came before has its logit divided by this where it is positive, else multiplied.
         no_repeat_ngram_size: No sequence of so many tokens comes twice; 0 is off.
         sample: Whether tokens are drawn; only with one beam. The three below are for all requests that want it so.
