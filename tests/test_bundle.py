@@ -114,6 +114,9 @@ def test_a_state_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -
     ({"patience": False}, "search.patience: False is not a number"),
     ({"stopping": "early"}, "search.stopping: 'early' is not one of heuristic, full, exhaustive, patience"),
     ({"stopping": 1}, "search.stopping: 1 is not a string"),
+    ({"suppressed": [5]}, "search.suppressed: [5] is not a list of lists of ids"),
+    ({"suppressed": [[]]}, "search.suppressed: [[]] is not a list of lists of ids"),
+    ({"suppressed": [[5, 10**6]]}, "search.suppressed: id 1000000 is outside"),
 ])
 def test_a_search_default_that_cannot_be_is_named_with_its_bounds(changes: dict[str, Any], said: str) -> None:
     assert refused({"search": {**GOOD["search"], **changes}}).startswith(f"model.json: {said}")

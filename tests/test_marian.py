@@ -125,7 +125,8 @@ def test_marian_stored_positions_must_be_its_sinusoids(tmp_path: Path) -> None:
         ({"eos_token_id": [0, 1]}, "eos_token_id [0, 1] is not supported; exactly one id is"),
         ({"decoder_start_token_id": None}, "decoder_start_token_id None"),
         ({"vocab_size": 51}, "model.shared.weight is [50, 32] where config.json makes it [51, 32]"),
-        ({"bad_words_ids": [[1, 2]]}, "bad_words_ids [[1, 2]] is not supported"),
+        ({"bad_words_ids": [[1, 50]]}, "bad_words_ids [1, 50] is outside the vocabulary of 50"),
+        ({"bad_words_ids": [1, 2]}, "bad_words_ids [1, 2] is not a list of lists of token ids"),
         ({"bad_words_ids": [[-1]]}, "bad_words_ids, suppress_tokens: [-1] outside the vocabulary"),
     ],
 )

@@ -32,11 +32,13 @@ def test_a_directory_of_transformers_decodes_as_its_generation_settings_say(name
     forced = len(checkpoint.decoder_prompt) - 1  # such as the target's language, which generate counts in lengths
     assert checkpoint.search == SearchDefaults(stopping="heuristic", extra_length=forced, top_k=50)
     assert not [note for note in checkpoint.notes if "not applied" in note or "renormalize" in note]
+    words = [*json.loads((directory / GENERATION).read_text()).get("bad_words_ids", []), [5, 6], [7, 5, 6]]
     change_json(directory / GENERATION, num_beams=4, length_penalty=0.8, early_stopping=True, no_repeat_ngram_size=3,
-                encoder_no_repeat_ngram_size=2)
+                encoder_no_repeat_ngram_size=2, bad_words_ids=words)
     checkpoint = load(directory)
     expected = SearchDefaults(
-        beam_size=4, length_penalty=0.8, stopping="full", no_repeat_ngram_size=3, extra_length=forced, top_k=50
+        beam_size=4, length_penalty=0.8, stopping="full", no_repeat_ngram_size=3, extra_length=forced, top_k=50,
+        suppressed=((5, 6), (7, 5, 6)),
     )
     assert checkpoint.search == expected
     assert f"{WHERE}: encoder_no_repeat_ngram_size 2 is not applied" in checkpoint.notes

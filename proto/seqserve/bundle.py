@@ -161,6 +161,7 @@ class ModelDescription:
             ("decoder_prompt", self.decoder_prompt, target, TARGET_LANGUAGE),
             ("eos_id", (self.eos_id,), target, ""),
             ("languages", languages, min(source, target), ""),
+            ("search.suppressed", sum(self.search.suppressed, ()), target, ""),
         ):
             for place in places:
                 if isinstance(place, str) and place != word:

@@ -35,13 +35,14 @@ class SearchDefaults:
         length_penalty: Scores are sums of log-probabilities, divided by the length to this power.
         patience: With the stopping rule "patience", the search is over when ``beam_size * patience`` hypotheses ended.
         stopping: One of ``STOPPINGS``.
-        extra_length: Added to lengths in scores: tokens fed first that the source library counts. No request changes it.
+        extra_length: Added to lengths in scores: tokens fed first that the source library counts.
         repetition_penalty: What came before has its logit divided by this where it is positive, else multiplied.
         no_repeat_ngram_size: No sequence of so many tokens comes twice; 0 is off.
         sample: Whether tokens are drawn; only with one beam. The three below are for all requests that want it so.
         temperature: Logits are divided by it.
         top_k: Only so many best tokens are drawn from; 0 is all.
         top_p: Of those only the best whose probabilities together reach this.
+        suppressed: Sequences of ids of which the last does not follow the others; requests add to them.
         renormalise: Whether penalties and bans act as in CTranslate2, on logits of what was generated, and
             log-probabilities are those of what is left. No request changes it.
     """
@@ -57,6 +58,7 @@ class SearchDefaults:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    suppressed: tuple[tuple[int, ...], ...] = ()
     renormalise: bool = False
 
     def __post_init__(self) -> None:
@@ -79,11 +81,14 @@ class SearchDefaults:
         Raises:
             SearchError: naming an unknown, ill-typed or impossible field.
         """
+        values = {**values, "suppressed": _sequences(values.get("suppressed", []))}
         types = {entry.name: entry.type for entry in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - set(types)):
             raise SearchError(unknown[0], "unknown field")
         wanted = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
         for name, value in values.items():
+            if name == "suppressed":
+                continue
             declared = types[name]
             fits = _is_number(value) if declared is float else type(value) is declared
             if not fits:
@@ -128,6 +133,16 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
 def _check_factor(name: str, value: float) -> None:
     if not LEAST_FACTOR <= value <= MOST_FACTOR:  # what is not a number is refused too
         raise SearchError(name, f"{value!r:.80} is outside {LEAST_FACTOR}..{MOST_FACTOR}")
+
+
+def _sequences(value: object) -> tuple[tuple[int, ...], ...]:
+    """Lists of ids, none of them empty."""
+    if not isinstance(value, list) or not all(
+        isinstance(each, list) and each and all(type(token_id) is int and token_id >= 0 for token_id in each)
+        for each in value
+    ):
+        raise SearchError("suppressed", f"{value!r:.80} is not a list of lists of ids")
+    return tuple(tuple(each) for each in value)
 
 
 def _is_number(value: object) -> bool:

@@ -130,7 +130,8 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
         extra_length=defaults.extra_length,
         repetition_penalty=float(repetition_penalty), no_repeat_ngram_size=ngram_size,
-        suppressed=read_suppressed(options.suppress_tokens or (), model.target_vocab_size), sampling=sampling,
+        suppressed=defaults.suppressed + read_suppressed(options.suppress_tokens or (), model.target_vocab_size),
+        sampling=sampling,
         renormalise=defaults.renormalise,
     )
 

@@ -59,7 +59,8 @@ class Generation:
         return (self.decoder_start_id, *([] if self.forced_first is None else [self.forced_first]))
 
     def check_forced(self, vocabulary_size: int) -> None:
-        """Refuse a forced token that the target's vocabulary lacks; what else there is of ids the model's sizes check.
+        """Refuse a forced token, or a suppressed sequence with one, that the target's vocabulary lacks; what else there
+        is of ids the model's sizes check.
 
         Raises:
             ExportError: naming the file, the key and the size.
@@ -68,6 +69,11 @@ class Generation:
             raise ExportError(
                 f"{self.where}: forced_bos_token_id {self.forced_first} is outside the vocabulary of {vocabulary_size}"
             )
+        for sequence in self.search.suppressed:
+            if not all(0 <= token_id < vocabulary_size for token_id in sequence):
+                raise ExportError(
+                    f"{self.where}: bad_words_ids {list(sequence)!r:.80} is outside the vocabulary of {vocabulary_size}"
+                )
 
     def search_behind(self, prompt: int) -> SearchDefaults:
         """Search settings where so many tokens are fed first: of these, transformers counts all but the start."""
@@ -105,6 +111,7 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
     }
     forced_first, forced_end = _forced(values, ids["eos_token_id"], where)
     # max_length and min_length count the decoder start and the forced token, the other two only the forced one.
+    sequences = _sequences(values, where)
     forced = int(forced_first is not None)
     longest = (values.get("max_new_tokens") or (values.get("max_length") or 0) - 1) - forced
     shortest = (values.get("min_new_tokens") or (values.get("min_length") or 0) - 1) - forced
@@ -113,8 +120,8 @@ def read_generation(directory: Path, config: dict[str, Any]) -> Generation:
         forced_first=forced_first, forced_end=forced_end,
         max_new_tokens=longest if longest > 0 else None,
         min_new_tokens=max(0, shortest),
-        suppressed=_suppressed(values, ids["eos_token_id"], where),
-        search=read_search(values, where),
+        suppressed=_suppressed(values, ids["eos_token_id"]),
+        search=replace(read_search(values, where), suppressed=sequences),
         settings={name: values[name] for name in RECORDED if values.get(name) is not None},
         where=where,
         notes=search_notes(values, where),
@@ -139,10 +146,20 @@ def _one_id(name: str, value: object, where: str) -> int:
     return value
 
 
-def _suppressed(values: dict[str, Any], eos_id: int, where: str) -> frozenset[int]:
+def _sequences(values: dict[str, Any], where: str) -> tuple[tuple[int, ...], ...]:
+    """Of ``bad_words_ids`` what has several ids: the last of them does not follow the others."""
+    words = values.get("bad_words_ids") or []
+    if not all(
+        isinstance(word, list) and word and all(type(token_id) is int for token_id in word)
+        for word in words
+    ):
+        raise ExportError(f"{where}: bad_words_ids {words!r:.80} is not a list of lists of token ids")
+    return tuple(tuple(word) for word in words if len(word) > 1)
+
+
+def _suppressed(values: dict[str, Any], eos_id: int) -> frozenset[int]:
     """Single tokens that generation never chooses, in any position."""
     words = values.get("bad_words_ids") or []
-    if not all(isinstance(word, list) and len(word) == 1 and type(word[0]) is int for word in words):
-        raise ExportError(f"{where}: bad_words_ids {words!r:.80} is not supported; lists of one id each are")
-    suppressed = frozenset(word[0] for word in words) - {eos_id}  # transformers drops the end token from this list
+    # transformers drops the end token from this list.
+    suppressed = frozenset(word[0] for word in words if len(word) == 1) - {eos_id}
     return suppressed | frozenset(values.get("suppress_tokens") or [])

@@ -90,9 +90,9 @@ class RuledSearch:
         bans = self._suppression.after(history)
         if settings.no_repeat_ngram_size:
             bans |= repeated(history, settings.no_repeat_ngram_size)
-        if settings.sampling is not None or settings.renormalise:
-            if len(history) - self._prompt < settings.min_new_tokens:
-                bans.add(settings.end_id)  # too late for the search behind: one is drawn, or what is left is known
+        early = len(history) - self._prompt < settings.min_new_tokens
+        if early and (settings.sampling is not None or settings.renormalise):
+            bans.add(settings.end_id)  # the search behind could draw no other, and takes log-probabilities as they are
         return bans
 
     def _of_candidates(self, lane: int, ids: Sequence[int], log_probs: Sequence[float]) -> Row:

@@ -69,9 +69,9 @@ class SearchSettings:
         no_repeat_ngram_size: No sequence of so many tokens comes twice, the prompt included; 0 is off.
         suppressed: Sequences that are not generated: their last token does not follow the others.
         sampling: How tokens are drawn, or None where the best are chosen; only with one beam.
-        renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's too
-            where it may not come yet, and log-probabilities are those of what is left; and the start token is none that
-            came before.
+        renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's
+            too where it may not come yet, and log-probabilities are those of what is left; and the start token is none
+            that came before.
     """
 
     end_id: int
