@@ -145,7 +145,8 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
             chosen = output.sequences[0, 1:].tolist()[-len(output.logits) :]
             steps = zip(output.logits, chosen, strict=True)
             own = [torch.log_softmax(step[0], -1)[token].item() for step, token in steps]
-            if model.generation_config.forced_eos_token_id is not None and len(own) == facts["longest"] + len(prompt) - 1:
+            limit = facts["longest"] + len(prompt) - 1
+            if model.generation_config.forced_eos_token_id is not None and len(own) == limit:
                 own[-1] = 0.0  # there was no choice
             scores = [sum(own[len(prompt) - 1 :]) / len(own) ** wanted["length_penalty"]]  # a forced token counts in it
         rows = [[token for token in row if token != facts["pad_id"]] for row in rows]
