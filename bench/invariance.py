@@ -23,7 +23,8 @@ import onnxruntime as ort
 from multi30k import sentences, show_progress
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, read_model
 from seqserve_server.admission import complete_source
-from seqserve_server.local import Generated, LocalModel
+from seqserve_server.local import LocalModel
+from seqserve_server.request import Finished
 
 Sources = list[list[int]]
 LAST_AXIS = "quantize.last_axis"  # in int8 graphs: along what the largest activation is looked for
@@ -56,7 +57,7 @@ def make_sources(model: LocalModel, folder: Path, count: int, single: int) -> So
 def compare(model: LocalModel, sources: Sources, mixes: int, what: str) -> Findings:
     """Decode every source alone, then ``mixes`` times all of them in each kind of mix."""
     limit = min(64, model.description.max_new_tokens)
-    alone: list[Generated] = []
+    alone: list[Finished] = []
     for source in sources:
         alone += model.generate([source], max_new_tokens=limit)
         show_progress(f"{what}, alone", len(alone), len(sources))
@@ -77,7 +78,7 @@ def compare(model: LocalModel, sources: Sources, mixes: int, what: str) -> Findi
     return Findings(compared, tokens, bits)
 
 
-def score_bits(result: Generated) -> bytes:
+def score_bits(result: Finished) -> bytes:
     """The score and every token's log-probability, as they lie in memory."""
     return np.array([result.score, *result.log_probs]).tobytes()
 

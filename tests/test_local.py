@@ -14,7 +14,8 @@ import pytest
 
 from seqserve.bundle import BundleError
 from seqserve_server.errors import InputTooLong, InvalidRequest
-from seqserve_server.local import Generated, LocalModel
+from seqserve_server.local import LocalModel
+from seqserve_server.request import Finished
 
 rng = random.Random(0)
 SOURCES = [
@@ -31,18 +32,18 @@ def local(tiny_bundle: Path) -> Iterator[LocalModel]:
         yield opened
 
 
-def alone(local: LocalModel) -> list[Generated]:
+def alone(local: LocalModel) -> list[Finished]:
     return [local.generate([source], max_new_tokens=LIMIT)[0] for source in SOURCES]
 
 
-def differences(one: list[Generated], other: list[Generated]) -> tuple[int, int]:
+def differences(one: list[Finished], other: list[Finished]) -> tuple[int, int]:
     """Answers that differ in a token, and in a bit of a log-probability."""
     pairs = list(zip(one, other, strict=True))
     tokens = sum((a.token_ids, a.finish_reason) != (b.token_ids, b.finish_reason) for a, b in pairs)
     return tokens, sum(as_bits(a) != as_bits(b) for a, b in pairs)
 
 
-def as_bits(result: Generated) -> list[int]:
+def as_bits(result: Finished) -> list[int]:
     values: list[int] = np.array(result.log_probs, dtype=np.float32).view(np.uint32).tolist()
     return values
 
@@ -121,7 +122,7 @@ def test_a_stream_is_the_unary_answer_in_parts(local: LocalModel) -> None:
     for source in SOURCES[:8]:
         *parts, end = local.stream(source, max_new_tokens=LIMIT)
         (whole,) = local.generate([source], max_new_tokens=LIMIT)
-        assert isinstance(end, Generated)
+        assert isinstance(end, Finished)
         assert differences([end], [whole]) == (0, 0)
         assert [token_id for part in parts if isinstance(part, list) for token_id in part] == whole.token_ids
 

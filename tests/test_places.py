@@ -17,7 +17,8 @@ from seqserve_export.graphs.quantize import quantize
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.local import Generated, LocalModel
+from seqserve_server.local import LocalModel
+from seqserve_server.request import Finished
 from slow_beam import slow_beam
 from tiny_model import tiny_model
 
@@ -54,7 +55,7 @@ def mixed(count: int, seed: int = 0) -> list[SearchSettings]:
     ]
 
 
-def as_bits(result: Generated) -> list[tuple[list[int], list[int], float, bool]]:
+def as_bits(result: Finished) -> list[tuple[list[int], list[int], float, bool]]:
     return [
         (each.token_ids, np.array(each.log_probs, np.float32).view(np.uint32).tolist(), each.score, each.ended)
         for each in result.hypotheses

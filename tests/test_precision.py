@@ -24,8 +24,8 @@ from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
 from seqserve_server.decoding.search import Hypothesis
 from seqserve_server.graph_operators import operators, refuse_coupling
-from seqserve_server.local import Generated, LocalModel
-from seqserve_server.request import Times
+from seqserve_server.local import LocalModel
+from seqserve_server.request import Finished, FinishReason, Times
 from tiny_model import write_native
 
 
@@ -223,8 +223,8 @@ def test_errors_of_logits_seen_piece_by_piece_are_those_of_all_together() -> Non
 class Silent:
     """A bundle whose answers end at once, as a decoder."""
 
-    def generate(self, sources: Sequence[Sequence[int]], prompts: object, /, **_: Any) -> list[Generated]:
-        return [Generated([Hypothesis([], [-0.5], -0.5, ended=True)], "eos", Times(0.0))] * len(sources)
+    def generate(self, sources: Sequence[Sequence[int]], prompts: object, /, **_: Any) -> list[Finished]:
+        return [Finished(0, FinishReason.EOS, [Hypothesis([], [-0.5], -0.5, ended=True)], Times(0.0))] * len(sources)
 
     def step_logits(
         self, source_ids: object, target_ids: Sequence[int], prompt: object, last: int, /

@@ -21,7 +21,8 @@ from seqserve_export.model.positions import relative_bucket
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_export.tokenizer_files import HubFile
 from seqserve_server.in_process import InProcess
-from seqserve_server.local import Generated, LocalModel
+from seqserve_server.local import LocalModel
+from seqserve_server.request import Finished
 from serving import make_tokenizer
 from tiny_model import tiny_model
 
@@ -78,7 +79,7 @@ def test_a_t5_directory_becomes_a_bundle_of_text(exported: Path) -> None:
     assert {bundle.PIECES_FILE, bundle.TOKENIZER_CONFIG_FILE} == {name for name in listed if "tokenizer/" in name}
 
 
-def bits(result: Generated) -> tuple[list[int], bytes]:
+def bits(result: Finished) -> tuple[list[int], bytes]:
     return result.token_ids, np.array([result.score, *result.log_probs]).tobytes()
 
 

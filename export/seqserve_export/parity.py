@@ -24,7 +24,7 @@ LISTED = 10  # misses and ties shown one by one
 
 
 class Generated(Protocol):
-    """What a bundle returns for one source; ``seqserve_server.local.Generated`` is one."""
+    """What a bundle returns for one source; ``seqserve_server.request.Finished`` is one."""
 
     @property
     def token_ids(self) -> list[int]:

@@ -10,8 +10,8 @@ from seqserve_server.admission import Options, Resolved, most_beams, read_stoppi
 from seqserve_server.decoding import search
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.inputs import Content, read_source
-from seqserve_server.local import Generated, LocalModel
-from seqserve_server.request import Durations
+from seqserve_server.local import LocalModel
+from seqserve_server.request import Durations, Finished
 from seqserve_server.token_options import seeded
 from seqserve_server.tokenizer import IncrementalDetokenizer
 
@@ -82,7 +82,7 @@ class InProcess:
         detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
         chosen = _seeded(resolved)
         for part in self._local.stream(source, resolved.frame.prompt, search=chosen):
-            if isinstance(part, Generated):
+            if isinstance(part, Finished):
                 result = self._result(part, len(source), chosen, resolved)
                 rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
                 yield Chunk(rest, [], result)
@@ -102,7 +102,7 @@ class InProcess:
         return read_source(kind, content, self._local.description, frame, self._local.served.tokenizer, field)
 
     def _result(
-        self, generated: Generated, input_tokens: int, chosen: SearchSettings, resolved: Resolved
+        self, generated: Finished, input_tokens: int, chosen: SearchSettings, resolved: Resolved
     ) -> Result:
         return Result(
             [self._hypothesis(found, logprobs=resolved.return_logprobs) for found in generated.hypotheses],

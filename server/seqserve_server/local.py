@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -13,39 +12,15 @@ from numpy.typing import NDArray
 from seqserve.bundle import ModelDescription
 from seqserve_server.admission import Options, check_complete, check_memory, frame_of, resolve_lengths
 from seqserve_server.capacity import Capacity
-from seqserve_server.decoding.search import Hypothesis, SearchSettings
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Changes, Layout, PlaceRelease, RowRelease, Source, StepInput
 from seqserve_server.errors import EngineFailure, InvalidRequest
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.placement import Place
-from seqserve_server.request import Event, Failed, Finished, Request, Times, TokensChosen
+from seqserve_server.request import Event, Failed, Finished, Request, TokensChosen
 from seqserve_server.served_model import EngineLimits, ServedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One decoded source. ``hypotheses`` are best first; ``finish_reason`` is the best one's: "eos" or "length"."""
-
-    hypotheses: list[Hypothesis]
-    finish_reason: str
-    times: Times
-
-    @property
-    def token_ids(self) -> list[int]:
-        """The best answer's, without the end token."""
-        return self.hypotheses[0].token_ids
-
-    @property
-    def log_probs(self) -> list[float]:
-        """The best answer's, the end token's included."""
-        return self.hypotheses[0].log_probs
-
-    @property
-    def score(self) -> float:
-        """The best answer's."""
-        return self.hypotheses[0].score
 
 
 class LocalModel:
@@ -92,7 +67,7 @@ class LocalModel:
         self, sources: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]] | None = None, *,
         max_new_tokens: int | None = None, min_new_tokens: int | None = None, arrivals: Sequence[int] | None = None,
         searches: Sequence[SearchSettings] | None = None,
-    ) -> list[Generated]:
+    ) -> list[Finished]:
         """Decode complete id sequences (special tokens included) through the continuous batch.
 
         Args:
@@ -125,7 +100,7 @@ class LocalModel:
     def stream(
         self, source: Sequence[int], prompt: Sequence[int] | None = None, *, max_new_tokens: int | None = None,
         min_new_tokens: int | None = None, search: SearchSettings | None = None,
-    ) -> Iterator[list[int] | Generated]:
+    ) -> Iterator[list[int] | Finished]:
         """Decode one complete id sequence; yields new token ids after each step, and the whole at the end."""
         prompt = self._default_prompt() if prompt is None else prompt
         search = search or self._greedy(max_new_tokens, min_new_tokens)
@@ -207,8 +182,8 @@ class LocalModel:
             else:
                 self._ended[event.request_id] = event
 
-    def _take(self, request_id: int) -> Generated:
+    def _take(self, request_id: int) -> Finished:
         event = self._ended.pop(request_id)
         if isinstance(event, Failed):
             raise EngineFailure(event.message)
-        return Generated(event.hypotheses, event.reason.value, event.times)
+        return event

@@ -89,6 +89,11 @@ class Finished:
     times: Times = field(compare=False)
 
     @property
+    def finish_reason(self) -> str:
+        """The reason as a word."""
+        return self.reason.value
+
+    @property
     def token_ids(self) -> list[int]:
         """The best answer's, without the end token."""
         return self.hypotheses[0].token_ids
