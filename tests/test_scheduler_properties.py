@@ -107,7 +107,7 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 AnyTraffic.TestCase.settings = QUICK
-MuchTraffic.TestCase.settings = settings(QUICK, max_examples=1000, stateful_step_count=100, derandomize=False)
+MuchTraffic.TestCase.settings = settings(QUICK, max_examples=200, stateful_step_count=100, derandomize=False)
 TestAnyTraffic = AnyTraffic.TestCase
 TestMuchTraffic = pytest.mark.slow(MuchTraffic.TestCase)
 
