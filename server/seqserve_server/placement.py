@@ -33,6 +33,7 @@ class Space(Generic[Owner]):
 
     def __init__(self) -> None:
         self._owners: list[Owner | None] = []
+        self._holes = 0
 
     def __len__(self) -> int:
         """Indices from 0 to the last that is held, holes included."""
@@ -44,8 +45,12 @@ class Space(Generic[Owner]):
 
     def take(self, owner: Owner) -> int:
         """Hold the lowest free index."""
-        index = next((index for index, other in enumerate(self._owners) if other is None), len(self._owners))
-        self._owners[index : index + 1] = [owner]
+        if not self._holes:
+            self._owners.append(owner)
+            return len(self._owners) - 1
+        self._holes -= 1
+        index = self._owners.index(None)
+        self._owners[index] = owner
         return index
 
     def free(self, index: int) -> None:
@@ -53,23 +58,25 @@ class Space(Generic[Owner]):
         if self._owners[index] is None:
             raise AssertionError(f"index {index} was free already")
         self._owners[index] = None
+        self._holes += 1
 
     def compact(self) -> list[tuple[Owner, Shift]]:
         """Fill holes with owners from the end; tells whom it moved."""
         shifts: list[tuple[Owner, Shift]] = []
         owners, hole = self._owners, 0
-        while True:
-            while owners and owners[-1] is None:
+        while self._holes:
+            if owners[-1] is None:
                 owners.pop()
-            while hole < len(owners) and owners[hole] is not None:
-                hole += 1
-            if hole >= len(owners):
-                return shifts
+                self._holes -= 1
+                continue
+            hole = owners.index(None, hole)
             owner = owners.pop()
             if owner is None:
                 raise AssertionError("the last owner was just seen to be there")
             owners[hole] = owner
+            self._holes -= 1
             shifts.append((owner, Shift(len(owners), hole)))
+        return shifts
 
 
 def widths_for(rows: int, widths: Sequence[int]) -> list[int]:

@@ -34,6 +34,7 @@ class SourceInputs:
         self._mixed = np.array(False)
         self._used = [np.array(False) for _ in widths]
         self._layout: Layout | None = None
+        self._longest = 0
 
     def inputs(self, rows: int, counts: Sequence[int]) -> dict[str, NDArray[np.generic]]:
         """Arrays by name of input, for so many rows, and so many places of each width."""
@@ -64,8 +65,7 @@ class SourceInputs:
         """Tokens of the longest source of the layout."""
         if self._layout is None:
             raise AssertionError("nothing is laid out")
-        counts = zip(self._lengths, self._layout.counts, strict=True)
-        return max(int(lengths[:count].max()) for lengths, count in counts if count)
+        return self._longest
 
     def lay_out(self, layout: Layout) -> None:
         """Say which rows read which place. Costs nothing while the layout is the same."""
@@ -77,6 +77,10 @@ class SourceInputs:
         if self._mixed and len(self._widths) == 1:
             raise IndexError("in this graph row i reads the source of place i, and no other")
         self._layout = layout
+        # Sources lie where they are laid out before anything is: what arrives brings another layout.
+        self._longest = max(
+            int(lengths[:count].max()) for lengths, count in zip(self._lengths, layout.counts, strict=True) if count
+        )
         start = 0
         for index, (width, count) in enumerate(zip(self._widths, layout.counts, strict=True)):
             here = widths == index
