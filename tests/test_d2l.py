@@ -3,7 +3,9 @@
 import argparse
 import json
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -72,20 +74,22 @@ def test_a_bundle_decodes_as_the_book_would(tmp_path: Path, positions: str | Non
         source=tmp_path / "book", out=tmp_path / "out", checkpoint=SourceOptions(positions=positions)
     )
     export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
-    prefix = [TARGET.index("<bos>")]
-    for _ in range(12):
-        places = [0] * len(prefix) if positions == "book" else None
-        prefix.append(int(book(IDS, prefix, places)[-1].argmax()))
+    start, end = TARGET.index("<bos>"), TARGET.index("<eos>")
+    random = Random(3)
+    sources = [[*random.choices(range(4, 24), k=random.randrange(1, 30)), IDS[-1]] for _ in range(200)]
     with LocalModel.open(tmp_path / "out", threads=1) as model:
         assert model.description.family == "d2l"
+        for ids, found in zip(sources, model.generate(sources, max_new_tokens=20), strict=True):
+            tokens = [*found.token_ids, *[end] * (found.finish_reason == "eos")]
+            logits = book(ids, [start, *tokens[:-1]], [0] * len(tokens) if positions == "book" else None)
+            assert logits.argmax(1).tolist() == tokens
+            np.testing.assert_allclose(model.step_logits(ids, tokens), logits, atol=1e-4)
         decoded = model.generate([IDS], max_new_tokens=12)[0].token_ids
         (answer,) = InProcess(model).generate("text", ["word3 word1  word15"], max_new_tokens=12, min_new_tokens=None)
     words = [TARGET[token_id] for token_id in decoded]
     (hypothesis,) = answer.hypotheses
     assert (hypothesis.token_ids, hypothesis.tokens) == (decoded, words)
     assert hypothesis.text == " ".join(word for word in words if word != "<bos>")
-    end = TARGET.index("<eos>")
-    assert decoded == [*prefix[1:], end][: [*prefix[1:], end].index(end)]
 
 
 def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(

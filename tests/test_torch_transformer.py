@@ -3,8 +3,10 @@
 import json
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -98,13 +100,16 @@ def test_a_bundle_decodes_as_pytorch_would(tmp_path: Path) -> None:
     source = write(tmp_path / "source", settings(source_prefix=[2]))
     options = ExportOptions(source=tmp_path / "source", out=tmp_path / "out")
     export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
-    prefix = [2]
-    for _ in range(12):
-        prefix.append(int(source([2, *IDS], prefix)[-1].argmax()))
+    random = Random(3)
+    sources = [[2, *random.choices(range(4, 25), k=random.randrange(1, 30)), 3] for _ in range(200)]
     with LocalModel.open(tmp_path / "out", threads=1) as model:
         assert (model.description.family, model.description.source_prefix) == ("torch", (2,))
-        decoded = model.generate([[2, *IDS]], max_new_tokens=12)[0].token_ids
-    assert decoded == [*prefix[1:], 3][: [*prefix[1:], 3].index(3)]
+        answers = model.generate(sources, max_new_tokens=20)
+        for ids, answer in zip(sources, answers, strict=True):
+            tokens = [*answer.token_ids, *[3] * (answer.finish_reason == "eos")]
+            logits = source(ids, [2, *tokens[:-1]])
+            assert logits.argmax(1).tolist() == tokens
+            np.testing.assert_allclose(model.step_logits(ids, tokens), logits, atol=1e-4)
 
 
 def write_words(directory: Path, source: int = 25, target: int = 31) -> dict[str, str]:
