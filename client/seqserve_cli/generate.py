@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, get_args
 
 from seqserve_cli import answers, exits, remote
-from seqserve_cli.lines import answer_in_order, one_block, stdin_blocks
+from seqserve_cli.lines import answer_in_order, blocks_of_texts
 from seqserve_client import AsyncClient, InvalidInput, Stopping
 
 DESCRIPTION = """\
@@ -135,13 +135,11 @@ def run(options: argparse.Namespace) -> int:
         raise exits.CommandError("--return-logprobs is shown with --json only", exits.USAGE)
     if options.stream and several(options) and not options.json:
         raise exits.CommandError("--stream prints one answer as it grows; for several add --json", exits.USAGE)
-    from_stdin = options.texts in ([], ["-"])
-    if from_stdin and sys.stdin is None:
-        raise exits.CommandError("no text: stdin is closed", exits.USAGE)
-    if not options.texts and sys.stdin.isatty():
+    blocks = blocks_of_texts(options.texts)
+    if blocks is None:
         options.print_help(sys.stderr)
         return exits.USAGE
-    asyncio.run(_generate(options, stdin_blocks() if from_stdin else one_block(options.texts)))
+    asyncio.run(_generate(options, blocks))
     return exits.OK
 
 

@@ -43,6 +43,19 @@ def _decoded(line: bytes, number: int) -> str:
         raise exits.CommandError(f"line {number} is not UTF-8: {error}") from None
 
 
+def blocks_of_texts(arguments: list[str]) -> AsyncIterator[list[str]] | None:
+    """A command's texts: its arguments, or the lines of stdin for none and for "-"; None where nobody says anything.
+
+    Raises:
+        CommandError: stdin is wanted, and closed.
+    """
+    if arguments not in ([], ["-"]):
+        return one_block(arguments)
+    if sys.stdin is None:
+        raise exits.CommandError("no text: stdin is closed", exits.USAGE)
+    return None if not arguments and sys.stdin.isatty() else stdin_blocks()
+
+
 def stdin_blocks() -> AsyncIterator[list[str]]:
     """The lines of stdin, in blocks as they arrive."""
     buffered = sys.stdin.buffer

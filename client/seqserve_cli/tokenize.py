@@ -10,7 +10,7 @@ from typing import Any
 
 from seqserve_cli import exits, remote
 from seqserve_cli.answers import parsed
-from seqserve_cli.lines import answer_in_order, one_block, stdin_blocks
+from seqserve_cli.lines import answer_in_order, blocks_of_texts
 from seqserve_client import AsyncClient, InvalidInput
 
 DESCRIPTION = """\
@@ -47,13 +47,11 @@ def run(options: argparse.Namespace) -> int:
     if options.reverse and (options.special or options.source_language or options.tokens):
         raise exits.CommandError("--reverse prints texts; it takes none of --special, --source-language and --tokens",
                                  exits.USAGE)
-    from_stdin = options.texts in ([], ["-"])
-    if from_stdin and sys.stdin is None:
-        raise exits.CommandError("no text: stdin is closed", exits.USAGE)
-    if not options.texts and sys.stdin.isatty():
+    blocks = blocks_of_texts(options.texts)
+    if blocks is None:
         options.print_help(sys.stderr)
         return exits.USAGE
-    asyncio.run(_print_all(options, stdin_blocks() if from_stdin else one_block(options.texts)))
+    asyncio.run(_print_all(options, blocks))
     return exits.OK
 
 
