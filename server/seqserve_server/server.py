@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
-from seqserve_server.admission import Gate
+from seqserve_server.admission import Gate, most_beams
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
@@ -64,7 +64,11 @@ def open_model(config: ServerConfig) -> ServedModel:
     if len(config.bundles) > 1:
         raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
     limits = EngineLimits(config.threads, config.max_rows, config.cache_bytes, config.encode_tokens)
-    return ServedModel.open(config.bundles[0], limits)
+    model = ServedModel.open(config.bundles[0], limits)
+    wanted, most = model.description.search.beam_size, most_beams(limits.max_rows)
+    if wanted > most:
+        logger.warning("--max-rows %d: requests get %d beams by default, not the model's %d", most, most, wanted)
+    return model
 
 
 def refuse_two_runtimes() -> None:
