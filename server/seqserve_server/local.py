@@ -114,7 +114,7 @@ class LocalModel:
                     yield token_ids
             yield self._take(request.id)
         finally:
-            # An abandoned stream leaves its slot now, not when another call happens to step the loop.
+            # An abandoned stream leaves its rows now, not when another call happens to step the loop.
             self._loop.cancel([request.id])
             self._loop.step()
             self._ended.pop(request.id, None)

@@ -92,7 +92,7 @@ class Loop:
                 busy = self.step()
                 if self._scheduler.empty:
                     # The last answer is on its way to callers who need this thread's hold on the interpreter: book-
-                    # keeping and cleaning slots can wait until they have it.
+                    # keeping and cleaning up can wait until they have it.
                     self._wake.wait(PAUSE_SECONDS)
                 self.report()
                 if not busy and not self._inbox:

@@ -95,8 +95,8 @@ class ModelMetrics(Collector):
             yield histogram
         allocated = self._cache_bytes()
         gauges: Iterable[tuple[str, str, float]] = (
-            ("seqserve_requests_waiting", "Requests that wait for a slot.", self._waiting),
-            ("seqserve_requests_running", "Requests that hold a slot.", self._running),
+            ("seqserve_requests_waiting", "Requests that wait for rows.", self._waiting),
+            ("seqserve_requests_running", "Requests that hold rows.", self._running),
             ("seqserve_cache_bytes", "Bytes of attention caches allocated.", allocated),
             ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes.",
              allocated / self._cache_budget),

@@ -112,7 +112,7 @@ class OrtEngine:
         return results
 
     def step(self, step: StepInput) -> Candidates:
-        """One decoder step over slots 0 .. n-1."""
+        """One decoder step over rows 0 .. n-1."""
         bound = self._prepare(step)
         self._decoder.run_with_iobinding(bound.binding)
         self.buffers.advance()
@@ -167,10 +167,11 @@ class OrtEngine:
 
     def _bind_logits(self, binding: ort.IOBinding, rows: int) -> NDArray[np.float32]:
         """[rows, vocabulary], in memory that all bindings share, for it is large."""
-        vocabulary = self.model.target_vocab_size
         if len(self._logits) < rows:
             self._bound.clear()  # others are bound to the memory that goes
-            self._logits = np.zeros((rows, vocabulary), dtype=np.float32)
+            # As many rows as the state buffers have, so that it grows as rarely as they do.
+            shape = (self.buffers.capacity.rows, self.model.target_vocab_size)
+            self._logits = np.zeros(shape, dtype=np.float32)
         binding.bind_ortvalue_output("logits", _value(self._logits[:rows]))
         return self._logits[:rows]
 
