@@ -47,6 +47,13 @@ class Capacity:
         )
         return Capacity(rows, target, source, tuple(places))
 
+    def beside(self, other: "Capacity") -> "Capacity":
+        """For both at once: rows and places add up, of lengths the larger counts."""
+        return Capacity(
+            self.rows + other.rows, max(self.target, other.target), max(self.source, other.source),
+            tuple(one + two for one, two in zip(self.places, other.places, strict=True)),
+        )
+
     def intersection(self, other: "Capacity") -> "Capacity":
         """The smaller of both, size by size."""
         rows, target, source, *places = (

@@ -208,19 +208,21 @@ class Scheduler:
     def _admit(self, now: float) -> list[Running]:
         """Take requests from the front of the queue while rows, memory and encoder work allow. Nobody overtakes."""
         admitted: list[Running] = []
-        together = [one.request for one in self._running.values()]
+        if not self._waiting:
+            return admitted
+        reserved = need_of([one.request for one in self._running.values()], self._limits.widths)
         tokens = 0
         while self._waiting:
             request = self._waiting[0]
             tokens += len(request.source)
             if admitted and tokens > self._limits.encode_tokens:
                 break
-            need = need_of([*together, request], self._limits.widths)
+            need = reserved.beside(need_of([request], self._limits.widths))
             if need.rows > self._limits.max_rows or not self._limits.fits(need):
                 break
             self._waiting.popleft()
             self._waiting_ids.discard(request.id)
-            together.append(request)
+            reserved = need
             admitted.append(self._start(request, now))
         return admitted
 
