@@ -28,6 +28,10 @@ def test_wide_places_are_as_few_as_can_be_and_there_are_none_where_none_is_used(
     assert Capacity(1, 1, 1, places).rounded() == Capacity(8, 32, 32, expected)
 
 
+def test_what_runs_together_adds_up_and_shares_the_longest() -> None:
+    assert Capacity(1, 7, 30, (1, 0, 0)).beside(Capacity(4, 9, 20, (0, 1, 0))) == Capacity(5, 9, 30, (1, 1, 0))
+
+
 def test_a_cost_sums_states_by_whose_they_are_and_what_they_grow_with() -> None:
     states = [
         StateTensor("self", 4, (2, "length", 8), "float32", "row", "target", "append"),
