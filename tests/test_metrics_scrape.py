@@ -49,9 +49,11 @@ async def scrape(served: Served) -> Page:
     return Page(await asyncio.to_thread(read))
 
 
-async def settled(served: Served) -> Page:
-    """The page once the engine thread has observed its last step; callers are told before it does."""
+async def settled(served: Served, ended: int) -> Page:
+    """The page once the engine thread has observed the end of so many requests; callers are told before it does."""
     await served.until(lambda: served.inside == 0 and served.engine.occupied == [])
+    while (await scrape(served)).total("seqserve_requests_total") < ended:
+        pass
     return await scrape(served)
 
 
@@ -73,7 +75,7 @@ async def test_every_series_is_there_at_zero_before_any_traffic() -> None:
 async def test_buckets_start_at_a_quarter_of_a_millisecond_and_are_cumulative() -> None:
     async with serving() as served:
         await served.stub.Generate(ask("c d"))
-        page = await settled(served)
+        page = await settled(served, 1)
     for name in HISTOGRAMS:
         if name != "seqserve_batch_rows":
             buckets = [(sample.labels["le"], sample.value) for sample in page.families[name].samples
@@ -89,7 +91,7 @@ async def test_known_traffic_is_counted_exactly() -> None:
         await served.stub.Generate(ask("c d"))  # 16 tokens, alone
         await served.stub.Generate(ask(ids(*ENDLESS), ids(*ENDLESS), max_new_tokens=5))  # twice 5 tokens
         await drained(served.stub.GenerateStream(ask_stream("c d", max_new_tokens=4)))
-        page = await settled(served)
+        page = await settled(served, 4)
     steps = 16 + 5 + 4
     assert page.value("seqserve_input_tokens_total", **MODEL) == 3 + 2 + 2 + 3
     assert page.value("seqserve_output_tokens_total", **MODEL) == 16 + 10 + 4
@@ -122,7 +124,7 @@ async def test_gauges_follow_what_waits_and_runs_and_come_back_to_zero() -> None
         assert (page.value("seqserve_requests_running"), page.value("seqserve_requests_waiting")) == (2, 3)
         engine.allow()
         await call
-        page = await settled(served)
+        page = await settled(served, 5)
     assert (page.value("seqserve_requests_running"), page.value("seqserve_requests_waiting")) == (0, 0)
     used = COST.bytes_of(Capacity(8, 32, 32, (8, 0, 0)))
     assert page.value("seqserve_cache_bytes") == used
@@ -141,7 +143,7 @@ async def test_what_ends_otherwise_is_counted_by_how_it_ended() -> None:
         cancelled.cancel()
         await served.until_abandoned(1)
         engine.allow()
-        page = await settled(served)
+        page = await settled(served, 3)
     assert page.value("seqserve_requests_total", finish_reason="failed") == 2
     assert page.value("seqserve_requests_total", finish_reason="cancelled") == 1
     assert page.value("seqserve_output_tokens_total") == 2 + 1  # before the NaN, and in the held step
@@ -174,7 +176,7 @@ async def test_each_token_of_the_pencil_answer_is_one_observation() -> None:
     async with serving() as served:
         for _ in range(3):
             await served.stub.Generate(ask("c d"))
-        page = await settled(served)
+        page = await settled(served, 3)
     tokens, _, _ = answer([5, 6, 1], 64)
     assert tokens == PENCIL_IDS
     assert page.value("seqserve_output_tokens_total") == 3 * (len(PENCIL_IDS) + 1)
