@@ -129,6 +129,34 @@ class Candidates:
     logits: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A source and a target to score behind it.
+
+    Attributes:
+        source: Complete source ids.
+        target: The prompt, then the tokens to score, an end token included.
+        prompt: How many of them are the prompt; at least 1.
+    """
+
+    source: Sequence[int]
+    target: Sequence[int]
+    prompt: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What the model thinks of a target.
+
+    Attributes:
+        log_probs: [scored] of each token behind the prompt.
+        alignment: [scored, source], the attention when that token was chosen; rows add up to 1.
+    """
+
+    log_probs: NDArray[np.float32]
+    alignment: NDArray[np.float32]
+
+
 class Engine(Protocol):
     """Holds the state of rows and places, and advances all rows by one token at a time. Used by one thread only."""
 
@@ -150,3 +178,6 @@ class Engine(Protocol):
 
     def step(self, step: StepInput) -> Candidates:
         """Advance rows 0 .. n-1 by one token."""
+
+    def score(self, pairs: Sequence[Pair]) -> list[Scored]:
+        """One teacher-forced pass over several pairs; no row or place is touched. Needs ``can_score``."""

@@ -20,6 +20,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_EOS: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+    FINISH_REASON_STOP: _ClassVar[FinishReason]
 STOPPING_UNSPECIFIED: Stopping
 STOPPING_HEURISTIC: Stopping
 STOPPING_FULL: Stopping
@@ -28,6 +29,7 @@ STOPPING_PATIENCE: Stopping
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_EOS: FinishReason
 FINISH_REASON_LENGTH: FinishReason
+FINISH_REASON_STOP: FinishReason
 
 class Input(_message.Message):
     __slots__ = ("text", "tokens", "token_ids")
@@ -51,8 +53,18 @@ class TokenIds(_message.Message):
     ids: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Target(_message.Message):
+    __slots__ = ("text", "tokens", "token_ids")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    tokens: Tokens
+    token_ids: TokenIds
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Union[Tokens, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
+
 class GenerationOptions(_message.Message):
-    __slots__ = ("max_new_tokens", "min_new_tokens", "source_language", "target_language", "beam_size", "num_hypotheses", "length_penalty", "patience", "stopping", "repetition_penalty", "no_repeat_ngram_size", "suppress_tokens", "sample", "temperature", "top_k", "top_p", "seed", "return_logprobs")
+    __slots__ = ("max_new_tokens", "min_new_tokens", "source_language", "target_language", "beam_size", "num_hypotheses", "length_penalty", "patience", "stopping", "prefix", "prefix_bias", "coverage_penalty", "return_alternatives", "min_alternative_probability", "replace_unknowns", "return_alignment", "repetition_penalty", "no_repeat_ngram_size", "suppress_tokens", "sample", "temperature", "top_k", "top_p", "seed", "return_logprobs", "max_source_tokens", "truncate", "stop", "required_phrases", "banned_phrases")
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +74,13 @@ class GenerationOptions(_message.Message):
     LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
     PATIENCE_FIELD_NUMBER: _ClassVar[int]
     STOPPING_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_BIAS_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    RETURN_ALTERNATIVES_FIELD_NUMBER: _ClassVar[int]
+    MIN_ALTERNATIVE_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    REPLACE_UNKNOWNS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
     REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
     NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _ClassVar[int]
     SUPPRESS_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +90,11 @@ class GenerationOptions(_message.Message):
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     RETURN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATE_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_PHRASES_FIELD_NUMBER: _ClassVar[int]
+    BANNED_PHRASES_FIELD_NUMBER: _ClassVar[int]
     max_new_tokens: int
     min_new_tokens: int
     source_language: str
@@ -80,6 +104,13 @@ class GenerationOptions(_message.Message):
     length_penalty: float
     patience: float
     stopping: Stopping
+    prefix: Target
+    prefix_bias: float
+    coverage_penalty: float
+    return_alternatives: bool
+    min_alternative_probability: float
+    replace_unknowns: bool
+    return_alignment: bool
     repetition_penalty: float
     no_repeat_ngram_size: int
     suppress_tokens: _containers.RepeatedCompositeFieldContainer[TokenIds]
@@ -89,7 +120,12 @@ class GenerationOptions(_message.Message):
     top_p: float
     seed: int
     return_logprobs: bool
-    def __init__(self, max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., patience: _Optional[float] = ..., stopping: _Optional[_Union[Stopping, str]] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram_size: _Optional[int] = ..., suppress_tokens: _Optional[_Iterable[_Union[TokenIds, _Mapping]]] = ..., sample: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., return_logprobs: _Optional[bool] = ...) -> None: ...
+    max_source_tokens: int
+    truncate: bool
+    stop: _containers.RepeatedScalarFieldContainer[str]
+    required_phrases: _containers.RepeatedCompositeFieldContainer[Target]
+    banned_phrases: _containers.RepeatedCompositeFieldContainer[Target]
+    def __init__(self, max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., patience: _Optional[float] = ..., stopping: _Optional[_Union[Stopping, str]] = ..., prefix: _Optional[_Union[Target, _Mapping]] = ..., prefix_bias: _Optional[float] = ..., coverage_penalty: _Optional[float] = ..., return_alternatives: _Optional[bool] = ..., min_alternative_probability: _Optional[float] = ..., replace_unknowns: _Optional[bool] = ..., return_alignment: _Optional[bool] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram_size: _Optional[int] = ..., suppress_tokens: _Optional[_Iterable[_Union[TokenIds, _Mapping]]] = ..., sample: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., return_logprobs: _Optional[bool] = ..., max_source_tokens: _Optional[int] = ..., truncate: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., required_phrases: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., banned_phrases: _Optional[_Iterable[_Union[Target, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "inputs", "options")
@@ -127,35 +163,53 @@ class GenerateStreamResponse(_message.Message):
     result: GenerationResult
     def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., result: _Optional[_Union[GenerationResult, _Mapping]] = ...) -> None: ...
 
+class Alignment(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedCompositeFieldContainer[AlignmentRow]
+    def __init__(self, rows: _Optional[_Iterable[_Union[AlignmentRow, _Mapping]]] = ...) -> None: ...
+
+class AlignmentRow(_message.Message):
+    __slots__ = ("weights",)
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, weights: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class Hypothesis(_message.Message):
-    __slots__ = ("text", "tokens", "token_ids", "score", "token_log_probs")
+    __slots__ = ("text", "tokens", "token_ids", "score", "token_log_probs", "alignment")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedScalarFieldContainer[str]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     score: float
     token_log_probs: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[str]] = ..., token_ids: _Optional[_Iterable[int]] = ..., score: _Optional[float] = ..., token_log_probs: _Optional[_Iterable[float]] = ...) -> None: ...
+    alignment: Alignment
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[str]] = ..., token_ids: _Optional[_Iterable[int]] = ..., score: _Optional[float] = ..., token_log_probs: _Optional[_Iterable[float]] = ..., alignment: _Optional[_Union[Alignment, _Mapping]] = ...) -> None: ...
 
 class GenerationResult(_message.Message):
-    __slots__ = ("hypotheses", "finish_reason", "input_token_count", "output_token_count", "timing", "seed")
+    __slots__ = ("hypotheses", "finish_reason", "input_token_count", "output_token_count", "timing", "seed", "source_tokens", "truncated_token_count")
     HYPOTHESES_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     INPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     hypotheses: _containers.RepeatedCompositeFieldContainer[Hypothesis]
     finish_reason: FinishReason
     input_token_count: int
     output_token_count: int
     timing: Timing
     seed: int
-    def __init__(self, hypotheses: _Optional[_Iterable[_Union[Hypothesis, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., input_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    source_tokens: _containers.RepeatedScalarFieldContainer[str]
+    truncated_token_count: int
+    def __init__(self, hypotheses: _Optional[_Iterable[_Union[Hypothesis, _Mapping]]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., input_token_count: _Optional[int] = ..., output_token_count: _Optional[int] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., source_tokens: _Optional[_Iterable[str]] = ..., truncated_token_count: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_seconds", "encode_seconds", "decode_seconds", "total_seconds", "first_token_seconds")
@@ -170,6 +224,60 @@ class Timing(_message.Message):
     total_seconds: float
     first_token_seconds: float
     def __init__(self, queue_seconds: _Optional[float] = ..., encode_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., first_token_seconds: _Optional[float] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("model", "pairs", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    pairs: _containers.RepeatedCompositeFieldContainer[ScorePair]
+    options: ScoreOptions
+    def __init__(self, model: _Optional[str] = ..., pairs: _Optional[_Iterable[_Union[ScorePair, _Mapping]]] = ..., options: _Optional[_Union[ScoreOptions, _Mapping]] = ...) -> None: ...
+
+class ScorePair(_message.Message):
+    __slots__ = ("source", "target")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    source: Input
+    target: Target
+    def __init__(self, source: _Optional[_Union[Input, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ...) -> None: ...
+
+class ScoreOptions(_message.Message):
+    __slots__ = ("source_language", "target_language", "length_penalty", "return_alignment")
+    SOURCE_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    RETURN_ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    source_language: str
+    target_language: str
+    length_penalty: float
+    return_alignment: bool
+    def __init__(self, source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., length_penalty: _Optional[float] = ..., return_alignment: _Optional[bool] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[ScoreResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[ScoreResult, _Mapping]]] = ...) -> None: ...
+
+class ScoreResult(_message.Message):
+    __slots__ = ("score", "token_log_probs", "token_ids", "tokens", "input_token_count", "alignment", "source_tokens")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LOG_PROBS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    score: float
+    token_log_probs: _containers.RepeatedScalarFieldContainer[float]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    input_token_count: int
+    alignment: Alignment
+    source_tokens: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, score: _Optional[float] = ..., token_log_probs: _Optional[_Iterable[float]] = ..., token_ids: _Optional[_Iterable[int]] = ..., tokens: _Optional[_Iterable[str]] = ..., input_token_count: _Optional[int] = ..., alignment: _Optional[_Union[Alignment, _Mapping]] = ..., source_tokens: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "texts", "add_special_tokens", "source_language")
@@ -224,7 +332,7 @@ class GetModelInfoResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "version", "family", "precision", "limits", "defaults", "has_tokenizer", "languages")
+    __slots__ = ("name", "version", "family", "precision", "limits", "defaults", "has_tokenizer", "languages", "has_scorer", "alignment_source")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +341,8 @@ class ModelInfo(_message.Message):
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     HAS_TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    HAS_SCORER_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_SOURCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     family: str
@@ -241,7 +351,9 @@ class ModelInfo(_message.Message):
     defaults: GenerationOptions
     has_tokenizer: bool
     languages: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[GenerationOptions, _Mapping]] = ..., has_tokenizer: _Optional[bool] = ..., languages: _Optional[_Iterable[str]] = ...) -> None: ...
+    has_scorer: bool
+    alignment_source: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[GenerationOptions, _Mapping]] = ..., has_tokenizer: _Optional[bool] = ..., languages: _Optional[_Iterable[str]] = ..., has_scorer: _Optional[bool] = ..., alignment_source: _Optional[str] = ...) -> None: ...
 
 class ModelLimits(_message.Message):
     __slots__ = ("max_source_tokens", "max_new_tokens", "max_inputs", "max_waiting_requests", "source_vocab_size", "target_vocab_size", "max_beam_size")

@@ -46,6 +46,11 @@ class Seq2SeqServiceStub:
                 request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/seqserve.v1.Seq2SeqService/Score',
+                request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/seqserve.v1.Seq2SeqService/Tokenize',
                 request_serializer=seqserve_dot_v1_dot_seq2seq__pb2.TokenizeRequest.SerializeToString,
@@ -85,6 +90,15 @@ class Seq2SeqServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Score(self, request, context):
+        """Log-probabilities of given targets behind given sources, in one pass over all their tokens: what the decoder would
+        have said of each, had it chosen them. A call is refused as a whole or answered as a whole. Needs a bundle with a
+        scorer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Texts to ids of the source vocabulary, as Generate does it; for counting, splitting and looking. Needs a bundle with
         a tokenizer. No length limit of the model applies.
@@ -119,6 +133,11 @@ def add_Seq2SeqServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamRequest.FromString,
                     response_serializer=seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=seqserve_dot_v1_dot_seq2seq__pb2.ScoreRequest.FromString,
+                    response_serializer=seqserve_dot_v1_dot_seq2seq__pb2.ScoreResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -192,6 +211,33 @@ class Seq2SeqService:
             '/seqserve.v1.Seq2SeqService/GenerateStream',
             seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamRequest.SerializeToString,
             seqserve_dot_v1_dot_seq2seq__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/seqserve.v1.Seq2SeqService/Score',
+            seqserve_dot_v1_dot_seq2seq__pb2.ScoreRequest.SerializeToString,
+            seqserve_dot_v1_dot_seq2seq__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
