@@ -164,6 +164,10 @@ class Engine(Protocol):
     def state_bytes(self) -> int:
         """Bytes allocated for the state of rows and places."""
 
+    @property
+    def can_score(self) -> bool:
+        """Whether the model came with a scorer."""
+
     def change(self, changes: Changes) -> None:
         """Zero what is released, so that nothing of it (a NaN, say) reaches the next owner, and what is moved away."""
 
