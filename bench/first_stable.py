@@ -14,11 +14,12 @@ import numpy as np
 
 from machine import facts
 from multi30k import sentences, show_progress
-from seqserve_server.admission import Options, frame_of, most_beams, resolve_search
+from seqserve_server.admission import frame_of
 from seqserve_server.engine import Candidates, StepInput
 from seqserve_server.inputs import read_source
 from seqserve_server.local import LocalModel
 from seqserve_server.request import Finished
+from seqserve_server.search_options import Options, most_beams, resolve_search
 
 
 class Steps:

@@ -9,21 +9,11 @@ from arithmetic_engine import END, START
 from hand_loop import make_limits
 from seqserve.bundle import ModelDescription
 from seqserve.search_defaults import SearchDefaults
-from seqserve_server.admission import (
-    Gate,
-    Options,
-    Resolved,
-    check_complete,
-    check_memory,
-    complete_source,
-    most_beams,
-    resolve_options,
-    resolve_search,
-    search_defaults,
-)
+from seqserve_server.admission import Gate, Resolved, check_complete, check_memory, complete_source, resolve_options
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.request import Request
+from seqserve_server.search_options import Options, most_beams, resolve_search, search_defaults
 from serving import describe
 
 MODEL = describe(max_target_length=64, default_max_new_tokens=40, default_min_new_tokens=2)
@@ -189,7 +179,7 @@ def test_what_could_never_fit_the_memory_is_refused_at_the_door() -> None:
 
 def test_a_beam_needs_rows_and_a_graph_with_places_for_it() -> None:
     limits, wide = make_limits(max_rows=4), Request(0, (3,), (START,), SearchSettings(END, 5, beam_size=5))
-    with pytest.raises(InvalidRequest, match="5 is over the 4 rows of this server") as caught:
+    with pytest.raises(InvalidRequest, match="5 rows are over the 4 of this server") as caught:
         check_memory(wide, limits)
     assert caught.value.field == "options.beam_size"
     check_memory(wide, make_limits(max_rows=5))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from book_model import BookModel
-from seqserve.word_text import UnknownWord
+from seqserve.text_errors import UnknownWord
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions

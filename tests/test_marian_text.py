@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from marian_text_files import GOLDEN, GOLDEN_SIZE, as_bundle, copy_golden, write_separate
 from seqserve.bundle import BundleError
-from seqserve.marian_text import UnknownLanguage
+from seqserve.text_errors import UnknownLanguage
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import read_source
 from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer

@@ -8,11 +8,14 @@ import pytest
 from arithmetic_engine import END, START, ArithmeticEngine
 from seqserve.search_defaults import STOPPINGS, SearchDefaults
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.admission import Options
+from seqserve_server.admission import Resolved
+from seqserve_server.answers import Asked, answer_of
 from seqserve_server.decoding.search import Hypothesis, Sampling, SearchSettings, Stopping
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.messages import read_options, read_requests, write_model_info, write_result
+from seqserve_server.messages import read_inputs, read_options, write_answer, write_model_info
 from seqserve_server.request import Finished, FinishReason, Request, Times
+from seqserve_server.search_options import Options
+from seqserve_server.served_model import ServedModel
 from serving import ids, make_config, make_model, make_tokenizer
 
 TIMES = Times(1.0, 2.0, 4.0, 5.0, 9.0)
@@ -23,14 +26,31 @@ FOUND = [
 ]
 
 
+MODEL = make_model(make_config(max_rows=8), ArithmeticEngine(1 << 20))
+
+
+def options_of(message: pb.GenerationOptions) -> Options:
+    return read_options(message, MODEL, 99)
+
+
+def requests_of(inputs: list[pb.Input], options: pb.GenerationOptions, model: ServedModel) -> list[Request]:
+    read = read_inputs(inputs, options, model, field="inputs", max_text_bytes=99, deadline=4.0)
+    return [each.request for each in read]
+
+
+def asked(search: SearchSettings, **options: Any) -> Asked:
+    resolved = Resolved(search, MODEL.description.framing.frame(), **options)
+    return Asked(Request(1, (5, 6, 7, END), resolved.prompt, search), resolved)
+
+
 def test_unset_options_stay_unset_and_zero_is_a_value() -> None:
-    assert read_options(pb.GenerationOptions()) == Options()
+    assert options_of(pb.GenerationOptions()) == Options()
     zeros = pb.GenerationOptions(
         max_new_tokens=0, min_new_tokens=0, source_language="", target_language="", beam_size=0, num_hypotheses=0,
         length_penalty=0.0, patience=0.0, repetition_penalty=0.0, no_repeat_ngram_size=0, sample=False,
         temperature=0.0, top_k=0, top_p=0.0, seed=0, return_logprobs=False,
     )
-    assert read_options(zeros) == Options(
+    assert options_of(zeros) == Options(
         0, 0, "", "", 0, 0, 0.0, 0.0, None, 0.0, 0, None, False, 0.0, 0, 0.0, 0, False
     )
 
@@ -40,18 +60,20 @@ def test_every_option_of_the_message_is_read() -> None:
         max_new_tokens=7, min_new_tokens=2, source_language="en", target_language="de", beam_size=4, num_hypotheses=3,
         length_penalty=0.2, patience=1.5, stopping=pb.STOPPING_PATIENCE, repetition_penalty=1.2, no_repeat_ngram_size=3,
         suppress_tokens=[pb.TokenIds(ids=[5]), pb.TokenIds(ids=[6, 7]), pb.TokenIds()], sample=True, temperature=0.7,
-        top_k=50, top_p=0.9, seed=2**64 - 1, return_logprobs=True,
+        top_k=50, top_p=0.9, seed=2**64 - 1, return_logprobs=True, prefix=pb.Target(text="c d"), prefix_bias=0.5,
+        coverage_penalty=0.2, return_alternatives=True, min_alternative_probability=0.01, replace_unknowns=True,
+        return_alignment=True,
     )
     assert len(message.ListFields()) == len(pb.GenerationOptions.DESCRIPTOR.fields), "an option is missing here"
-    assert read_options(message) == Options(
+    assert options_of(message) == Options(
         7, 2, "en", "de", 4, 3, 0.2, 1.5, Stopping.PATIENCE, 1.2, 3, [[5], [6, 7], []], True, 0.7, 50, 0.9, 2**64 - 1,
-        True,
+        True, (5, 6), 0.5, True, 0.01, 0.2, True, True,
     )
 
 
 def test_every_stopping_rule_has_a_number_and_an_unspecified_one_is_unset() -> None:
     names = pb.Stopping.DESCRIPTOR.values_by_name
-    rules = {name: read_options(pb.GenerationOptions(stopping=name)).stopping for name in names}
+    rules = {name: options_of(pb.GenerationOptions(stopping=name)).stopping for name in names}
     expected: dict[str, Stopping | None] = {f"STOPPING_{rule.name}": rule for rule in Stopping}
     assert rules == {"STOPPING_UNSPECIFIED": None, **expected}
 
@@ -59,7 +81,7 @@ def test_every_stopping_rule_has_a_number_and_an_unspecified_one_is_unset() -> N
 def test_a_stopping_rule_of_a_newer_client_is_refused() -> None:
     message = pb.GenerationOptions.FromString(bytes([9 << 3, 77]))
     with pytest.raises(InvalidRequest) as caught:
-        read_options(message)
+        options_of(message)
     assert str(caught.value) == (
         "options.stopping: 77 is none of heuristic (1), full (2), exhaustive (3), patience (4)"
     )
@@ -68,17 +90,17 @@ def test_a_stopping_rule_of_a_newer_client_is_refused() -> None:
 def test_a_request_carries_its_search() -> None:
     model = make_model(make_config(max_rows=8), ArithmeticEngine(1 << 20), forced_end=True)
     options = pb.GenerationOptions(max_new_tokens=9, beam_size=3, num_hypotheses=2, stopping=pb.STOPPING_FULL)
-    (request,) = read_requests([ids(5)], options, model, field="inputs", max_text_bytes=99, deadline=4.0)
+    (request,) = requests_of([ids(5)], options, model)
     assert (request.source, request.prompt, request.deadline) == ((5, END), (START,), 4.0)
     assert request.search == SearchSettings(END, 9, 0, True, 3, 2, stopping=Stopping.FULL)
     assert request.target_length == 9
     with pytest.raises(InvalidRequest, match=r"options\.beam_size: 9 is outside 1\.\.8"):
-        read_requests([ids(5)], pb.GenerationOptions(beam_size=9), model, field="inputs", max_text_bytes=9, deadline=0)
+        requests_of([ids(5)], pb.GenerationOptions(beam_size=9), model)
 
 
 def test_an_answer_has_every_hypothesis_best_first() -> None:
-    sent = Request(1, (5, 6, 7, END), (START,), SearchSettings(END, 9))
-    result = write_result(Finished(1, FinishReason.EOS, FOUND, TIMES), sent, make_tokenizer())
+    sent = asked(SearchSettings(END, 9))
+    result = write_answer(answer_of(Finished(1, FinishReason.EOS, FOUND, TIMES), sent, make_tokenizer()))
     assert [(list(each.token_ids), each.text, list(each.tokens), each.score) for each in result.hypotheses] == [
         ([5, 6], "c d", ["c", "d"], -0.5), ([7], "e", ["e"], -1.25), ([], "", [], -4.0),
     ]
@@ -86,7 +108,7 @@ def test_an_answer_has_every_hypothesis_best_first() -> None:
     assert result.timing.total_seconds == 8.0
     assert not result.HasField("seed")
     assert not any(each.token_log_probs for each in result.hypotheses)
-    bare = write_result(Finished(1, FinishReason.LENGTH, FOUND, TIMES), sent, None)
+    bare = write_answer(answer_of(Finished(1, FinishReason.LENGTH, FOUND, TIMES), sent, None))
     assert [(list(each.token_ids), each.text, list(each.tokens)) for each in bare.hypotheses] == [
         ([5, 6], "", []), ([7], "", []), ([], "", []),
     ]
@@ -94,8 +116,8 @@ def test_an_answer_has_every_hypothesis_best_first() -> None:
 
 
 def test_log_probabilities_are_told_on_request_and_the_seed_where_there_is_one() -> None:
-    drawn = Request(1, (5, END), (START,), SearchSettings(END, 9, sampling=Sampling(seed=2**63)))
-    result = write_result(Finished(1, FinishReason.EOS, FOUND, TIMES), drawn, None, logprobs=True)
+    drawn = asked(SearchSettings(END, 9, sampling=Sampling(seed=2**63)), return_logprobs=True)
+    result = write_answer(answer_of(Finished(1, FinishReason.EOS, FOUND, TIMES), drawn, None))
     assert [list(each.token_log_probs) for each in result.hypotheses] == [[-0.5, -0.25, -0.75], [-1.0, -1.5], [-4.0]]
     assert result.seed == 2**63
 
@@ -103,7 +125,7 @@ def test_log_probabilities_are_told_on_request_and_the_seed_where_there_is_one()
 def test_every_input_has_a_seed_of_its_own_unless_the_caller_gives_one() -> None:
     model = make_model(make_config(), ArithmeticEngine(1 << 20))
     for options, count in ((pb.GenerationOptions(top_k=5), 3), (pb.GenerationOptions(seed=0), 1)):
-        requests = read_requests([ids(5)] * 3, options, model, field="inputs", max_text_bytes=99, deadline=None)
+        requests = requests_of([ids(5)] * 3, options, model)
         seeds = {request.search.sampling and request.search.sampling.seed for request in requests}
         assert len(seeds) == count
         assert None not in seeds
@@ -139,7 +161,7 @@ def test_defaults_that_a_caller_sends_back_mean_the_same(stopping: str, drawing:
     defaults = write_model_info(model, 9, 99).defaults
     assert defaults.HasField("patience") == (stopping == "patience"), "to other rules it means nothing"
     unset, given = (
-        read_requests([ids(5)], options, model, field="inputs", max_text_bytes=99, deadline=None)[0].search
+        requests_of([ids(5)], options, model)[0].search
         for options in (pb.GenerationOptions(), defaults)
     )
     assert (unset.sampling is None) == (given.sampling is None) == ("sample" not in drawing)

@@ -8,9 +8,10 @@ import pytest
 
 from seqserve.bundle import BundleError, ModelDescription
 from seqserve.search_defaults import SearchDefaults
-from seqserve_server.admission import Options, resolve_options, resolve_search
+from seqserve_server.admission import resolve_options
 from seqserve_server.decoding.search import Sampling, SearchSettings
 from seqserve_server.errors import InvalidRequest
+from seqserve_server.search_options import Options, resolve_search
 from seqserve_server.token_options import MAX_SUPPRESSED_IDS, seeded
 from serving import describe
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from arithmetic_engine import ArithmeticEngine
 from refusals import refusal
 from seqserve.bundle import BundleError
-from seqserve.word_text import SPACES, UnknownWord, WordVocabulary
+from seqserve.text_errors import UnknownWord
+from seqserve.word_text import SPACES, WordVocabulary
 from seqserve_export.errors import ExportError
 from seqserve_export.word_files import WordFiles
 from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer

@@ -4,8 +4,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from seqserve_server.admission import Options, resolve_search
 from seqserve_server.local import LocalModel
+from seqserve_server.search_options import Options, resolve_search
 from worker import Sources, closed_batches, serve
 from workload import NEW_TOKENS, THREADS, Job, complete
 

@@ -65,9 +65,10 @@ def liked(local: Any, sources: list[Any]) -> list[list[int]]:
 def decode(options: argparse.Namespace) -> None:
     """Write our answers."""
     from multi30k import sentences
-    from seqserve_server.admission import Options, frame_of, most_beams, read_stopping, resolve_search
+    from seqserve_server.admission import frame_of
     from seqserve_server.inputs import read_source
     from seqserve_server.local import LocalModel
+    from seqserve_server.search_options import Options, most_beams, read_stopping, resolve_search
 
     local = LocalModel.open(options.bundle, threads=2)
     model, rng = local.description, random.Random(0)

@@ -7,8 +7,7 @@ import numpy as np
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Frame, Framing, Place
-from seqserve.marian_text import UnknownLanguage
-from seqserve.word_text import UnknownWord
+from seqserve.text_errors import UnencodableText
 from seqserve_export.errors import ExportError
 from seqserve_export.tokenizer_files import TokenizerFiles
 
@@ -78,7 +77,7 @@ def sentence_sources(model: ModelDescription, tokenizer: TokenizerFiles | None, 
     for number, line in enumerate(lines, start=1):
         try:
             ids = frame.complete(tuple(encode(line)))
-        except (UnknownLanguage, UnknownWord) as error:
+        except UnencodableText as error:
             raise ExportError(f"--sentences: line {number}: {error}") from None
         if len(ids) > limit:
             raise ExportError(f"--sentences: line {number} has {len(ids)} tokens, the model takes {limit}")

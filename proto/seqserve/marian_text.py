@@ -11,7 +11,7 @@ those of transformers' ``MarianTokenizer`` 5.23:
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from seqserve.bundle import (
     TOKENIZER_CONFIG_FILE,
     BundleError,
 )
+from seqserve.text_errors import UnknownLanguage, UnknownWord
 from seqserve.whole_files import read_object, read_vocabulary
 
 KIND = "marian"
@@ -36,10 +37,6 @@ _OPEN, _CLOSE = ">>", "<<"
 _SHOWN_CODES = 10
 
 Pieces = Callable[[str], list[str]]
-
-
-class UnknownLanguage(Exception):
-    """A text names a target language that a multilingual model does not have."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,10 @@ class MarianVocabulary:
             target = read_vocabulary(directory / TARGET_VOCABULARY, f"{shown}{TARGET_VOCABULARY}")
         return cls(settings, source, target)
 
+    def of_target(self) -> "MarianVocabulary":
+        """The vocabulary with which targets are encoded."""
+        return self if self.target is self.source else replace(self, source=self.target)
+
     def check_sizes(self, source_size: int, target_size: int, shown: str) -> None:
         """Every id has a row in the model's embedding.
 
@@ -128,16 +129,21 @@ class MarianVocabulary:
             pieces: The source side's SentencePiece.
 
         Raises:
+            UnknownWord: a piece is not in the vocabulary, which has no token for unknown ones, as targets' may not.
             UnknownLanguage: a leading ``>>code<<`` is none of several that the model has. transformers makes it the
                 unknown token, and the answer then comes in any language.
         """
         found: list[int] = []
-        unknown = self.source[self.settings.unk_token]
+        unknown = self.source.get(self.settings.unk_token)
         for part in self._special_pattern.split(text):
             if part in self._special:
                 found.append(self.source[part])
             elif part:
-                found += [self.source.get(token, unknown) for token in self._tokens(part, pieces)]
+                for token in self._tokens(part, pieces):
+                    if (token_id := self.source.get(token, unknown)) is None:
+                        problem = "is not in the vocabulary, which has no token for unknown ones"
+                        raise UnknownWord(f"{token[:40]!r} {problem}")
+                    found.append(token_id)
         return found
 
     def _tokens(self, part: str, pieces: Pieces) -> list[str]:

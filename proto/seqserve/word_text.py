@@ -6,20 +6,17 @@ no punctuation is split off, since models were trained on whatever their own pre
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from seqserve.bundle import SOURCE_VOCABULARY_FILE, TARGET_VOCABULARY_FILE, TOKENIZER_CONFIG_FILE, BundleError
+from seqserve.text_errors import UnknownWord
 from seqserve.whole_files import read_entries, read_object
 
 KIND = "words"
 SPACES, WHITESPACE = "spaces", "whitespace"
 SPLITS = (SPACES, WHITESPACE)
-
-
-class UnknownWord(Exception):
-    """A text has a word that the vocabulary lacks, and there is no token for unknown ones."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,11 @@ class WordVocabulary:
             if word not in self.ids:
                 raise UnknownWord(f"{word[:40]!r} is not in the vocabulary, which has no token for unknown words")
         return [self.ids[word] for word in words]
+
+    def of_target(self) -> "WordVocabulary":
+        """The vocabulary with which targets are encoded."""
+        unknown = self.unk_token if self.unk_token in self.target else None
+        return replace(self, source=self.target, unk_token=unknown)
 
     def settings(self) -> dict[str, object]:
         """What ``tokenizer_config.json`` says. ``joined`` is for readers of bundles to come: one way exists."""

@@ -1,53 +1,18 @@
 """May this request enter? Source ids and options in, a :class:`Request` or a refusal out. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
-from seqserve.search_defaults import (
-    MAX_BEAM_SIZE,
-    SearchDefaults,
-    SearchError,
-    check_beam_size,
-    check_length_penalty,
-    check_patience,
-    check_repetition,
-)
 from seqserve_server.capacity import SINGLE, SchedulerLimits
-from seqserve_server.decoding.search import SearchSettings, Stopping
+from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.plan import need_of
 from seqserve_server.request import Request
-from seqserve_server.token_options import Drawing, read_suppressed, resolve_sampling
+from seqserve_server.search_options import Options, resolve_prefix, resolve_search
 
-Value = TypeVar("Value")
 RETRY_AFTER_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Decoding options as a caller sent them; None takes the bundle's default."""
-
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    source_language: str | None = None
-    target_language: str | None = None
-    beam_size: int | None = None
-    num_hypotheses: int | None = None
-    length_penalty: float | None = None
-    patience: float | None = None
-    stopping: Stopping | None = None
-    repetition_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    suppress_tokens: Sequence[Sequence[int]] | None = None
-    sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    return_logprobs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +24,20 @@ class Resolved:
 
     search: SearchSettings
     frame: Frame
+    prefix: tuple[int, ...] = ()
     return_logprobs: bool = False
+    return_alignment: bool = False
+    replace_unknowns: bool = False
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What the decoder is fed before it chooses."""
+        return self.frame.prompt + self.prefix
 
-def most_beams(max_rows: int) -> int:
-    """The largest beam of an engine of so many rows: all hypotheses of a request run in one step."""
-    return min(MAX_BEAM_SIZE, max_rows)
-
-
-def read_stopping(word: str) -> Stopping:
-    """A stopping rule by the word for it.
-
-    Raises:
-        InvalidRequest: there is no such rule.
-    """
-    try:
-        return Stopping(word)
-    except ValueError:
-        known = ", ".join(rule.value for rule in Stopping)
-        raise InvalidRequest("options.stopping", f"{word!r:.40} is not one of {known}") from None
+    @property
+    def wants_scores(self) -> bool:
+        """Whether answers need a pass of the scorer, for their attention."""
+        return self.return_alignment or self.replace_unknowns or self.search.coverage_penalty != 0
 
 
 def resolve_options(options: Options, model: ModelDescription, max_beam_size: int) -> Resolved:
@@ -91,103 +51,10 @@ def resolve_options(options: Options, model: ModelDescription, max_beam_size: in
     """
     search = resolve_search(options, model, max_beam_size)
     frame = frame_of(options.source_language, options.target_language, model)
-    return Resolved(search, frame, bool(options.return_logprobs))
-
-
-def resolve_search(options: Options, model: ModelDescription, max_beam_size: int) -> SearchSettings:
-    """The options that say how tokens are chosen.
-
-    Args:
-        max_beam_size: See ``most_beams``.
-
-    Raises:
-        InvalidRequest: naming the option, its value and its limit.
-    """
-    longest, least = resolve_lengths(options, model)
-    defaults = search_defaults(model, max_beam_size)
-    sampling = resolve_sampling(
-        Drawing(options.sample, options.temperature, options.top_k, options.top_p, options.seed), options.beam_size,
-        defaults,
+    return Resolved(
+        search, frame, resolve_prefix(options)[0], bool(options.return_logprobs), bool(options.return_alignment),
+        bool(options.replace_unknowns),
     )
-    beam_size = _given(options.beam_size, 1 if sampling is not None else defaults.beam_size)
-    length_penalty = _given(options.length_penalty, defaults.length_penalty)
-    repetition_penalty = _given(options.repetition_penalty, defaults.repetition_penalty)
-    ngram_size = _given(options.no_repeat_ngram_size, defaults.no_repeat_ngram_size)
-    patience, stopping = _resolve_ending(options, defaults)
-    try:
-        check_beam_size(beam_size, max_beam_size)
-        check_length_penalty(length_penalty)
-        check_patience(patience)
-        check_repetition(repetition_penalty, ngram_size)
-    except SearchError as error:
-        raise InvalidRequest(f"options.{error.field}", error.problem) from None
-    if sampling is not None and (options.num_hypotheses or 1) > 1:
-        problem = f"{options.num_hypotheses} is over 1, and one answer is drawn (options.sample)"
-        raise InvalidRequest("options.num_hypotheses", problem)
-    return SearchSettings(
-        end_id=model.eos_id, max_new_tokens=longest, min_new_tokens=least, forced_end=model.forced_end,
-        beam_size=beam_size, num_hypotheses=_resolve_hypotheses(options, beam_size),
-        length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
-        extra_length=defaults.extra_length,
-        repetition_penalty=float(repetition_penalty), no_repeat_ngram_size=ngram_size,
-        suppressed=defaults.suppressed + read_suppressed(options.suppress_tokens or (), model.target_vocab_size),
-        sampling=sampling,
-        renormalise=defaults.renormalise,
-    )
-
-
-def _given(value: Value | None, default: Value) -> Value:
-    return default if value is None else value
-
-
-def search_defaults(model: ModelDescription, max_beam_size: int) -> SearchDefaults:
-    """The bundle's own, with as many beams as the engine has rows for: a small one answers, only less thoroughly."""
-    return replace(model.search, beam_size=min(model.search.beam_size, max_beam_size))
-
-
-def _resolve_hypotheses(options: Options, beam_size: int) -> int:
-    """How many to return; one by default. The beam does not grow with them: a caller would pay unasked."""
-    count = 1 if options.num_hypotheses is None else options.num_hypotheses
-    if count < 1:
-        raise InvalidRequest("options.num_hypotheses", f"{count} is outside 1..options.beam_size {beam_size}")
-    if count > beam_size:
-        whose = " (the model's default)" if options.beam_size is None else ""
-        raise InvalidRequest("options.num_hypotheses", f"{count} is over options.beam_size {beam_size}{whose}")
-    return count
-
-
-def _resolve_ending(options: Options, defaults: SearchDefaults) -> tuple[float, Stopping]:
-    """Patience and stopping rule. Whoever asks for patience without a rule asks for the one that has it."""
-    rule = options.stopping
-    if options.patience is not None and rule is not None and rule is not Stopping.PATIENCE:
-        raise InvalidRequest(
-            "options.patience", f"{options.patience:g} means nothing to options.stopping {rule.value}, only to patience"
-        )
-    if rule is None:
-        rule = Stopping(defaults.stopping) if options.patience is None else Stopping.PATIENCE
-    return defaults.patience if options.patience is None else options.patience, rule
-
-
-def resolve_lengths(options: Options, model: ModelDescription) -> tuple[int, int]:
-    """The most and the fewest generated tokens.
-
-    Raises:
-        InvalidRequest: naming the option, its value and its limit.
-    """
-    limit = model.max_new_tokens
-    longest, least = options.max_new_tokens, options.min_new_tokens
-    if longest is not None and not 1 <= longest <= limit:
-        raise InvalidRequest("options.max_new_tokens", f"{longest} is outside 1..{limit}")
-    if least is not None and not 0 <= least <= limit:
-        raise InvalidRequest("options.min_new_tokens", f"{least} is outside 0..{limit}")
-    # A default never contradicts what the caller asked for explicitly; two explicit values may.
-    if longest is None:
-        longest = max(model.default_max_new_tokens, least or 0)
-    if least is None:
-        least = min(model.default_min_new_tokens, longest)
-    if least > longest:
-        raise InvalidRequest("options.min_new_tokens", f"{least} is over options.max_new_tokens {longest}")
-    return longest, least
 
 
 def frame_of(source_language: str | None, target_language: str | None, model: ModelDescription) -> Frame:
@@ -254,15 +121,15 @@ def check_memory(request: Request, limits: SchedulerLimits) -> None:
         InvalidRequest: naming the options and the limit.
     """
     need, search = need_of([request], limits.widths), request.search
-    if search.beam_size > 1 and limits.widths == SINGLE:  # row i reads source i, and no other: see decisions/0010
+    if search.rows > 1 and limits.widths == SINGLE:  # row i reads source i, and no other: see decisions/0010
         raise InvalidRequest(
-            "options.beam_size", f"{search.beam_size}: this bundle's graph has no places for several hypotheses; "
+            "options.beam_size", f"{search.rows} hypotheses: this bundle's graph has no places for several hypotheses; "
             "export it again"
         )
     if need.rows > limits.max_rows:
-        raise InvalidRequest("options.beam_size", f"{need.rows} is over the {limits.max_rows} rows of this server")
+        raise InvalidRequest("options.beam_size", f"{need.rows} rows are over the {limits.max_rows} of this server")
     if not limits.fits(need):
-        beams = f" and options.beam_size {search.beam_size}" if search.beam_size > 1 else ""
+        beams = f" and {search.rows} hypotheses" if search.rows > 1 else ""
         raise InvalidRequest(
             "options.max_new_tokens",
             f"{search.max_new_tokens}{beams} with a source of {len(request.source)} tokens needs "

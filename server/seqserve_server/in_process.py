@@ -5,38 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seqserve.framing import Frame
-from seqserve_server.admission import Options, Resolved, most_beams, read_stopping, resolve_options
-from seqserve_server.decoding import search
-from seqserve_server.decoding.search import SearchSettings
-from seqserve_server.inputs import Content, read_source
+from seqserve_server.admission import Resolved, resolve_options
+from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of
+from seqserve_server.inputs import Content, read_source, read_target
 from seqserve_server.local import LocalModel
-from seqserve_server.request import Durations, Finished
+from seqserve_server.request import Finished, Request
+from seqserve_server.search_options import Options, most_beams, read_stopping
 from seqserve_server.token_options import seeded
-from seqserve_server.tokenizer import IncrementalDetokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """As the client's."""
-
-    text: str
-    tokens: list[str]
-    token_ids: list[int]
-    score: float
-    token_log_probs: list[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """As the client's."""
-
-    hypotheses: list[Hypothesis]
-    finish_reason: str
-    input_token_count: int
-    output_token_count: int
-    timing: Durations
-    seed: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +20,7 @@ class Chunk:
 
     text: str
     token_ids: list[int]
-    result: Result | None = None
+    result: Answer | None = None
 
 
 class InProcess:
@@ -54,69 +29,60 @@ class InProcess:
     def __init__(self, local: LocalModel) -> None:
         self._local = local
 
-    def generate(self, kind: str, contents: Sequence[Content], **options: Any) -> list[Result]:
+    def generate(self, kind: str, contents: Sequence[Content], **options: Any) -> list[Answer]:
         """One result per input.
 
         Args:
             kind: "text", "tokens" or "token_ids".
-            options: The client's: ``Options`` by name, the stopping rule as a word, single ids to suppress as such.
+            options: The client's: ``Options`` by name, the stopping rule as a word, single ids to suppress as such, a
+                prefix as text, tokens or ids.
 
         Raises:
             InvalidRequest: naming ``inputs[i]`` or the option.
         """
         resolved = self._resolve(options)
-        frame = resolved.frame
-        sources = [self._read(kind, content, frame, f"inputs[{place}]") for place, content in enumerate(contents)]
-        searches = [_seeded(resolved) for _ in sources]
-        generated = self._local.generate(sources, [frame.prompt] * len(sources), searches=searches)
-        return [
-            self._result(entry, len(source), search, resolved)
-            for entry, source, search in zip(generated, sources, searches, strict=True)
-        ]
+        asked = [self._read(kind, content, resolved, f"inputs[{place}]") for place, content in enumerate(contents)]
+        ended = self._local.generate(
+            [each.request.source for each in asked], [resolved.prompt] * len(asked),
+            searches=[each.request.search for each in asked],
+        )
+        tokenizer = self._local.served.tokenizer
+        return [answer_of(end, each, tokenizer) for each, end in zip(asked, ended, strict=True)]
 
     def stream(self, kind: str, content: Content, **options: Any) -> Iterator[Chunk]:
         """Tokens of one input as they become final; the last chunk has the result. Arguments as for ``generate``."""
-        resolved = self._resolve(options)
-        source = self._read(kind, content, resolved.frame, "input")
-        tokenizer = self._local.served.tokenizer
-        detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
-        chosen = _seeded(resolved)
-        for part in self._local.stream(source, resolved.frame.prompt, search=chosen):
+        asked = self._read(kind, content, self._resolve(options), "input")
+        tokenizer, request = self._local.served.tokenizer, asked.request
+        growing = GrowingAnswer(asked, tokenizer)
+        for part in self._local.stream(request.source, request.prompt, search=request.search):
             if isinstance(part, Finished):
-                result = self._result(part, len(source), chosen, resolved)
-                rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
-                yield Chunk(rest, [], result)
+                answer = answer_of(part, asked, tokenizer)
+                text, ids = growing.finish(answer)
+                yield Chunk(text, ids, answer)
             else:
-                yield Chunk(detokenizer.push(part) if detokenizer is not None else "", part)
+                text, ids = growing.push(part)
+                yield Chunk(text, ids)
 
     def _resolve(self, options: dict[str, Any]) -> Resolved:
+        options, served = dict(options), self._local.served
         if (word := options.get("stopping")) is not None:
-            options = {**options, "stopping": read_stopping(word)}
+            options["stopping"] = read_stopping(word)
         if (sequences := options.get("suppress_tokens")) is not None:
-            lists = [[each] if isinstance(each, int) else list(each) for each in sequences]
-            options = {**options, "suppress_tokens": lists}
-        served = self._local.served
+            options["suppress_tokens"] = [[each] if isinstance(each, int) else list(each) for each in sequences]
+        if (prefix := options.get("prefix")) is not None:
+            options["prefix"] = read_target(
+                _kind_of(prefix), prefix, served.description, served.tokenizer, "options.prefix"
+            )
         return resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
 
-    def _read(self, kind: str, content: Content, frame: Frame, field: str) -> tuple[int, ...]:
-        return read_source(kind, content, self._local.description, frame, self._local.served.tokenizer, field)
-
-    def _result(
-        self, generated: Finished, input_tokens: int, chosen: SearchSettings, resolved: Resolved
-    ) -> Result:
-        return Result(
-            [self._hypothesis(found, logprobs=resolved.return_logprobs) for found in generated.hypotheses],
-            generated.finish_reason, input_tokens, len(generated.log_probs), generated.times.durations(),
-            None if chosen.sampling is None else chosen.sampling.seed,
-        )
-
-    def _hypothesis(self, found: search.Hypothesis, *, logprobs: bool) -> Hypothesis:
-        tokenizer, ids = self._local.served.tokenizer, found.token_ids
-        text = tokenizer.decode(ids) if tokenizer is not None else ""
-        pieces = tokenizer.tokens(ids) if tokenizer is not None else []
-        return Hypothesis(text, pieces, ids, found.score, found.log_probs if logprobs else [])
+    def _read(self, kind: str, content: Content, options: Resolved, field: str) -> Asked:
+        served = self._local.served
+        source = read_source(kind, content, served.description, options.frame, served.tokenizer, field)
+        search = seeded(options.search, secrets.randbits(64))
+        return Asked(Request(0, source, options.prompt, search), options)
 
 
-def _seeded(resolved: Resolved) -> SearchSettings:
-    """The search of one input, with a seed of its own where tokens are drawn and the caller gave none."""
-    return seeded(resolved.search, secrets.randbits(64))
+def _kind_of(content: Content) -> str:
+    if isinstance(content, str):
+        return "text"
+    return "tokens" if content and isinstance(content[0], str) else "token_ids"

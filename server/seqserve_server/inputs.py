@@ -1,11 +1,10 @@
-"""What a caller sends as a source, in any of its three forms, to complete and checked source ids."""
+"""What a caller sends as a source or as part of a target, in any of its three forms, to checked ids."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
-from seqserve.marian_text import UnknownLanguage
-from seqserve.word_text import UnknownWord
+from seqserve.text_errors import UnencodableText
 from seqserve_server.admission import check_length, complete_source
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.tokenizer import Tokenizer
@@ -36,13 +35,57 @@ def read_source(
     if isinstance(content, str):
         return complete_source(_ids_of_text(content, tokenizer, name, max_text_bytes), model, frame, name)
     check_length(len(content), model, name)  # before the look-ups: no work on what is refused anyway
-    return complete_source(_ids_of_tokens([str(token) for token in content], tokenizer, name), model, frame, name)
+    tokens = [str(token) for token in content]
+    return complete_source(_ids_of_tokens(tokens, tokenizer.id_of, name), model, frame, name)
 
 
-def _ids_of_tokens(tokens: Sequence[str], tokenizer: Tokenizer, field: str) -> list[int]:
+def read_target(
+    kind: str, content: Content, model: ModelDescription, tokenizer: Tokenizer | None, field: str, *,
+    max_text_bytes: int = MAX_TEXT_BYTES,
+) -> tuple[int, ...]:
+    """Target ids, content only; none where there is none.
+
+    Args:
+        kind: "text" (a string), "tokens" (vocabulary entries) or "token_ids".
+        field: What errors call it, such as ``options.prefix``.
+
+    Raises:
+        InvalidRequest: unknown tokens or ids, more than the model generates, the end token among them, or
+            text where the bundle has no tokenizer.
+    """
+    name = f"{field}.{kind}"
+    if kind != "text" and len(content) > model.max_new_tokens:  # before the look-ups
+        raise InvalidRequest(name, f"{len(content)} tokens are over the {model.max_new_tokens} of the model")
+    if kind == "token_ids":
+        ids = [int(token_id) for token_id in content]
+    elif tokenizer is None:
+        raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
+    elif isinstance(content, str):
+        _check_bytes(content, name, max_text_bytes)
+        try:
+            ids = tokenizer.encode_target(content) if content.strip() else []
+        except UnencodableText as error:
+            raise InvalidRequest(name, str(error)) from None
+    else:
+        ids = _ids_of_tokens([str(token) for token in content], tokenizer.target_id_of, name)
+    _check_target(ids, model, name)
+    return tuple(ids)
+
+
+def _check_target(ids: Sequence[int], model: ModelDescription, field: str) -> None:
+    if len(ids) > model.max_new_tokens:
+        raise InvalidRequest(field, f"{len(ids)} tokens are over the {model.max_new_tokens} of the model")
+    for place, token_id in enumerate(ids):
+        if not 0 <= token_id < model.target_vocab_size:
+            raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is outside 0..{model.target_vocab_size - 1}")
+        if token_id == model.eos_id:
+            raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is the end token, which is no content")
+
+
+def _ids_of_tokens(tokens: Sequence[str], id_of: Callable[[str], int | None], field: str) -> list[int]:
     ids = []
     for place, token in enumerate(tokens):
-        token_id = tokenizer.id_of(token)
+        token_id = id_of(token)
         if token_id is None:
             raise InvalidRequest(f"{field}[{place}]", f"{token[:40]!r} is not in the vocabulary")
         ids.append(token_id)
@@ -50,12 +93,17 @@ def _ids_of_tokens(tokens: Sequence[str], tokenizer: Tokenizer, field: str) -> l
 
 
 def _ids_of_text(text: str, tokenizer: Tokenizer, field: str, max_bytes: int) -> list[int]:
-    size = len(text.encode())
-    if size > max_bytes:  # before tokenising: no work on what is refused anyway
-        raise InvalidRequest(field, f"{size} bytes are over the limit of {max_bytes}")
+    _check_bytes(text, field, max_bytes)
     if not text.strip():
         raise InvalidRequest(field, "empty or only whitespace: there is nothing to encode")
     try:
         return tokenizer.encode(text)
-    except (UnknownLanguage, UnknownWord) as error:
+    except UnencodableText as error:
         raise InvalidRequest(field, str(error)) from None
+
+
+def _check_bytes(text: str, field: str, most: int) -> None:
+    """Before tokenising: no work on what is refused anyway."""
+    size = len(text.encode())
+    if size > most:
+        raise InvalidRequest(field, f"{size} bytes are over the limit of {most}")

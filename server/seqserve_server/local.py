@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.bundle import ModelDescription
-from seqserve_server.admission import Options, check_complete, check_memory, frame_of, resolve_lengths
+from seqserve_server.admission import check_complete, check_memory, frame_of
 from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.encoder_batch import pack
@@ -20,6 +20,7 @@ from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.placement import Place
 from seqserve_server.request import Event, Failed, Finished, Request, TokensChosen
+from seqserve_server.search_options import Options, resolve_lengths
 from seqserve_server.served_model import EngineLimits, ServedModel
 
 

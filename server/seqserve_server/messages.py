@@ -6,25 +6,19 @@ from collections.abc import Sequence
 from seqserve.bundle import ModelDescription
 from seqserve.search_defaults import SearchDefaults
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.admission import (
-    Options,
-    Resolved,
-    check_memory,
-    most_beams,
-    resolve_options,
-    search_defaults,
-)
-from seqserve_server.decoding.search import Hypothesis, Stopping
+from seqserve_server.admission import Resolved, check_memory, resolve_options
+from seqserve_server.answers import Answer, Asked
+from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.inputs import Content, read_source
-from seqserve_server.request import Durations, Finished, FinishReason, Request
+from seqserve_server.inputs import Content, read_source, read_target
+from seqserve_server.request import Durations, FinishReason, Request
+from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
 from seqserve_server.token_options import seeded
-from seqserve_server.tokenizer import Tokenizer
 
 _REASONS = {
-    FinishReason.EOS: pb.FINISH_REASON_EOS,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.EOS.value: pb.FINISH_REASON_EOS,
+    FinishReason.LENGTH.value: pb.FINISH_REASON_LENGTH,
 }
 _STOPPINGS = {
     Stopping.HEURISTIC: pb.STOPPING_HEURISTIC,
@@ -34,13 +28,13 @@ _STOPPINGS = {
 }
 
 
-def read_options(message: pb.GenerationOptions) -> Options:
+def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_bytes: int) -> Options:
     """Unset options stay None; zero is a value like any other.
 
     An empty list is unset: the wire does not tell them apart.
 
     Raises:
-        InvalidRequest: a stopping rule that this version does not know.
+        InvalidRequest: a stopping rule that this version does not know, or what ``read_target`` refuses.
     """
     given = {field.name: value for field, value in message.ListFields()}
     if (number := given.pop("stopping", pb.STOPPING_UNSPECIFIED)) != pb.STOPPING_UNSPECIFIED:
@@ -51,21 +45,42 @@ def read_options(message: pb.GenerationOptions) -> Options:
         given["stopping"] = rules[number]
     if (sequences := given.get("suppress_tokens")) is not None:
         given["suppress_tokens"] = [list(sequence.ids) for sequence in sequences]
+    if (prefix := given.get("prefix")) is not None:
+        kind, content = content_of(prefix, "options.prefix")
+        given["prefix"] = read_target(
+            kind, content, model.description, model.tokenizer, "options.prefix", max_text_bytes=max_text_bytes
+        )
     return Options(**given)
 
 
-def read_requests(
+def content_of(message: pb.Input | pb.Target, field: str) -> tuple[str, Content]:
+    """Which of its three forms a message has, and what is in it.
+
+    Raises:
+        InvalidRequest: it has none.
+    """
+    kind = message.WhichOneof("content")
+    if kind is None:
+        raise InvalidRequest(field, "one of text, tokens and token_ids is required")
+    if kind == "text":
+        return kind, message.text
+    return kind, message.token_ids.ids if kind == "token_ids" else message.tokens.tokens
+
+
+def read_inputs(
     inputs: Sequence[pb.Input], options: pb.GenerationOptions, model: ServedModel, *,
     field: str, max_text_bytes: int, deadline: float | None,
-) -> list[Request]:
+) -> list[Asked]:
     """Check inputs and options, tokenise text, and complete every source.
 
     Raises:
         InvalidRequest: naming the field and the limit. Nothing has been started then.
     """
-    resolved = resolve_options(read_options(options), model.description, most_beams(model.limits.max_rows))
+    resolved = resolve_options(
+        read_options(options, model, max_text_bytes), model.description, most_beams(model.limits.max_rows)
+    )
     return [
-        _read_request(message, resolved, model, name, max_text_bytes, deadline)
+        Asked(_read_request(message, resolved, model, name, max_text_bytes, deadline), resolved)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
     ]
 
@@ -77,43 +92,32 @@ def _names(field: str, count: int) -> list[str]:
 def _read_request(
     message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int, deadline: float | None
 ) -> Request:
-    kind = message.WhichOneof("content")
-    if kind is None:
-        raise InvalidRequest(field, "one of text, tokens and token_ids is required")
-    content: Content = message.text
-    if kind != "text":
-        content = message.token_ids.ids if kind == "token_ids" else message.tokens.tokens
+    kind, content = content_of(message, field)
     source = read_source(
         kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
     )
     search = seeded(options.search, secrets.randbits(64))  # here, for what is behind knows no chance
-    request = Request(0, source, options.frame.prompt, search, deadline=deadline)
+    request = Request(0, source, options.prompt, search, deadline=deadline)
     check_memory(request, model.limits)
     return request
 
 
-def write_result(
-    ended: Finished, sent: Request, tokenizer: Tokenizer | None, *, logprobs: bool = False
-) -> pb.GenerationResult:
-    """The answer to one input, with every hypothesis, and their tokens' log-probabilities where they are asked for."""
+def write_answer(answer: Answer) -> pb.GenerationResult:
+    """The answer to one input."""
     return pb.GenerationResult(
-        hypotheses=[_hypothesis(each, tokenizer, logprobs=logprobs) for each in ended.hypotheses],
-        finish_reason=_REASONS[ended.reason],
-        input_token_count=len(sent.source),
-        output_token_count=len(ended.log_probs),
-        timing=_timing(ended.times.durations()),
-        seed=None if sent.search.sampling is None else sent.search.sampling.seed,
+        hypotheses=[
+            pb.Hypothesis(
+                text=each.text, tokens=each.tokens, token_ids=each.token_ids, score=each.score,
+                token_log_probs=each.token_log_probs,
+            )
+            for each in answer.hypotheses
+        ],
+        finish_reason=_REASONS[answer.finish_reason],
+        input_token_count=answer.input_token_count,
+        output_token_count=answer.output_token_count,
+        timing=_timing(answer.timing),
+        seed=answer.seed,
     )
-
-
-def _hypothesis(found: Hypothesis, tokenizer: Tokenizer | None, *, logprobs: bool) -> pb.Hypothesis:
-    hypothesis = pb.Hypothesis(
-        token_ids=found.token_ids, score=found.score, token_log_probs=found.log_probs if logprobs else None
-    )
-    if tokenizer is not None:
-        hypothesis.text = tokenizer.decode(found.token_ids)
-        hypothesis.tokens.extend(tokenizer.tokens(found.token_ids))
-    return hypothesis
 
 
 def _timing(spent: Durations) -> pb.Timing:

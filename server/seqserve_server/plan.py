@@ -43,7 +43,7 @@ class Running:
     @classmethod
     def of(cls, request: Request, search: Search, now: float) -> "Running":
         """Before its first step, without rows and places."""
-        beams = request.search.beam_size
+        beams = request.search.rows
         return cls(
             request, Times(request.arrival, admitted=now), search, [], [UNHELD] * beams,
             [request.prompt[0]] * beams, [0], [[0] * beams for _ in range(beams)],
@@ -135,9 +135,9 @@ def need_of(requests: Iterable[Request], widths: Sequence[int]) -> Capacity:
     rows = target = source = 0
     places = [0] * len(widths)
     for request in requests:
-        rows += request.search.beam_size
+        rows += request.search.rows
         target, source = max(target, request.target_length), max(source, len(request.source))
-        for width in widths_for(request.search.beam_size, widths):
+        for width in widths_for(request.search.rows, widths):
             places[width] += 1
     return Capacity(rows, target, source, tuple(places))
 

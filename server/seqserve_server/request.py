@@ -21,7 +21,8 @@ class Request:
 
     Attributes:
         source: Complete source ids, special tokens included; checked against vocabulary and limits.
-        prompt: What the decoder is fed before it chooses: the start token, then forced ones. They are not generated.
+        prompt: What the decoder is fed before it chooses: the start token, then forced ones, then the prefix. They are
+            not generated.
         search: How its tokens are chosen.
         deadline: When the caller stops waiting, or None.
         stream: Whether tokens are published as they come.

@@ -228,7 +228,7 @@ class Scheduler:
 
     def _start(self, request: Request, now: float) -> Running:
         running = Running.of(request, search_of(request.search, request.prompt), now)
-        for number, width in enumerate(widths_for(request.search.beam_size, self._limits.widths)):
+        for number, width in enumerate(widths_for(request.search.rows, self._limits.widths)):
             running.places.append(Place(width, self._places[width].take((running, number))))
         running.rows[0] = self._rows.take((running, 0))
         self._running[request.id] = running

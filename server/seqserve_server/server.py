@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
-from seqserve_server.admission import Gate, most_beams
+from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
@@ -26,6 +26,7 @@ from seqserve_server.loop import Loop
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
 from seqserve_server.plan import need_of
 from seqserve_server.request import Event, Finished, Request
+from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.service import Seq2SeqService
 

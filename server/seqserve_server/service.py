@@ -14,13 +14,13 @@ from grpc_status import rpc_status
 from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve.v1 import seq2seq_pb2_grpc
+from seqserve_server.answers import GrowingAnswer, answer_of
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, ServerError, UnknownModel
-from seqserve_server.messages import read_requests, write_model_info, write_result, write_tokenized
+from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
 from seqserve_server.request import Finished
 from seqserve_server.served_model import ServedModel
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
-from seqserve_server.tokenizer import IncrementalDetokenizer
 from seqserve_server.tokenizing import Tokenizing
 
 logger = logging.getLogger(__name__)
@@ -49,14 +49,13 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             count = len(request.inputs)
             if not 1 <= count <= self._max_inputs:
                 raise InvalidRequest("inputs", f"{count} inputs are outside 1..{self._max_inputs}")
-            requests = read_requests(
+            asked = read_inputs(
                 request.inputs, request.options, model, field="inputs",
                 max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
             )
-            results = await self._dispatcher.generate(requests)
+            ended = await self._dispatcher.generate([each.request for each in asked])
             return pb.GenerateResponse(results=[
-                write_result(result, sent, model.tokenizer, logprobs=request.options.return_logprobs)
-                for sent, result in zip(requests, results, strict=True)
+                write_answer(answer_of(end, each, model.tokenizer)) for each, end in zip(asked, ended, strict=True)
             ])
 
         return await _guarded(context, answer)
@@ -65,22 +64,22 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         """Streamed generation for one input. What piled up while a write was under way goes into one message."""
         async def answer() -> None:
             model = self._find(request.model)
-            sent = read_requests(
+            asked = read_inputs(
                 [request.input], request.options, model, field="input",
                 max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
             )[0]
-            tokenizer = model.tokenizer
-            detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
+            growing = GrowingAnswer(asked, model.tokenizer)
             # Closed here and now however this ends: a request must not run on for a caller that is gone.
-            async with aclosing(self._dispatcher.stream(sent)) as parts:
+            async with aclosing(self._dispatcher.stream(asked.request)) as parts:
                 async for part in parts:
                     if isinstance(part, Finished):
-                        result = write_result(part, sent, tokenizer, logprobs=request.options.return_logprobs)
-                        rest = detokenizer.finish(result.hypotheses[0].text) if detokenizer is not None else ""
-                        await context.write(pb.GenerateStreamResponse(text=rest, result=result))
+                        answer = answer_of(part, asked, model.tokenizer)
+                        text, ids = growing.finish(answer)
+                        result = write_answer(answer)
+                        await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids, result=result))
                     else:
-                        text = detokenizer.push(part) if detokenizer is not None else ""
-                        await context.write(pb.GenerateStreamResponse(text=text, token_ids=part))
+                        text, ids = growing.push(part)
+                        await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids))
 
         await _guarded(context, answer)
 

@@ -23,13 +23,13 @@ class Drawing:
     seed: int | None = None
 
 
-def resolve_sampling(options: Drawing, beam_size: int | None, defaults: SearchDefaults) -> Sampling | None:
+def resolve_sampling(options: Drawing, searching: str | None, defaults: SearchDefaults) -> Sampling | None:
     """How tokens are drawn, or None where they are not.
 
     Who says how to draw asks for it. A bundle may draw by default, but not for callers who ask for beams.
 
     Args:
-        beam_size: As the caller sent it.
+        searching: The option that says that answers are searched for, and what it says, if there is one.
 
     Raises:
         InvalidRequest: naming the option, and the one that contradicts it, or its limit.
@@ -39,10 +39,10 @@ def resolve_sampling(options: Drawing, beam_size: int | None, defaults: SearchDe
     sample = options.sample
     if sample is False and given:
         raise InvalidRequest(given[0], "it is for drawing tokens, and options.sample is false")
-    if beam_size is not None and beam_size > 1:
+    if searching is not None:
         if given or sample:
             name = "options.sample" if sample else given[0]
-            raise InvalidRequest(name, f"it is for a beam of 1, and options.beam_size is {beam_size}")
+            raise InvalidRequest(name, f"it is for a beam of 1, and {searching}")
         sample = False
     if not (bool(given) or defaults.sample if sample is None else sample):
         return None

@@ -12,8 +12,7 @@ from typing import TypeVar
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import LanguageError
-from seqserve.marian_text import UnknownLanguage
-from seqserve.word_text import UnknownWord
+from seqserve.text_errors import UnencodableText
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.served_model import ServedModel
 from seqserve_server.tokenizer import Tokenizer
@@ -58,7 +57,7 @@ class Tokenizing:
         def tokenized(place: int, text: str) -> Answer:
             try:
                 ids = [*prefix, *tokenizer.encode(text), *suffix]
-            except (UnknownLanguage, UnknownWord) as error:
+            except UnencodableText as error:
                 raise InvalidRequest(f"texts[{place}]", str(error)) from None
             return form(ids, tokenizer.source_tokens(ids))
 

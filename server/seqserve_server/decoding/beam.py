@@ -144,7 +144,7 @@ class BeamSearch:
         """Whether enough is found; see :class:`Stopping`."""
         settings, penalty = self._settings, self._settings.length_penalty
         if settings.stopping is Stopping.PATIENCE:
-            if penalty == 0:  # whatever the patience
+            if penalty == 0 and not settings.coverage_penalty:  # whatever the patience
                 return self._top_ended and self._count >= settings.num_hypotheses
             return self._count >= self._wanted
         if self._count < settings.beam_size or settings.stopping is Stopping.FULL:
@@ -194,7 +194,8 @@ class BeamSearch:
     def _finish(self) -> Advance:
         """The end of the search."""
         self._live = self._hopeful = []
-        found = [self._hypothesis(each) for each in self._found[: self._settings.num_hypotheses]]
+        most = len(self._found) if self._settings.coverage_penalty else self._settings.num_hypotheses
+        found = [self._hypothesis(each) for each in self._found[:most]]
         return Advance([], found[0].token_ids[self._told.length :], found)
 
     def _score(self, node: _Node) -> float:

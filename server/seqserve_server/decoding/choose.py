@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from seqserve_server.decoding.alternatives import AlternativesSearch
 from seqserve_server.decoding.beam import BeamSearch
 from seqserve_server.decoding.greedy import GreedySearch
 from seqserve_server.decoding.ruled import RuledSearch
@@ -14,9 +15,13 @@ def search_of(settings: SearchSettings, prompt: Sequence[int]) -> Search:
     ``BeamSearch`` of one beam is not the same: ``EXHAUSTIVE``, or ``PATIENCE`` with more than 1, would go on behind the
     first end token.
     """
-    search: Search = GreedySearch(settings) if settings.beam_size == 1 else BeamSearch(settings)
+    search = AlternativesSearch(settings, _plain) if settings.alternatives else _plain(settings)
     ruled = (
         settings.repetition_penalty != 1 or settings.no_repeat_ngram_size or settings.suppressed
-        or settings.sampling is not None
+        or settings.sampling is not None or settings.favoured
     )
     return RuledSearch(search, settings, prompt) if ruled else search
+
+
+def _plain(settings: SearchSettings) -> Search:
+    return GreedySearch(settings) if settings.beam_size == 1 else BeamSearch(settings)

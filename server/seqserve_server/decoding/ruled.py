@@ -3,6 +3,7 @@
 The search behind them gets candidates as any does; that others were taken away it does not know.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,13 @@ from seqserve_server.decoding.search import Advance, Hypothesis, Search, SearchS
 # that asks for most. And their number is rounded up, because the engine prepares for each number apart.
 MOST_CANDIDATES, LEAST_EXTRA = 128, 8
 Row = tuple[list[int], list[float]]  # candidates best first, and their log-probabilities
+
+
+def biased(log_probs: Numbers, token: int, bias: float) -> Numbers:
+    """Log-probabilities of a mixture: this token with weight ``bias``, the given distribution with the rest."""
+    mixed = log_probs + math.log1p(-bias)
+    mixed[token] = np.logaddexp(math.log(bias), mixed[token])
+    return mixed
 
 
 class RuledSearch:
@@ -44,10 +52,11 @@ class RuledSearch:
     @property
     def wants_logits(self) -> bool:
         """Where best tokens do not say enough, or too many of them would be needed."""
-        sampling, extra = self._settings.sampling, self._extra
+        settings, sampling, extra = self._settings, self._settings.sampling, self._extra
         return (
-            self._settings.repetition_penalty != 1 or (sampling is not None and sampling.top_k == 0)
-            or self._wanted + extra > MOST_CANDIDATES or (self._settings.renormalise and extra > 0)
+            settings.repetition_penalty != 1 or (sampling is not None and sampling.top_k == 0)
+            or self._wanted + extra > MOST_CANDIDATES or (settings.renormalise and extra > 0)
+            or any(self._favoured(history) is not None for history in self._histories)
         )
 
     def advance(
@@ -95,6 +104,12 @@ class RuledSearch:
             bans.add(settings.end_id)  # the search behind could draw no other, and takes log-probabilities as they are
         return bans
 
+    def _favoured(self, history: Tokens) -> int | None:
+        """The next token of what is favoured, for a hypothesis that followed it so far."""
+        favoured, generated = self._settings.favoured, history[self._prompt :]
+        follows = len(generated) < len(favoured) and generated == favoured[: len(generated)]
+        return favoured[len(generated)] if follows else None
+
     def _of_candidates(self, lane: int, ids: Sequence[int], log_probs: Sequence[float]) -> Row:
         """What bans leave of the best tokens, and if one is to be drawn, which."""
         banned, never = self._banned[lane], self._suppression.always
@@ -128,8 +143,11 @@ class RuledSearch:
         most = scores.max()
         if most == -np.inf:
             return [settings.end_id], [float(own[settings.end_id])]
-        if settings.renormalise:
+        favoured = self._favoured(history)
+        if settings.renormalise or favoured is not None:
             scores = own = scores - (most + np.log(np.exp(scores - most).sum()))
+        if favoured is not None:
+            scores = own = biased(own, favoured, settings.prefix_bias)
         if settings.sampling is not None:
             chosen = np.array([drawn(scores, settings.sampling, len(history) - self._prompt)])
         else:

@@ -69,6 +69,15 @@ class SearchSettings:
         no_repeat_ngram_size: No sequence of so many tokens comes twice, the prompt included; 0 is off.
         suppressed: Sequences that are not generated: their last token does not follow the others.
         sampling: How tokens are drawn, or None where the best are chosen; only with one beam.
+        favoured: What the answer begins with if nothing speaks against it: see ``prefix_bias``.
+        prefix_bias: As long as a hypothesis follows ``favoured``, the probability p of the next token of it becomes
+            ``prefix_bias + (1 - prefix_bias) * p``, and that of others ``(1 - prefix_bias) * p``. As CTranslate2 does.
+        alternatives: How many different first tokens are taken, best first, and each completed as a search of its own;
+            0 is off. The score of one is the log-probability of its first token plus the score of the rest, as in
+            CTranslate2.
+        least_probability: Alternatives whose first token is less probable are left out, the best excepted.
+        coverage_penalty: Where it is not 0, all hypotheses that ended are returned, for who can see their attention to
+            put in order; and as in CTranslate2 no length penalty of 0 ends a search early.
         renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's
             too where it may not come yet, and log-probabilities are those of what is left; and the start token is none
             that came before.
@@ -88,7 +97,17 @@ class SearchSettings:
     no_repeat_ngram_size: int = 0
     suppressed: tuple[tuple[int, ...], ...] = ()
     sampling: Sampling | None = None
+    favoured: tuple[int, ...] = ()
+    prefix_bias: float = 0.0
+    alternatives: int = 0
+    least_probability: float = 0.0
+    coverage_penalty: float = 0.0
     renormalise: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Most live hypotheses, of all alternatives together."""
+        return self.beam_size * max(self.alternatives, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ KINDS = {
 class Tokenizer(ABC):
     """A bundle's tokenizer. Content only: special tokens are the model description's business.
 
-    ``encode``, ``id_of`` and ``source_tokens`` speak the source's vocabulary, ``decode`` and ``tokens`` the target's.
+    ``encode``, ``id_of`` and ``source_tokens`` speak the source's vocabulary; ``encode_target``, ``target_id_of``,
+    ``decode`` and ``tokens`` the target's.
     """
 
     @staticmethod
@@ -64,9 +65,12 @@ class Tokenizer(ABC):
         """Ids of a text, without special tokens around it.
 
         Raises:
-            UnknownLanguage: a multilingual Marian model was asked for a language that it does not have.
-            UnknownWord: a vocabulary of words has neither this one nor a token for unknown ones.
+            UnencodableText: with a word or language that the vocabulary lacks.
         """
+
+    def encode_target(self, text: str) -> list[int]:
+        """Target ids of a text; the same as ``encode`` where both sides share everything. Raises as it does."""
+        return self.encode(text)
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -82,4 +86,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def id_of(self, token: str) -> int | None:
-        """Id of a vocabulary entry."""
+        """Source id of a vocabulary entry."""
+
+    def target_id_of(self, token: str) -> int | None:
+        """Target id of a vocabulary entry; the same where both sides share a vocabulary."""
+        return self.id_of(token)

@@ -39,7 +39,8 @@ class MarianTokenizer(Tokenizer):
     def __init__(
         self, vocabulary: MarianVocabulary, source: SentencePieceProcessor, target: SentencePieceProcessor
     ) -> None:
-        self._vocabulary, self._source = vocabulary, source
+        self._vocabulary, self._source, self._target = vocabulary, source, target
+        self._target_vocabulary = vocabulary.of_target()
         self._decoding = target if vocabulary.settings.separate_vocabs else source
         self._entries = vocabulary.target_entries
         special = vocabulary.settings.special
@@ -62,6 +63,10 @@ class MarianTokenizer(Tokenizer):
         """Ids of a text, without the end token; a leading ``>>code<<`` is one of them."""
         return self._vocabulary.ids(text, self._pieces)
 
+    def encode_target(self, text: str) -> list[int]:
+        """Target ids of a text, by the target's SentencePiece model; raises as ``encode`` does."""
+        return self._target_vocabulary.ids(text, self._target_pieces)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without spaces around it; special tokens and ids without an entry are left out."""
         pieces = [self._texts[token_id] for token_id in ids if token_id in self._texts]
@@ -80,8 +85,16 @@ class MarianTokenizer(Tokenizer):
         """Id of a source entry."""
         return self._vocabulary.source.get(token)
 
+    def target_id_of(self, token: str) -> int | None:
+        """Id of a target entry."""
+        return self._vocabulary.target.get(token)
+
     def _pieces(self, part: str) -> list[str]:
         pieces: list[str] = self._source.Encode(part, out_type=str)
+        return pieces
+
+    def _target_pieces(self, part: str) -> list[str]:
+        pieces: list[str] = self._target.Encode(part, out_type=str)
         return pieces
 
 

@@ -13,6 +13,7 @@ class WordTokenizer(Tokenizer):
 
     def __init__(self, vocabulary: WordVocabulary) -> None:
         self._vocabulary, self._entries = vocabulary, vocabulary.target
+        self._target = vocabulary.of_target()
         special = set(vocabulary.special_tokens)
         self._texts = {number: entry for number, entry in enumerate(self._entries) if entry not in special}
 
@@ -37,6 +38,10 @@ class WordTokenizer(Tokenizer):
         """
         return self._vocabulary.encode(text)
 
+    def encode_target(self, text: str) -> list[int]:
+        """Target ids of a text's words; raises as ``encode`` does."""
+        return self._target.encode(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Words between single spaces; special tokens and ids without an entry are left out."""
         return " ".join(self._texts[token_id] for token_id in ids if token_id in self._texts)
@@ -52,6 +57,10 @@ class WordTokenizer(Tokenizer):
     def id_of(self, token: str) -> int | None:
         """Id of a source entry."""
         return self._vocabulary.ids.get(token)
+
+    def target_id_of(self, token: str) -> int | None:
+        """Id of a target entry."""
+        return self._target.ids.get(token)
 
 
 def _entries(vocabulary: Sequence[str], ids: Sequence[int]) -> list[str]:
