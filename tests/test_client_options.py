@@ -10,7 +10,8 @@ from fake_server import TIMING, FakeServer
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_cli.main import main
 from seqserve_client import Client, InvalidInput
-from seqserve_client.messages import GenerationOptions, results_from
+from seqserve_client.messages import results_from
+from seqserve_client.options import GenerationOptions
 
 EVERY: GenerationOptions = {
     "repetition_penalty": 1.25, "no_repeat_ngram_size": 3, "suppress_tokens": [5, [6, 7], (8,)], "sample": True,

@@ -6,11 +6,11 @@ import itertools
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any, get_args
+from typing import Any
 
-from seqserve_cli import answers, exits, remote
+from seqserve_cli import answers, decoding, exits, remote
 from seqserve_cli.lines import answer_in_order, blocks_of_texts
-from seqserve_client import AsyncClient, InvalidInput, Stopping
+from seqserve_client import AsyncClient, InvalidInput
 
 DESCRIPTION = """\
 Generate one line of output for each text: the arguments, or the lines of stdin. Order is kept, each line is flushed
@@ -47,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_target(source)
     source.add_argument("--model", metavar="BUNDLE", help="decode this bundle in-process, with no server")
     parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
-    decoding = parser.add_argument_group("decoding")
-    remote.add_lengths(decoding)
-    _add_search(decoding)
-    _add_rules(decoding)
-    remote.add_languages(decoding)
+    decoding.add_arguments(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--tokens", action="store_true", help="lines hold source pieces between spaces; so do the answers"
@@ -65,66 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--return-logprobs", action="store_true", default=None, help="with --json, log-probabilities of tokens too"
     )
     remote.add_timeout(parser, 60)
-
-
-def _add_search(decoding: argparse._ArgumentGroup) -> None:
-    remote.add_beam_size(decoding)
-    decoding.add_argument(
-        "--num-hypotheses", type=int, metavar="N", help="answers to one text, at most the beam size (default: 1)"
-    )
-    decoding.add_argument(
-        "--length-penalty", type=float, metavar="X",
-        help="scores are divided by the length to this power; 0 leaves the plain sum (default: the model's)",
-    )
-    decoding.add_argument(
-        "--stopping", choices=get_args(Stopping),
-        help="when a beam search is over: as with transformers' early_stopping False, True and \"never\", or as in "
-        "CTranslate2 (default: the model's)",
-    )
-    decoding.add_argument(
-        "--patience", type=float, metavar="X",
-        help="with --stopping patience, which it implies: over when X times the beam size answers have ended",
-    )
-
-
-def _add_rules(decoding: argparse._ArgumentGroup) -> None:
-    decoding.add_argument(
-        "--repetition-penalty", type=float, metavar="X",
-        help="over 1 makes tokens that came before less likely (default: the model's)",
-    )
-    decoding.add_argument(
-        "--no-repeat-ngram-size", type=int, metavar="N",
-        help="no sequence of N tokens comes twice; 0 is off (default: the model's)",
-    )
-    decoding.add_argument(
-        "--suppress-tokens", type=_ids, action="append", metavar="ID[,ID...]",
-        help="a target id that is not generated, or a sequence whose last does not follow the others; may be repeated",
-    )
-    decoding.add_argument(
-        "--sample", action=argparse.BooleanOptionalAction,
-        help="draw tokens instead of taking the best, which the four below imply (default: the model's)",
-    )
-    decoding.add_argument(
-        "--temperature", type=float, metavar="X", help="below 1 draws likely tokens more often (default: the model's)"
-    )
-    decoding.add_argument(
-        "--top-k", type=int, metavar="N", help="draw from the N best only; 0 is all (default: the model's)"
-    )
-    decoding.add_argument(
-        "--top-p", type=float, metavar="X",
-        help="draw from the best only that are X together (default: the model's)",
-    )
-    decoding.add_argument(
-        "--seed", type=int, metavar="N", help="draw the same again for the same text (default: a random one each)"
-    )
-
-
-def _ids(text: str) -> list[int]:
-    """Ids between commas."""
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"ids between commas, not {text!r:.40}") from None
 
 
 def run(options: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from seqserve_client.errors import (
     TooManyInputs,
     Unavailable,
 )
-from seqserve_client.messages import GenerationOptions, Stopping
+from seqserve_client.options import GenerationOptions, Stopping
 from seqserve_client.results import (
     Chunk,
     Hypothesis,

@@ -21,7 +21,7 @@ from seqserve_client.channel import (
     Unset,
 )
 from seqserve_client.errors import Cancelled, ModelNotFound
-from seqserve_client.messages import GenerationOptions
+from seqserve_client.options import GenerationOptions
 from seqserve_client.results import Chunk, Result, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 

@@ -19,7 +19,7 @@ from seqserve_client.channel import (
     Unset,
 )
 from seqserve_client.errors import ModelNotFound
-from seqserve_client.messages import GenerationOptions
+from seqserve_client.options import GenerationOptions
 from seqserve_client.results import Chunk, Result, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from seqserve_client.async_client import AsyncClient
 from seqserve_client.errors import SeqserveError
-from seqserve_client.messages import GenerationOptions
+from seqserve_client.options import GenerationOptions
 from seqserve_client.report import Sample
 from seqserve_client.results import ModelInfo
 

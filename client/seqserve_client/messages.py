@@ -1,13 +1,14 @@
-"""Between Python values and protobuf messages; the only file of the client that knows the messages' fields."""
+"""Between Python values and protobuf messages; with ``options`` the only file that knows the messages' fields."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from seqserve.v1 import seq2seq_pb2
 from seqserve_client.errors import InvalidInput
+from seqserve_client.options import GenerationOptions, options_message
 from seqserve_client.results import (
     Chunk,
     Hypothesis,
@@ -19,60 +20,6 @@ from seqserve_client.results import (
     TokenizedText,
 )
 
-Stopping = Literal["heuristic", "full", "exhaustive", "patience"]
-
-
-class GenerationOptions(TypedDict, total=False):
-    """How to decode; an option left out, or None, takes the model's default.
-
-    Attributes:
-        max_new_tokens: Most generated tokens, the end token included.
-        min_new_tokens: Fewest generated tokens before the end token may be chosen.
-        source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
-        beam_size: Most hypotheses that are kept at every step; 1 is greedy.
-        num_hypotheses: How many to return, at most ``beam_size``; 1 where it is left out, whatever the model.
-        length_penalty: Scores are sums of log-probabilities divided by the length, end token included, to this power.
-        patience: With the stopping rule "patience", which it implies: the search ends when ``beam_size * patience``
-            hypotheses have.
-        stopping: When a beam search is over, beside its limit of tokens: "heuristic", "full" or "exhaustive"
-            (transformers' ``early_stopping`` False, True and "never"), or "patience" (CTranslate2's rule).
-        repetition_penalty: Tokens that came before have their logits divided by it where they are positive, else
-            multiplied (in a beam search, as in transformers, their log-probabilities); 1 changes nothing.
-        no_repeat_ngram_size: No sequence of so many tokens comes twice; 0 is off.
-        suppress_tokens: Target ids that are not generated, and sequences of ids of which the last does not follow the
-            others.
-        sample: Whether tokens are drawn instead of chosen, which the four below imply; not with beams.
-        temperature: Logits are divided by it before a token is drawn.
-        top_k: Only so many best tokens are drawn from; 0 is all.
-        top_p: Of those, only the best whose probabilities together reach this.
-        seed: With the same one, the same input gets the same answer; left out, every input gets a random one.
-        return_logprobs: Whether hypotheses come with ``token_log_probs``.
-    """
-
-    max_new_tokens: int | None
-    min_new_tokens: int | None
-    source_language: str | None
-    target_language: str | None
-    beam_size: int | None
-    num_hypotheses: int | None
-    length_penalty: float | None
-    patience: float | None
-    stopping: Stopping | None
-    repetition_penalty: float | None
-    no_repeat_ngram_size: int | None
-    suppress_tokens: Sequence[int | Sequence[int]] | None
-    sample: bool | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    seed: int | None
-    return_logprobs: bool | None
-
-
-_OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
-_STOPPINGS: dict[str, int] = {
-    name.removeprefix("STOPPING_").lower(): number for name, number in seq2seq_pb2.Stopping.items() if number
-}
 _LIMIT_NAMES = tuple(seq2seq_pb2.ModelLimits.DESCRIPTOR.fields_by_name)
 
 
@@ -93,7 +40,7 @@ def generate_request(
         if isinstance(value, str):
             raise TypeError(f"{name} is a list with one entry per input; for one input write {name}=[{value!r}]")
     inputs = _inputs("texts", texts, tokens, token_ids)
-    return seq2seq_pb2.GenerateRequest(model=model or "", inputs=inputs, options=_options(options))
+    return seq2seq_pb2.GenerateRequest(model=model or "", inputs=inputs, options=options_message(options))
 
 
 def stream_request(
@@ -106,7 +53,7 @@ def stream_request(
     """The message for one input; raises as ``generate_request`` does."""
     texts, token_lists, id_lists = (None if value is None else [value] for value in (text, tokens, token_ids))
     inputs = _inputs("text", texts, token_lists, id_lists)
-    return seq2seq_pb2.GenerateStreamRequest(model=model or "", input=inputs[0], options=_options(options))
+    return seq2seq_pb2.GenerateStreamRequest(model=model or "", input=inputs[0], options=options_message(options))
 
 
 def _inputs(
@@ -153,34 +100,6 @@ def _token_ids_input(token_ids: Any) -> seq2seq_pb2.Input:
     if isinstance(token_ids, int | str | bytes):
         raise TypeError(f"expected a list of ids, not {token_ids!r}")
     return seq2seq_pb2.Input(token_ids=seq2seq_pb2.TokenIds(ids=token_ids))
-
-
-def _options(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions:
-    message = seq2seq_pb2.GenerationOptions()
-    given: Mapping[str, Any] = options
-    for name, value in given.items():
-        if name not in _OPTION_NAMES:
-            raise TypeError(f"unknown option {name!r}; known: {', '.join(_OPTION_NAMES)}")
-        if value is None:
-            continue
-        try:
-            if name == "suppress_tokens":
-                message.suppress_tokens.extend(_sequence(each) for each in value)
-            else:
-                setattr(message, name, _stopping_number(value) if name == "stopping" else value)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"options.{name}: {error}", field=f"options.{name}") from None
-    return message
-
-
-def _sequence(ids: int | Sequence[int]) -> seq2seq_pb2.TokenIds:
-    return seq2seq_pb2.TokenIds(ids=[ids] if isinstance(ids, int) else ids)
-
-
-def _stopping_number(word: object) -> int:
-    if not isinstance(word, str) or word not in _STOPPINGS:
-        raise ValueError(f"{word!r:.40} is not one of {', '.join(_STOPPINGS)}")
-    return _STOPPINGS[word]
 
 
 def results_from(response: seq2seq_pb2.GenerateResponse) -> list[Result]:
