@@ -44,7 +44,7 @@ class AlternativesSearch:
 
     @property
     def candidates(self) -> int:
-        """The first tokens, and one more since the end may not come yet; then what the searches behind need."""
+        """The first tokens, and one more since the end is none of them; then what the searches behind need."""
         if not self._branches:
             return self._settings.alternatives + 1
         return max(branch.search.candidates for branch in self._branches if branch.live and branch.search is not None)
@@ -91,8 +91,8 @@ class AlternativesSearch:
     def _fork(self, token_ids: Sequence[int], log_probs: Sequence[float]) -> Advance:
         settings, end = self._settings, self._settings.end_id
         ranked = list(zip(token_ids, log_probs, strict=True))
-        if settings.min_new_tokens:
-            ranked = [each for each in ranked if each[0] != end] or ranked  # only the end is left to come
+        # As in CTranslate2 an end is no way to go on, unless nothing else is left to come.
+        ranked = [each for each in ranked if each[0] != end] or ranked
         last = settings.max_new_tokens == 1
         if last and settings.forced_end:
             ranked = [(end, 0.0)]

@@ -146,7 +146,7 @@ class RuledSearch:
         favoured = self._favoured(history)
         if settings.renormalise or favoured is not None:
             scores = own = scores - (most + np.log(np.exp(scores - most).sum()))
-        if favoured is not None:
+        if favoured is not None and scores[favoured] > -np.inf:  # favour does not lift a ban
             scores = own = biased(own, favoured, settings.prefix_bias)
         if settings.sampling is not None:
             chosen = np.array([drawn(scores, settings.sampling, len(history) - self._prompt)])
