@@ -28,6 +28,9 @@ SEARCHES: list[dict[str, Any]] = [
     {"prefix": PREFIX[:2], "return_alternatives": True, "num_hypotheses": 3, "beam_size": 3},
     {"prefix": PREFIX[:2], "return_alternatives": True, "num_hypotheses": 9, "min_alternative_probability": 0.004},
     {"prefix": PREFIX, "no_repeat_ngram_size": 1},
+    {"required_phrases": [[40, 41], [7]], "beam_size": 4, "num_hypotheses": 2},
+    {"required_phrases": [[40, 41]], "beam_size": 2, "prefix": PREFIX, "banned_phrases": [[7], [33, 61, 9]]},
+    {"banned_phrases": [[7], [40]], "beam_size": 2},
 ]
 
 
@@ -108,8 +111,36 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"min_alternative_probability": 0.5}, "options.min_alternative_probability: 0.5 means nothing without"),
     ({"return_alternatives": True, "min_alternative_probability": 1.5}, "options.min_alternative_probability: 1.5 is"),
     ({"return_alternatives": True, "coverage_penalty": 0.5}, "options.coverage_penalty: 0.5: it orders answers"),
+    ({"required_phrases": [pb.Target(text="c")]}, "options.required_phrases: options.beam_size is 1, and several"),
+    ({"required_phrases": [pb.Target(text=" ")], "beam_size": 2}, "options.required_phrases[0]: empty"),
+    ({"required_phrases": [pb.Target(text="c")], "top_k": 2}, "options.required_phrases: tokens are drawn"),
+    ({"required_phrases": [pb.Target(text="c")], "beam_size": 2, "no_repeat_ngram_size": 2},
+     "options.required_phrases: options.no_repeat_ngram_size is 2, not 0"),
+    ({"required_phrases": [pb.Target(text="c d e")], "beam_size": 2, "banned_phrases": [pb.Target(text="d")]},
+     "options.required_phrases[0]: it holds [6], which is banned"),
+    ({"required_phrases": [pb.Target(text="c d e")], "beam_size": 2, "max_new_tokens": 2},
+     "options.required_phrases: 3 tokens do not fit options.max_new_tokens 2"),
+    ({"banned_phrases": [pb.Target()]}, "options.banned_phrases[0]: one of text, tokens and token_ids is required"),
+    ({"banned_phrases": [pb.Target(text="c")] * 65}, "options.banned_phrases: 65 phrases are over 64"),
     ({"coverage_penalty": 11}, "options.coverage_penalty: 11 is outside -10..10"),
 ]
+
+
+async def test_phrases_are_in_every_answer_or_in_none(tiny_bundle: Path) -> None:
+    async with client_of(tiny_bundle) as client:
+        required = await client.generate(
+            token_ids=CONTENTS, required_phrases=[[40, 41], [7]], beam_size=4, num_hypotheses=4, max_new_tokens=LIMIT
+        )
+        plain = await client.generate(token_ids=CONTENTS, beam_size=4, max_new_tokens=LIMIT)
+        likely = [result.hypotheses[0].token_ids[:2] for result in plain]
+        banned = await client.generate(token_ids=CONTENTS, banned_phrases=likely, beam_size=4, max_new_tokens=LIMIT)
+    for result in required:
+        for each in result.hypotheses:
+            assert (40, 41) in zip(each.token_ids, each.token_ids[1:], strict=False)
+            assert 7 in each.token_ids
+    for result in banned:
+        pairs = list(zip(result.hypotheses[0].token_ids, result.hypotheses[0].token_ids[1:], strict=False))
+        assert not {tuple(pair) for pair in likely} & set(pairs)
 
 
 @pytest.mark.parametrize(("options", "problem"), UNFIT, ids=[problem[:60] for _, problem in UNFIT])

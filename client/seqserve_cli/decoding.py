@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_search(decoding)
     remote.add_languages(decoding)
     _add_rules(parser.add_argument_group("rules and draws"))
-    _add_prefix(parser.add_argument_group("beginnings"))
+    _add_prefix(parser.add_argument_group("beginnings and phrases"))
 
 
 def _add_search(decoding: argparse._ArgumentGroup) -> None:
@@ -90,4 +90,12 @@ def _add_prefix(beginnings: argparse._ArgumentGroup) -> None:
     beginnings.add_argument(
         "--min-alternative-probability", type=float, metavar="P",
         help="leave out alternatives whose first token is less probable",
+    )
+    beginnings.add_argument(
+        "--require-phrase", dest="required_phrases", action="append", metavar="TEXT",
+        help="a phrase that every answer holds; needs --beam-size over 1; may be repeated",
+    )
+    beginnings.add_argument(
+        "--ban-phrase", dest="banned_phrases", action="append", metavar="TEXT",
+        help="a phrase that no answer holds; may be repeated",
     )

@@ -45,6 +45,9 @@ class GenerationOptions(TypedDict, total=False):
         coverage_penalty: Puts several hypotheses in order by how much of the source they attended to, too.
         replace_unknowns: Whether unknown tokens give way, in text and tokens, to the source token they attended to.
         return_alignment: Whether hypotheses come with their ``alignment``.
+        required_phrases: Phrases that every answer holds, each a text, a list of tokens, or a list of ids. Needs a
+            ``beam_size`` over 1.
+        banned_phrases: Phrases that no answer holds, in the same forms; texts as the tokenizer writes them.
     """
 
     max_new_tokens: int | None
@@ -72,6 +75,8 @@ class GenerationOptions(TypedDict, total=False):
     coverage_penalty: float | None
     replace_unknowns: bool | None
     return_alignment: bool | None
+    required_phrases: Sequence[Target] | None
+    banned_phrases: Sequence[Target] | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
@@ -97,6 +102,10 @@ def options_message(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions
         try:
             if name == "suppress_tokens":
                 message.suppress_tokens.extend(_sequence(each) for each in value)
+            elif name in ("required_phrases", "banned_phrases"):
+                if isinstance(value, str):
+                    raise TypeError(f"a list of phrases, not the string {value!r:.40}")
+                getattr(message, name).extend(target_message(each) for each in value)
             elif name == "prefix":
                 message.prefix.CopyFrom(target_message(value))
             else:

@@ -69,10 +69,15 @@ class InProcess:
             options["stopping"] = read_stopping(word)
         if (sequences := options.get("suppress_tokens")) is not None:
             options["suppress_tokens"] = [[each] if isinstance(each, int) else list(each) for each in sequences]
+
+        def target(content: Content, field: str) -> tuple[int, ...]:
+            return read_target(_kind_of(content), content, served.description, served.tokenizer, field)
+
         if (prefix := options.get("prefix")) is not None:
-            options["prefix"] = read_target(
-                _kind_of(prefix), prefix, served.description, served.tokenizer, "options.prefix"
-            )
+            options["prefix"] = target(prefix, "options.prefix")
+        for name in ("required_phrases", "banned_phrases"):
+            if (phrases := options.get(name)) is not None:
+                options[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
         return resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
 
     def _read(self, kind: str, content: Content, options: Resolved, field: str) -> Asked:

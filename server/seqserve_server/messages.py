@@ -45,11 +45,18 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
         given["stopping"] = rules[number]
     if (sequences := given.get("suppress_tokens")) is not None:
         given["suppress_tokens"] = [list(sequence.ids) for sequence in sequences]
-    if (prefix := given.get("prefix")) is not None:
-        kind, content = content_of(prefix, "options.prefix")
-        given["prefix"] = read_target(
-            kind, content, model.description, model.tokenizer, "options.prefix", max_text_bytes=max_text_bytes
+
+    def target(part: pb.Target, field: str) -> tuple[int, ...]:
+        kind, content = content_of(part, field)
+        return read_target(
+            kind, content, model.description, model.tokenizer, field, max_text_bytes=max_text_bytes
         )
+
+    if (prefix := given.get("prefix")) is not None:
+        given["prefix"] = target(prefix, "options.prefix")
+    for name in ("required_phrases", "banned_phrases"):
+        if (phrases := given.get(name)) is not None:
+            given[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
     return Options(**given)
 
 

@@ -16,6 +16,7 @@ from seqserve.search_defaults import (
 )
 from seqserve_server.decoding.search import SearchSettings, Stopping
 from seqserve_server.errors import InvalidRequest
+from seqserve_server.phrase_options import Phrases, check_phrases, check_required, left_to_require
 from seqserve_server.token_options import Drawing, read_suppressed, resolve_sampling
 
 Value = TypeVar("Value")
@@ -24,7 +25,10 @@ MAX_COVERAGE_PENALTY = 10
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Decoding options as a caller sent them; None takes the bundle's default. ``prefix`` is ids, checked before."""
+    """Decoding options as a caller sent them; None takes the bundle's default.
+
+    ``prefix`` and phrases are ids that were checked against the vocabulary.
+    """
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
@@ -50,6 +54,8 @@ class Options:
     min_alternative_probability: float | None = None
     coverage_penalty: float | None = None
     replace_unknowns: bool | None = None
+    required_phrases: Phrases | None = None
+    banned_phrases: Phrases | None = None
     return_alignment: bool | None = None
 
 
@@ -102,21 +108,29 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
     if sampling is not None and (options.num_hypotheses or 1) > 1:
         problem = f"{options.num_hypotheses} is over 1, and one answer is drawn (options.sample)"
         raise InvalidRequest("options.num_hypotheses", problem)
-    return SearchSettings(
+    banned = options.banned_phrases or ()
+    check_phrases(options.required_phrases or (), "options.required_phrases")
+    check_phrases(banned, "options.banned_phrases")
+    settings = SearchSettings(
         end_id=model.eos_id, max_new_tokens=longest, min_new_tokens=least, forced_end=model.forced_end,
         beam_size=beam_size, num_hypotheses=_resolve_hypotheses(options, beam_size, max_beam_size),
         length_penalty=float(length_penalty), patience=float(patience), stopping=stopping,
         extra_length=_extra_length(defaults, len(forced)),
         repetition_penalty=float(repetition_penalty), no_repeat_ngram_size=ngram_size,
-        suppressed=defaults.suppressed + read_suppressed(options.suppress_tokens or (), model.target_vocab_size),
+        suppressed=defaults.suppressed + banned + read_suppressed(
+            options.suppress_tokens or (), model.target_vocab_size
+        ),
         sampling=sampling,
         favoured=favoured,
         prefix_bias=bias,
         alternatives=(options.num_hypotheses or 1) if options.return_alternatives else 0,
         least_probability=_least_probability(options),
+        required=left_to_require(options.required_phrases or (), forced),
         coverage_penalty=_coverage(options),
         renormalise=defaults.renormalise,
     )
+    check_required(settings)
+    return settings
 
 
 def resolve_prefix(options: Options) -> tuple[tuple[int, ...], tuple[int, ...], float]:

@@ -81,12 +81,15 @@ class BeamSearch:
     ) -> Advance:
         """Take one step."""
         del logits  # not asked for
-        settings, parents = self._settings, self._live
+        self._length += 1
+        return self._take(self._ranked(token_ids, log_probs, self._length >= self._settings.max_new_tokens))
+
+    def _take(self, ranked: Sequence[Ranked]) -> Advance:
+        """End and go on with the best of these continuations."""
+        settings, parents, length = self._settings, self._live, self._length
         beam, end = settings.beam_size, settings.end_id
-        self._length = length = self._length + 1
         last = length >= settings.max_new_tokens
         best_before = self._found[0] if self._found else None
-        ranked = self._ranked(token_ids, log_probs, last)
         live: list[_Node] = []
         steps: list[Continuation] = []
         for place, (total, token, parent, log_prob) in enumerate(ranked):

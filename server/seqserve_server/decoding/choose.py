@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from seqserve_server.decoding.alternatives import AlternativesSearch
 from seqserve_server.decoding.beam import BeamSearch
+from seqserve_server.decoding.constrained import ConstrainedBeamSearch
 from seqserve_server.decoding.greedy import GreedySearch
 from seqserve_server.decoding.ruled import RuledSearch
 from seqserve_server.decoding.search import Search, SearchSettings
@@ -15,6 +16,8 @@ def search_of(settings: SearchSettings, prompt: Sequence[int]) -> Search:
     ``BeamSearch`` of one beam is not the same: ``EXHAUSTIVE``, or ``PATIENCE`` with more than 1, would go on behind the
     first end token.
     """
+    if settings.required:
+        return ConstrainedBeamSearch(settings, prompt)
     search = AlternativesSearch(settings, _plain) if settings.alternatives else _plain(settings)
     ruled = (
         settings.repetition_penalty != 1 or settings.no_repeat_ngram_size or settings.suppressed

@@ -76,6 +76,8 @@ class SearchSettings:
             0 is off. The score of one is the log-probability of its first token plus the score of the rest, as in
             CTranslate2.
         least_probability: Alternatives whose first token is less probable are left out, the best excepted.
+        required: Phrases that every answer holds, each at least once, in any order; only with several beams, and
+            without penalties and n-grams. Together no longer than ``max_new_tokens`` allows.
         coverage_penalty: Where it is not 0, all hypotheses that ended are returned, for who can see their attention to
             put in order; and as in CTranslate2 no length penalty of 0 ends a search early.
         renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's
@@ -101,6 +103,7 @@ class SearchSettings:
     prefix_bias: float = 0.0
     alternatives: int = 0
     least_probability: float = 0.0
+    required: tuple[tuple[int, ...], ...] = ()
     coverage_penalty: float = 0.0
     renormalise: bool = False
 
