@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from seqserve_export import pipeline
+from seqserve_export.description import describe
 from seqserve_export.families import choose_family
 from tiny_model import write_native
 
@@ -17,6 +18,6 @@ class Built:
         self.checkpoint = choose_family(source).read(source)
         self.bundle = directory / "bundle"
         self.bundle.mkdir()
-        pipeline.write_graphs(self.checkpoint.model, self.bundle)
-        self.description = pipeline.describe(self.checkpoint, "tiny", "fp32")
+        self.description = describe(self.checkpoint, "tiny", "fp32")
+        pipeline.write_graphs(self.checkpoint.model, self.bundle, self.description.alignment)
         (self.bundle / "model.json").write_text(self.description.to_json())

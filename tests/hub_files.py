@@ -10,8 +10,8 @@ from typing import Any
 from checkpoint_edits import load
 from seqserve.framing import Frame
 from seqserve_export import reference
+from seqserve_export.description import describe
 from seqserve_export.families import LoadedCheckpoint
-from seqserve_export.pipeline import describe
 from seqserve_server.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "hub"  # bench/peers/hub_parity.py --write

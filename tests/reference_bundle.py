@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from seqserve_export import reference
@@ -40,6 +41,20 @@ class ReferenceBundle:
             reference.greedy(self.model, [source], limit, min_new_tokens or 0, prompts=[prompt])[0]
             for source, prompt in zip(sources, prompts, strict=True)
         ]
+
+    @property
+    def can_score(self) -> bool:
+        return True
+
+    def score_targets(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /
+    ) -> list[NDArray[np.float32]]:
+        found = []
+        for source, target, prompt in zip(sources, targets, prompts, strict=True):
+            logits = torch.from_numpy(reference.step_logits(self.model, [source], [target], [prompt])[0])
+            own = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(target)[:, None])
+            found.append(own[:, 0].numpy())
+        return found
 
     def text(self, token_ids: Sequence[int], /) -> str:
         return " ".join(map(str, token_ids))

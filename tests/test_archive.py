@@ -18,11 +18,11 @@ from checkpoint_edits import load, refusal
 from ctranslate2_files import tiny_variables, write_directory
 from marian_text_files import GOLDEN
 from seqserve.search_defaults import SearchDefaults
+from seqserve_export.description import describe
 from seqserve_export.errors import ExportError
 from seqserve_export.families.archive import Limits, unpack_zip
 from seqserve_export.families.ctranslate2_spec import SIDES
 from seqserve_export.piece_files import PieceFiles
-from seqserve_export.pipeline import describe
 from seqserve_export.word_files import WordFiles
 from seqserve_server.tokenizer.marian import MarianTokenizer
 

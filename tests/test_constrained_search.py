@@ -23,7 +23,7 @@ def holds(tokens: Tokens, phrase: Tokens) -> bool:
 def score_of(model: Logits, tokens: Tokens, chosen: SearchSettings, *, ended: bool) -> float:
     total = sum(float(own_log_probs(model(tokens[:place]))[token]) for place, token in enumerate(tokens))
     total += float(own_log_probs(model(tokens))[END]) if ended else 0.0
-    return total / (len(tokens) + ended) ** chosen.length_penalty
+    return float(total / (len(tokens) + ended) ** chosen.length_penalty)
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from checkpoint_edits import change_json, change_tensors, refusal
 from hub_files import GOLDEN, Golden, copy
 from seqserve.bundle import BundleError
-from seqserve_export.pipeline import describe
+from seqserve_export.description import describe
 from seqserve_server.tokenizer import Tokenizer
 
 

@@ -12,10 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from reference_bundle import ReferenceBundle
 from seqserve.bundle import ModelDescription
-from seqserve_export import parity, pipeline, proof_sources, reference
+from seqserve_export import parity, proof_sources, reference
+from seqserve_export.description import describe
 from seqserve_export.errors import ExportError
 from seqserve_export.families import LoadedCheckpoint
 from seqserve_export.model import Transformer
+from seqserve_export.parity_report import ParityReport
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.tokenizer_files import HubFile
 from tiny_model import EOS, START, tiny_model
@@ -28,7 +30,7 @@ SOURCES = [
 ]
 
 
-def prove(bundle: ReferenceBundle, sources: Sequence[ProofSource] = SOURCES) -> parity.ParityReport:
+def prove(bundle: ReferenceBundle, sources: Sequence[ProofSource] = SOURCES) -> ParityReport:
     return parity.prove(MODEL, bundle, sources, max_new_tokens=8, arrivals=[0, 1, 2])
 
 
@@ -39,7 +41,7 @@ def checkpoint(model: Transformer = MODEL) -> LoadedCheckpoint:
 
 
 def described(loaded: LoadedCheckpoint) -> ModelDescription:
-    return pipeline.describe(loaded, "tiny", "fp32")
+    return describe(loaded, "tiny", "fp32")
 
 
 def test_the_model_itself_passes() -> None:

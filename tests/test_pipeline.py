@@ -18,13 +18,13 @@ from seqserve.manifest import check_manifest
 from seqserve_export import command, pipeline, proof_sources
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.model import Transformer
-from seqserve_export.parity import ParityReport
+from seqserve_export.parity_report import ParityReport
 from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
 from tiny_model import write_native
 
 REPORT = ParityReport(
     sources=200, source_tokens=2000, longest_source=64, generated_tokens=600, longest_target=64, tolerance=1e-4,
-    encoder_error=0.0, logits_error=0.0, largest_logit=1.0, log_prob_error=0.0, equal=200,
+    encoder_error=0.0, logits_error=0.0, largest_logit=1.0, log_prob_error=0.0, score_error=0.0, equal=200,
 )
 
 
@@ -50,7 +50,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    def write_graphs(model: Transformer, directory: Path, progress: Callable[[str], None]) -> None:
+    def write_graphs(model: Transformer, directory: Path, alignment: object, progress: Callable[[str], None]) -> None:
         for name in ("encoder.onnx", "decoder.onnx"):
             (directory / name).write_bytes(b"stand-in")
 

@@ -12,8 +12,8 @@ from checkpoint_edits import change_json, load, refusal
 from ctranslate2_files import write_directory
 from seqserve.bundle import ModelDescription
 from seqserve.search_defaults import SearchDefaults
+from seqserve_export.description import describe
 from seqserve_export.families.search_settings import APPLIED, NOT_APPLIED, read_search, search_notes
-from seqserve_export.pipeline import describe
 from tiny_model import write_marian, write_native
 
 DATA = Path(__file__).parent / "data"

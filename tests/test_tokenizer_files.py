@@ -11,6 +11,7 @@ from marian_text_files import GOLDEN_SIZE, copy_golden, write_separate
 from seqserve import bundle
 from seqserve.manifest import check_manifest, write_manifest
 from seqserve_export import pipeline, proof_sources
+from seqserve_export.description import describe
 from seqserve_export.errors import ExportError
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_export.tokenizer_files import MarianFiles
@@ -117,7 +118,7 @@ def test_a_bad_file_is_named_before_anything_is_traced(
 
 def read_lines(source: Path, lines: Path) -> None:
     checkpoint = load(source)
-    proof_sources.sentence_sources(pipeline.describe(checkpoint, "opus", "fp32"), checkpoint.tokenizer, lines)
+    proof_sources.sentence_sources(describe(checkpoint, "opus", "fp32"), checkpoint.tokenizer, lines)
 
 
 def test_a_model_that_only_its_library_finds_bad_is_named_too(tmp_path: Path) -> None:

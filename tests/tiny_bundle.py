@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from seqserve.alignment import Alignment
 from seqserve.bundle import MODEL_FILE, ModelDescription
 from seqserve.manifest import write_manifest
-from seqserve_export.pipeline import state_tensors, write_graphs
+from seqserve_export.description import state_tensors
+from seqserve_export.pipeline import write_graphs
 from tiny_model import tiny_model
 
 VOCABULARY = 200
@@ -19,12 +21,13 @@ def write_bundle(directory: Path) -> None:
     )
     config = model.config
     directory.mkdir(parents=True)
-    write_graphs(model, directory)
+    alignment = Alignment(0, (0, 1), config.decoder_layers, declared=True)
+    write_graphs(model, directory, alignment)
     description = ModelDescription(
         name="tiny", family="native", precision="fp32", source_vocab_size=VOCABULARY, target_vocab_size=VOCABULARY,
         max_source_length=LONGEST, max_target_length=LONGEST, source_prefix=(), source_suffix=(config.eos_id,),
         decoder_prompt=(config.decoder_start_id,), eos_id=config.eos_id, pad_id=config.pad_id, unk_id=None,
-        states=state_tensors(config), default_max_new_tokens=LONGEST,
+        states=state_tensors(config), default_max_new_tokens=LONGEST, alignment=alignment,
     )
     (directory / MODEL_FILE).write_text(description.to_json())
     write_manifest(directory)

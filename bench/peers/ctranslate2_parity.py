@@ -22,8 +22,8 @@ import torch
 from peers import ctranslate2_models
 from peers.ctranslate2_models import Variant
 from seqserve_export import reference
+from seqserve_export.description import describe
 from seqserve_export.families import LoadedCheckpoint, choose_family
-from seqserve_export.pipeline import describe
 
 SENTENCES, LIMIT, TOLERANCE = 32, 24, 1e-4
 NEAR_TIE = 1e-4

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from seqserve_export import reference
 from seqserve_export.model import Transformer
+from seqserve_export.parity_report import Difference, ParityReport
 from seqserve_export.proof_sources import ProofSource
 
 TOLERANCE = 1e-4  # absolute, on encoder states, logits and log-probabilities of float32 bundles
 REFERENCE_BATCH = 16  # sources that the reference computes together
 LOGIT_ENTRIES = 2**24  # that are held at a time, in two or three places: with 256 000 tokens, 64 steps
-LISTED = 10  # misses and ties shown one by one
 
 
 class Generated(Protocol):
@@ -56,6 +56,15 @@ class BundleDecoder(Protocol):
     ) -> Sequence[Generated]:
         """Decode greedily; ``arrivals[i]`` is the loop step at which source i is submitted."""
 
+    @property
+    def can_score(self) -> bool:
+        """Whether there is a scorer."""
+
+    def score_targets(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /
+    ) -> Sequence[NDArray[np.float32]]:
+        """Log-probabilities [len(target)] of each target, in one pass."""
+
     def text(self, token_ids: Sequence[int], /) -> str:
         """Detokenised; only where the bundle has a tokenizer."""
 
@@ -65,78 +74,6 @@ class Opener(Protocol):
 
     def __call__(self, directory: Path, /, *, verify: bool) -> AbstractContextManager[BundleDecoder]:
         """The opened bundle."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first place where greedy tokens part.
-
-    ``gap`` is the distance between the reference's two best logits there: below twice the measured logits error it is
-    a tie that rounding decides, and no miss.
-    """
-
-    source: int
-    position: int
-    reference_token: int | None
-    bundle_token: int | None
-    gap: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityReport:
-    """What was compared and how far apart it was.
-
-    Errors are largest absolute differences. ``largest_logit`` is the largest magnitude among the reference's best
-    logits and says how good a given error is: float32 keeps about seven digits.
-    """
-
-    sources: int
-    source_tokens: int
-    longest_source: int
-    generated_tokens: int
-    longest_target: int
-    tolerance: float
-    encoder_error: float
-    logits_error: float
-    largest_logit: float
-    log_prob_error: float
-    equal: int
-    ties: list[Difference] = field(default_factory=list)
-    misses: list[Difference] = field(default_factory=list)
-    mixed_differences: list[int] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the bundle may be kept."""
-        errors = (self.encoder_error, self.logits_error, self.log_prob_error)
-        # ``not (error <= tolerance)`` and not ``error > tolerance``: the latter would let NaN through.
-        within = all(error <= self.tolerance for error in errors)
-        return within and not self.misses and not self.mixed_differences
-
-    def table(self) -> str:
-        """The report for people, one comparison a line."""
-        def line(name: str, figure: str, passed: bool) -> str:
-            return f"  {name:34} {figure:>24}   {'ok' if passed else 'MISS'}"
-
-        def error(name: str, value: float) -> str:
-            return line(name, f"largest error {value:.1e}", value <= self.tolerance)
-
-        same = self.sources - len(self.mixed_differences)
-        lines = [
-            f"parity with the source model: {self.sources} sources of 1 to {self.longest_source} tokens, "
-            f"{self.generated_tokens} generated tokens, targets of up to {self.longest_target}; "
-            f"errors allowed: {self.tolerance:.0e}",
-            error("encoder states", self.encoder_error),
-            error(f"step logits (best up to {self.largest_logit:.3g})", self.logits_error),
-            error("log-probabilities", self.log_prob_error),
-            line("greedy tokens equal", f"{self.equal} of {self.sources}", not self.misses),
-            line("mixed batches, same bits as alone", f"{same} of {self.sources}", not self.mixed_differences),
-        ]
-        lines += [f"  tie:  {_describe(tie)}" for tie in self.ties[:LISTED]]
-        lines += [f"  MISS: {_describe(miss)}" for miss in self.misses[:LISTED]]
-        if self.mixed_differences:
-            lines.append(f"  MISS: in mixed batches, sources {', '.join(map(str, self.mixed_differences[:LISTED]))}")
-        return "\n".join(lines)
 
 
 @dataclass
@@ -151,6 +88,8 @@ class _Measured:
     longest_target: int = 0
     equal: int = 0
     alone: list[Generated] = field(default_factory=list)
+    targets: list[list[int]] = field(default_factory=list)
+    scores: list[NDArray[np.float64]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
 
 
@@ -182,6 +121,7 @@ def prove(
         [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens,
         min_new_tokens=0, arrivals=arrivals,
     )
+    score_error = _score_error(bundle, sources, measured) if bundle.can_score else None
     tie_gap = 2 * measured.logits_error
     return ParityReport(
         sources=len(sources),
@@ -194,6 +134,7 @@ def prove(
         logits_error=measured.logits_error,
         largest_logit=measured.largest_logit,
         log_prob_error=measured.log_prob_error,
+        score_error=score_error,
         equal=measured.equal,
         ties=[difference for difference in measured.differences if difference.gap < tie_gap],
         misses=[difference for difference in measured.differences if not difference.gap < tie_gap],
@@ -239,6 +180,32 @@ def _compare_batch(
         measured.generated_tokens += len(fed)
         measured.longest_target = max(measured.longest_target, len(fed), len(source.forced_target))
         measured.alone.append(alone)
+        measured.targets.append(fed)
+        measured.scores.append(_log_probs(expected.logits, fed))
+
+
+def _log_probs(logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np.float64]:
+    """Of each token by the logits [len(tokens), vocabulary] before it."""
+    exact = logits.astype(np.float64)
+    largest = exact.max(axis=-1, keepdims=True)
+    own: NDArray[np.float64] = exact - largest - np.log(np.exp(exact - largest).sum(axis=-1, keepdims=True))
+    return own[np.arange(len(tokens)), list(tokens)]
+
+
+def _score_error(bundle: BundleDecoder, sources: Sequence[ProofSource], measured: _Measured) -> float:
+    """Of the scorer on what the reference decoded, all of it together."""
+    asked = [
+        (source, target, expected)
+        for source, target, expected in zip(sources, measured.targets, measured.scores, strict=True) if target
+    ]
+    scores = bundle.score_targets(
+        [source.ids for source, _, _ in asked], [target for _, target, _ in asked],
+        [source.prompt for source, _, _ in asked],
+    )
+    error = 0.0
+    for found, (_, _, expected) in zip(scores, asked, strict=True):
+        error = _larger(error, largest_error(found, expected))
+    return error
 
 
 def chosen_tokens(decoded: reference.Decoded, eos_id: int) -> list[int]:
@@ -282,10 +249,3 @@ def same_bits(one: Generated, other: Generated) -> bool:
 def _larger(one: float, other: float) -> float:
     """Like max(), but NaN wins."""
     return float(np.maximum(one, other))
-
-
-def _describe(difference: Difference) -> str:
-    return (
-        f"source {difference.source} at token {difference.position}: {difference.reference_token} in the source model, "
-        f"{difference.bundle_token} in the bundle; the model's two best are {difference.gap:.1e} apart"
-    )

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from seqserve import bundle
-from seqserve.bundle import BundleError, ModelDescription, StateTensor
+from seqserve.alignment import Alignment
+from seqserve.bundle import BundleError, ModelDescription
 from seqserve.manifest import MANIFEST_FILE, write_manifest
 from seqserve_export import parity, precision, proof_sources
+from seqserve_export.description import describe
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
@@ -26,8 +28,9 @@ from seqserve_export.families.registry import AUTO
 from seqserve_export.graphs import places, trace
 from seqserve_export.graphs.blocks import padded_head_size
 from seqserve_export.graphs.weights_file import WeightsFile
-from seqserve_export.model import Transformer, TransformerConfig
-from seqserve_export.parity import Opener, ParityReport
+from seqserve_export.model import Transformer
+from seqserve_export.parity import Opener
+from seqserve_export.parity_report import ParityReport
 from seqserve_export.precision_report import PrecisionReport
 from seqserve_export.tokenizer_files import TokenizerFiles
 
@@ -97,7 +100,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
         longest = PROOF_NEW_TOKENS_TEXT
     try:
         with _unfinished(options.out) as directory:
-            write_graphs(checkpoint.model, directory, progress)
+            write_graphs(checkpoint.model, directory, description.alignment, progress)
             _write_descriptions(directory, description, checkpoint.tokenizer)
             report = _prove(checkpoint.model, description, directory, sources, longest, open_bundle, progress)
             notes = checkpoint.all_notes
@@ -161,39 +164,14 @@ def check_options(options: ExportOptions) -> None:
         raise ExportError(f"{out}: holds the source {options.source}; it cannot be replaced")
 
 
-def describe(checkpoint: LoadedCheckpoint, name: str, precision: str) -> ModelDescription:
-    """``model.json`` of a checkpoint."""
-    config = checkpoint.model.config
-    return ModelDescription(
-        name=name, family=checkpoint.family, precision=precision,
-        source_vocab_size=config.source_vocab_size, target_vocab_size=config.target_vocab_size,
-        max_source_length=config.max_source_length, max_target_length=config.max_target_length,
-        source_prefix=checkpoint.source_prefix, source_suffix=checkpoint.source_suffix,
-        decoder_prompt=checkpoint.decoder_prompt or (config.decoder_start_id,),
-        eos_id=config.eos_id, pad_id=config.pad_id, unk_id=checkpoint.unk_id, states=state_tensors(config),
-        default_max_new_tokens=checkpoint.default_max_new_tokens,
-        default_min_new_tokens=checkpoint.default_min_new_tokens, search=checkpoint.search,
-        forced_end=checkpoint.forced_end, languages=checkpoint.languages,
-        default_source_language=checkpoint.default_source_language,
-        default_target_language=checkpoint.default_target_language,
-        dimensions=config.to_dict(),
-        provenance={
-            **checkpoint.provenance, "torch": torch.__version__, "opset": trace.OPSET, "ir_version": trace.IR_VERSION,
-        },
-    )
+def write_graphs(
+    model: Transformer, directory: Path, alignment: Alignment | None = None, progress: Progress = lambda _: None
+) -> None:
+    """Trace and save the graphs, one after the other, so that only one copy of the weights is held at a time.
 
-
-def state_tensors(config: TransformerConfig) -> tuple[StateTensor, ...]:
-    """Keys and values, by layer: those a row grows, and those that all rows of a request read."""
-    count, shape = 2 * config.decoder_layers, (config.heads, bundle.LENGTH_AXIS, padded_head_size(config.head_size))
-    return (
-        StateTensor("self", count, shape, "float32", scope="row", length="target", update="append"),
-        StateTensor("cross", count, shape, "float32", scope="request", length="source", update="constant"),
-    )
-
-
-def write_graphs(model: Transformer, directory: Path, progress: Progress = lambda _: None) -> None:
-    """Trace and save both graphs, one after the other, so that only one copy of the weights is held at a time."""
+    Args:
+        alignment: None for no scorer.
+    """
     weights = WeightsFile(directory / bundle.WEIGHTS_FILE)
     progress("tracing the encoder")
     weights.save(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
@@ -201,6 +179,10 @@ def write_graphs(model: Transformer, directory: Path, progress: Progress = lambd
     decoder = trace.trace_decoder(model)
     places.add_places(decoder, model.config.heads, padded_head_size(model.config.head_size))
     weights.save(decoder, directory / bundle.DECODER_FILE)
+    if alignment is not None:
+        del decoder
+        progress("tracing the scorer")
+        weights.save(trace.trace_scorer(model, alignment.layer, alignment.heads), directory / bundle.SCORER_FILE)
 
 
 def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: TokenizerFiles | None) -> None:

@@ -24,7 +24,7 @@ from seqserve_export.precision_report import LogitErrors, PrecisionReport
 from seqserve_export.proof_sources import ProofSource
 from seqserve_export.text_scores import TextScores
 
-GRAPHS = (bundle.ENCODER_FILE, bundle.DECODER_FILE)
+GRAPHS = (bundle.ENCODER_FILE, bundle.DECODER_FILE, bundle.SCORER_FILE)
 TOKENIZER = Path(bundle.TOKENIZER_FILE).parent
 ROUNDED = ("int8", "fp16")  # precisions that are made of float32 graphs
 EMULATION = "emulation"  # the directory of float32 graphs that compute what the float16 ones mean
@@ -70,17 +70,20 @@ def round_bundle(
     if not report.passed:
         raise ParityError(f"the {precision} graphs miss the float32 ones; no bundle was written", report.table())
     for name in (*GRAPHS, bundle.WEIGHTS_FILE, bundle.MODEL_FILE):
-        (work / name).replace(directory / name)
+        if (work / name).exists():
+            (work / name).replace(directory / name)
+        else:
+            (directory / name).unlink(missing_ok=True)
     shutil.rmtree(work)
     return report
 
 
 def described(description: ModelDescription, precision: str) -> ModelDescription:
     """The description of the same model in another precision."""
-    states = description.states
-    if precision == "fp16":
-        states = tuple(dataclasses.replace(state, dtype="float16") for state in states)
-    return dataclasses.replace(description, precision=precision, states=states)
+    states, alignment = description.states, description.alignment
+    if precision == "fp16":  # without a scorer: no emulation of it was ever measured
+        states, alignment = tuple(dataclasses.replace(state, dtype="float16") for state in states), None
+    return dataclasses.replace(description, precision=precision, states=states, alignment=alignment)
 
 
 def write_rounded(
@@ -91,8 +94,10 @@ def write_rounded(
     emulation = work / EMULATION
     if precision == "fp16":
         emulation.mkdir()
-        (emulation / bundle.MODEL_FILE).write_text(description.to_json(), encoding="utf-8")
-    for name in GRAPHS:
+        emulated = dataclasses.replace(description, alignment=None)
+        (emulation / bundle.MODEL_FILE).write_text(emulated.to_json(), encoding="utf-8")
+    rounded = described(description, precision)
+    for name in GRAPHS if rounded.alignment is not None else GRAPHS[:2]:
         progress(f"rounding {name}")
         model = onnx_ir.load(directory / name)
         if precision == "int8":
@@ -109,7 +114,7 @@ def write_rounded(
     for made in (work, emulation):
         if made.is_dir() and (directory / TOKENIZER).is_dir():
             shutil.copytree(directory / TOKENIZER, made / TOKENIZER)
-    (work / bundle.MODEL_FILE).write_text(described(description, precision).to_json(), encoding="utf-8")
+    (work / bundle.MODEL_FILE).write_text(rounded.to_json(), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,8 @@ def _compare_texts(expected: Sequence[str | None], actual: Sequence[str | None])
 
 def graph_bytes(directory: Path) -> int:
     """Of the graphs in a directory, with the weights beside them."""
-    return sum((directory / name).stat().st_size for name in (*GRAPHS, bundle.WEIGHTS_FILE))
+    paths = [directory / name for name in (*GRAPHS, bundle.WEIGHTS_FILE)]
+    return sum(path.stat().st_size for path in paths if path.exists())
 
 
 def _equal_tokens(one: Generated, other: Generated) -> int:

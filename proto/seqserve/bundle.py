@@ -1,7 +1,8 @@
 """The bundle format: what an exported model directory holds. ``export`` writes it, ``serve`` reads it.
 
-A bundle is a directory with ``encoder.onnx``, ``decoder.onnx``, their weights in ``weights.data``, ``model.json``
-(:class:`ModelDescription`), optionally ``tokenizer/``, ``parity.json`` and ``manifest.json``.
+A bundle is a directory with ``encoder.onnx``, ``decoder.onnx``, ``scorer.onnx`` where ``model.json``
+(:class:`ModelDescription`) speaks of an alignment, their weights in ``weights.data``, optionally ``tokenizer/``,
+``parity.json`` and ``manifest.json``.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seqserve.alignment import Alignment
 from seqserve.framing import SOURCE_LANGUAGE, TARGET_LANGUAGE, Framing, Place
 from seqserve.search_defaults import SearchDefaults, SearchError
 
@@ -18,7 +20,8 @@ FORMAT = 3
 MODEL_FILE = "model.json"
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
-WEIGHTS_FILE = "weights.data"  # of both graphs
+SCORER_FILE = "scorer.onnx"
+WEIGHTS_FILE = "weights.data"  # of all graphs
 TOKENIZER_FILE = "tokenizer/tokenizer.json"  # alone, it is a Hub tokenizer for both sides
 TOKENIZER_CONFIG_FILE = "tokenizer/tokenizer_config.json"  # its "kind" says which of these are there
 PIECES_FILE = "tokenizer/pieces.spm"  # "sentencepiece": one model for both sides
@@ -101,7 +104,8 @@ class ModelDescription:
     Lengths count tokens, special tokens included. ``source_prefix`` and ``source_suffix`` are what the family puts
     around the content of a source, ``decoder_prompt`` what the decoder is fed before it chooses (:mod:`.framing`).
     ``forced_end`` makes the last token that ``max_new_tokens`` allows the end token, whatever the model would choose.
-    ``search`` is how requests are decoded that do not say.
+    ``search`` is how requests are decoded that do not say. ``alignment`` is what the scorer tells besides; None
+    where the bundle has none.
     """
 
     name: str
@@ -122,6 +126,7 @@ class ModelDescription:
     default_min_new_tokens: int = 0
     forced_end: bool = False
     search: SearchDefaults = field(default_factory=SearchDefaults)
+    alignment: Alignment | None = None
     languages: dict[str, int] = field(default_factory=dict)
     default_source_language: str | None = None
     default_target_language: str | None = None
@@ -235,7 +240,11 @@ class ModelDescription:
         except SearchError as error:
             raise BundleError(f"{MODEL_FILE}: search.{error}") from None
         tuples = {name: tuple(values[name]) for name in ("source_prefix", "source_suffix", "decoder_prompt")}
-        return cls(**{**values, **tuples, "states": states, "search": search})
+        try:
+            alignment = None if values.get("alignment") is None else Alignment.from_json(values["alignment"])
+        except ValueError as error:
+            raise BundleError(f"{MODEL_FILE}: alignment: {error}") from None
+        return cls(**{**values, **tuples, "states": states, "search": search, "alignment": alignment})
 
 
 def _ill_typed(declared: object, value: object) -> str | None:
@@ -255,7 +264,7 @@ def _ill_typed(declared: object, value: object) -> str | None:
     if declared == tuple[StateTensor, ...]:
         good = isinstance(value, list) and all(isinstance(item, dict) for item in value)
         return None if good else "a list of objects"
-    if declared in (dict[str, Any], SearchDefaults):
+    if declared in (dict[str, Any], SearchDefaults) or (declared == Alignment | None and value is not None):
         return None if isinstance(value, dict) else "an object"
     return None
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from seqserve_server.admission import check_complete, check_memory, frame_of
 from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.encoder_batch import pack
-from seqserve_server.engine import Changes, Layout, PlaceRelease, RowRelease, Source, StepInput
+from seqserve_server.engine import Changes, Layout, Pair, PlaceRelease, RowRelease, Scored, Source, StepInput
 from seqserve_server.errors import EngineFailure, InvalidRequest
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
@@ -39,10 +40,12 @@ class LocalModel:
     @classmethod
     def open(
         cls, directory: Path, *, threads: int = 0, cache_bytes: int | None = None, max_rows: int | None = None,
-        encode_tokens: int | None = None, verify: bool = True,
+        encode_tokens: int | None = None, scorer: bool | None = None, verify: bool = True,
     ) -> "LocalModel":
         """Open a bundle; raises ``BundleError`` with one line where it cannot be used."""
-        given = {"cache_bytes": cache_bytes, "max_rows": max_rows, "encode_tokens": encode_tokens}
+        given: dict[str, Any] = {
+            "cache_bytes": cache_bytes, "max_rows": max_rows, "encode_tokens": encode_tokens, "scorer": scorer,
+        }
         limits = EngineLimits(threads=threads, **{name: value for name, value in given.items() if value is not None})
         return cls(ServedModel.open(directory, limits, verify=verify))
 
@@ -165,6 +168,33 @@ class LocalModel:
             kept.append(logits[0].copy())
         engine.change(Changes([RowRelease(0, len(fed))], [PlaceRelease(place, len(source_ids))]))
         return np.stack(list(kept))
+
+    def score(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | None = None,
+    ) -> list[Scored]:
+        """Score targets, an end token where they have one included, behind complete sources, in one pass.
+
+        Args:
+            prompts: As for ``generate``.
+        """
+        if prompts is None:
+            prompts = [self._default_prompt()] * len(sources)
+        return self._engine.score([
+            Pair(source, [*prompt, *target], len(prompt))
+            for source, prompt, target in zip(sources, prompts, targets, strict=True)
+        ])
+
+    def score_targets(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float32]]:
+        """The log-probabilities of ``score`` alone."""
+        return [scored.log_probs for scored in self.score(sources, targets, prompts)]
+
+    @property
+    def can_score(self) -> bool:
+        """Whether the bundle came with a scorer, and it was opened."""
+        return self._engine.can_score
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Detokenised.

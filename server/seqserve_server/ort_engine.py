@@ -8,15 +8,18 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, BundleError, ModelDescription
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription
+from seqserve_server import scorer as scorer_graph
 from seqserve_server.capacity import SINGLE, Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
-from seqserve_server.engine import Candidates, Changes, RowCopy, Source, StepInput
+from seqserve_server.engine import Candidates, Changes, Pair, RowCopy, Scored, Source, StepInput
+from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
 
 ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
 STEP_INPUTS = ("tokens", "positions", "target_extent", "source_extent", "candidates")
+CROSS = "cross"  # what the scorer takes of the encoder
 STEP_OUTPUTS = ("log_probs", "token_ids", "logits")
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
 
@@ -39,14 +42,19 @@ class OrtEngine:
     """
 
     def __init__(
-        self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int
+        self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int,
+        scorer: bool = True,
     ) -> None:
         self.model = model
         self._encoder = _open(directory / ENCODER_FILE, threads)
         self._decoder = _open(directory / DECODER_FILE, threads)
+        wanted = scorer and model.alignment is not None
+        self._scorer = _open(directory / SCORER_FILE, threads) if wanted else None
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
         self.buffers = StateBuffers(model.states, cache_bytes, self.widths)
         check_contract(self._encoder, self._decoder, model, self.widths)
+        if self._scorer is not None:
+            _check_names(SCORER_FILE, self._scorer, set(scorer_graph.INPUTS), set(scorer_graph.OUTPUTS))
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
         ]
@@ -64,6 +72,22 @@ class OrtEngine:
     def state_bytes(self) -> int:
         """Bytes of the state buffers."""
         return self.buffers.bytes_used
+
+    @property
+    def can_score(self) -> bool:
+        """Whether the scorer is there and open."""
+        return self._scorer is not None
+
+    def score(self, pairs: Sequence[Pair]) -> list[Scored]:
+        """Run encoder and scorer over pairs, as many at once as memory bounds."""
+        if self._scorer is None:
+            raise RuntimeError("this model was opened without a scorer")
+        found: list[Scored] = []
+        for part in passes_of(pairs, self.model.target_vocab_size):
+            batch = pack([pair.source for pair in part])
+            cross = np.asarray(self.run_encoder(batch, [CROSS])[CROSS], dtype=np.float32)
+            found += run_scorer(self._scorer, part, batch, cross)
+        return found
 
     def change(self, changes: Changes) -> None:
         """Zero what is released, carry what moves."""
@@ -236,13 +260,17 @@ def check_contract(
         ),
     }
     for file, (session, names, outputs) in wanted.items():
-        actual = {entry.name for entry in session.get_inputs()}
-        if actual != names:
-            raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ names))}")
-        if missing := outputs - {entry.name for entry in session.get_outputs()}:
-            raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")
+        _check_names(file, session, names, outputs)
     shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
     for name, state in inputs.items():
         for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):
             if isinstance(declared, int) and declared != actual_size:
                 raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")
+
+
+def _check_names(file: str, session: ort.InferenceSession, inputs: set[str], outputs: set[str]) -> None:
+    actual = {entry.name for entry in session.get_inputs()}
+    if actual != inputs:
+        raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}")
+    if missing := outputs - {entry.name for entry in session.get_outputs()}:
+        raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")

@@ -54,9 +54,9 @@ class Options:
     min_alternative_probability: float | None = None
     coverage_penalty: float | None = None
     replace_unknowns: bool | None = None
+    return_alignment: bool | None = None
     required_phrases: Phrases | None = None
     banned_phrases: Phrases | None = None
-    return_alignment: bool | None = None
 
 
 def most_beams(max_rows: int) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, BundleError, ModelDescription, read_model
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.engine import Engine
@@ -19,12 +19,13 @@ DEFAULT_ENCODE_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Sizes of one model's engine; ``threads`` 0 means one per core."""
+    """Sizes of one model's engine; ``threads`` 0 means one per core; ``scorer`` False leaves the scorer closed."""
 
     threads: int = 0
     max_rows: int = DEFAULT_MAX_ROWS
     cache_bytes: int = DEFAULT_CACHE_BYTES
     encode_tokens: int = DEFAULT_ENCODE_TOKENS
+    scorer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,13 @@ class ServedModel:
         description = read_model(directory)
         if verify:
             refuse_precision(description, directory)
-        for name in (ENCODER_FILE, DECODER_FILE):
+        for name in (ENCODER_FILE, DECODER_FILE, *([SCORER_FILE] if description.alignment is not None else [])):
             refuse_coupling(directory / name)
         tokenizer = Tokenizer.open(directory, description)
         engine = OrtEngine(
             directory, description,
             threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,
+            scorer=limits.scorer,
         )
         cost = engine.buffers.cost
         return cls(

@@ -27,6 +27,8 @@ class LoadedCheckpoint:
         unk_id: The source's id of unknown content, if there is one.
         default_max_new_tokens, default_min_new_tokens: Generated tokens, the end token included, start tokens not.
         search: How requests are decoded that do not say, as the source's own library would; the proof stays greedy.
+        alignment: The decoder layer and the heads, from 0, whose attention the source takes for the alignment; None
+            where it does not say.
         tokenizer: The files for the bundle's ``tokenizer/``, or None (the bundle then takes and returns ids).
         no_tokenizer: Why there is none, the begin of a sentence.
         provenance: What the bundle says about its origin: source class, SHA-256 of the files, generation settings.
@@ -46,6 +48,7 @@ class LoadedCheckpoint:
     default_max_new_tokens: int
     default_min_new_tokens: int = 0
     search: SearchDefaults = field(default_factory=SearchDefaults)
+    alignment: tuple[int, tuple[int, ...]] | None = None
     tokenizer: TokenizerFiles | None = None
     no_tokenizer: str = "no tokenizer in the checkpoint"
     provenance: dict[str, Any] = field(default_factory=dict)

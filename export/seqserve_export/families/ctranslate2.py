@@ -25,7 +25,7 @@ from seqserve_export.families.files import CONFIG_FILE, digests, read_json
 from seqserve_export.families.settings import FLAG, TEXT, check_known, number
 from seqserve_export.families.weights import REST, check, fill, format_note, freeze
 from seqserve_export.model import Transformer
-from seqserve_export.model.config import ConfigError
+from seqserve_export.model.config import ConfigError, TransformerConfig
 from seqserve_export.piece_files import PieceFiles
 from seqserve_export.tokenizer_files import TokenizerFiles
 from seqserve_export.word_files import WordFiles
@@ -90,6 +90,7 @@ def load(directory: Path, pieces: Path | None = None) -> LoadedCheckpoint:
         default_max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, model.config.max_target_length),
         default_min_new_tokens=DEFAULT_MIN_NEW_TOKENS,
         search=DEFAULT_SEARCH,
+        alignment=_alignment(attributes, model.config),
         tokenizer=tokenizer_of(pieces or directory, source, target, tokens),
         provenance={"source_class": f"CTranslate2 {file.spec}", "source_files": digests(names),
                     "ctranslate2": _origin(file, attributes, tokens, pieces or directory)},
@@ -181,6 +182,12 @@ def _origin(file: ModelFile, attributes: Attributes, tokens: Tokens, pieces: Pat
         "alignment_layer": attributes.alignment[0], "alignment_heads": attributes.alignment[1],
         "sentencepiece": sorted(name for name in PIECES if (pieces / name).is_file()),
     }
+
+
+def _alignment(attributes: Attributes, config: TransformerConfig) -> tuple[int, tuple[int, ...]]:
+    """CTranslate2's choice, which has a default: the first head of the last layer."""
+    layer, count = attributes.alignment
+    return layer % config.decoder_layers, tuple(range(count or config.heads))
 
 
 def _notes(file: ModelFile, tokens: Tokens, directory: Path) -> tuple[str, ...]:

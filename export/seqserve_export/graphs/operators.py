@@ -50,9 +50,15 @@ def grouped_query_attention(
 
 
 def multi_head_attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, *, heads: int, scale: float, bias: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor | None, *, heads: int, scale: float,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """MultiHeadAttention over padded sequences [batch, length, heads * head_size] with int32 ``lengths`` [batch]."""
+    """MultiHeadAttention over padded sequences [batch, length, heads * head_size].
+
+    Args:
+        lengths: int32 [batch], of keys and values; None where ``bias`` says which of them are seen.
+        bias: [1, 1 or heads, length, length] added to the scores.
+    """
     return torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention", (query, key, value, None, lengths, bias),
         {"num_heads": heads, "scale": scale},

@@ -1,4 +1,4 @@
-"""Trace the two graphs to ONNX. Opset and IR version are fixed here and nowhere else."""
+"""Trace the graphs to ONNX. Opset and IR version are fixed here and nowhere else."""
 
 import logging
 import warnings
@@ -7,7 +7,7 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from seqserve_export.graphs import decoder, encoder
+from seqserve_export.graphs import decoder, encoder, scorer
 from seqserve_export.model import Transformer
 
 OPSET = 20
@@ -65,6 +65,30 @@ def trace_decoder(model: Transformer) -> onnx_ir.Model:
     for value in model_ir.graph.outputs[:2]:
         value.shape = onnx_ir.Shape(["rows", "candidates"])
     return model_ir
+
+
+def trace_scorer(model: Transformer, layer: int, heads: tuple[int, ...]) -> onnx_ir.Model:
+    """The scorer graph with dynamic sizes: target and source tokens, batch, and both padded lengths."""
+    graph = scorer.ScorerGraph(model, layer, heads).eval()
+    batch, length, count, source, source_count = 3, 16, 20, 32, 40
+    layers, size = model.config.decoder_layers, graph.head_size
+    inputs = (
+        torch.ones(count, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int32),
+        torch.ones(count, dtype=torch.int64),
+        torch.zeros(batch, length, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int64),
+        torch.full((batch,), 6, dtype=torch.int32),
+        torch.zeros(batch, source, dtype=torch.int64),
+        torch.zeros(2 * layers, model.config.heads, source_count, size),
+    )
+    tokens, rows, places = Dim("tokens"), Dim("batch"), Dim("length")
+    source_places, source_tokens = Dim("source_length"), Dim("source_tokens")
+    shapes: tuple[object, ...] = (
+        {0: tokens}, {0: tokens}, {0: tokens}, {0: rows, 1: places}, {0: tokens}, {0: rows},
+        {0: rows, 1: source_places}, {2: source_tokens},
+    )
+    return _export(graph, inputs, shapes, scorer.INPUTS, scorer.OUTPUTS)
 
 
 def _export(
