@@ -42,7 +42,7 @@ def test_a_description_survives_the_file() -> None:
 def test_every_field_of_a_wrong_type_is_named(name: str) -> None:
     fits: dict[str, list[Any]] = {
         "unk_id": [7, None], "dimensions": [{"x": 1}], "provenance": [{"x": 1}], "name": ["512"], "family": ["512"],
-        "forced_end": [True], "languages": [{"x": 1}],
+        "forced_end": [True], "alignment": [None], "languages": [{"x": 1}],
         "default_source_language": [None], "default_target_language": [None],
     }
     numbers = [7] if isinstance(GOOD[name], int) else []

@@ -154,7 +154,7 @@ def test_the_longest_source_and_answer_fit(local: LocalModel) -> None:
 
 
 def test_a_bundle_that_does_not_match_its_manifest_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
-    for name in ("encoder.onnx", "decoder.onnx", "weights.data", "model.json", "manifest.json"):
+    for name in ("encoder.onnx", "decoder.onnx", "scorer.onnx", "weights.data", "model.json", "manifest.json"):
         (tmp_path / name).write_bytes((tiny_bundle / name).read_bytes())
     (tmp_path / "manifest.json").write_text((tmp_path / "manifest.json").read_text().replace("a", "b"))
     with pytest.raises(BundleError):
