@@ -32,6 +32,9 @@ class ServerConfig:
     threads: int = _setting(0, "threads of the engine; 0 means one per core", 0, 1024)
     max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once", 1, 4096)
     cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches", 1 << 16, None)
+    encoder_cache_bytes: int = _setting(
+        64 * 2**20, "most bytes kept of what the encoder made of sources, for when they come again; 0 keeps nothing", 0
+    )
     encode_tokens: int = _setting(
         DEFAULT_ENCODE_TOKENS, "most source tokens encoded between two decoder steps", 1, 1 << 20
     )

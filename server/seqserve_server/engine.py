@@ -157,12 +157,25 @@ class Scored:
     alignment: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Sources that were kept from before, and that were not; and the bytes of those kept now."""
+
+    hits: int = 0
+    misses: int = 0
+    bytes_used: int = 0
+
+
 class Engine(Protocol):
     """Holds the state of rows and places, and advances all rows by one token at a time. Used by one thread only."""
 
     @property
     def state_bytes(self) -> int:
         """Bytes allocated for the state of rows and places."""
+
+    @property
+    def reuse(self) -> Reuse:
+        """How often the encoder was spared, until now."""
 
     @property
     def can_score(self) -> bool:

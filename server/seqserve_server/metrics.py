@@ -1,11 +1,12 @@
 """Names, labels and buckets of every metric, and the observer that the loop reports to."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from seqserve_server.engine import Engine
 from seqserve_server.histogram import Histogram
 from seqserve_server.loop import StepFacts
 from seqserve_server.request import Event, Failed, Finished, TokensChosen
@@ -46,8 +47,8 @@ class ModelLabels:
 class ModelMetrics(Collector):
     """Everything measured about one model. ``observe`` belongs to the engine thread, ``collect`` to any."""
 
-    def __init__(self, labels: ModelLabels, cache_bytes: Callable[[], int], cache_budget: int) -> None:
-        self._labels, self._cache_bytes, self._cache_budget = labels, cache_bytes, cache_budget
+    def __init__(self, labels: ModelLabels, engine: Engine, cache_budget: int) -> None:
+        self._labels, self._engine, self._cache_budget = labels, engine, cache_budget
         self._histograms = {name: Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
         self._finished = dict.fromkeys(FINISH_REASONS, 0)
         self._input_tokens = self._output_tokens = 0
@@ -93,21 +94,24 @@ class ModelMetrics(Collector):
             histogram = HistogramMetricFamily(name, text, labels=label)
             histogram.add_metric(values, buckets, sum_value=total)
             yield histogram
-        allocated = self._cache_bytes()
+        allocated, reuse = self._engine.state_bytes, self._engine.reuse
         gauges: Iterable[tuple[str, str, float]] = (
             ("seqserve_requests_waiting", "Requests that wait for rows.", self._waiting),
             ("seqserve_requests_running", "Requests that hold rows.", self._running),
             ("seqserve_cache_bytes", "Bytes of attention caches allocated.", allocated),
             ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes.",
              allocated / self._cache_budget),
+            ("seqserve_encoder_cache_bytes", "Bytes kept of what the encoder made of sources.", reuse.bytes_used),
         )
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(name, text, labels=label)
             gauge.add_metric(values, value)
             yield gauge
         for name, text, count in (
-            ("seqserve_input_tokens", "Source tokens encoded.", self._input_tokens),
+            ("seqserve_input_tokens", "Source tokens of requests that were given rows.", self._input_tokens),
             ("seqserve_output_tokens", "Tokens generated, end tokens included.", self._output_tokens),
+            ("seqserve_encoder_cache_hits", "Sources that the encoder was spared.", reuse.hits),
+            ("seqserve_encoder_cache_misses", "Sources that it encoded.", reuse.misses),
         ):
             counter = CounterMetricFamily(name, text, labels=label)
             counter.add_metric(values, count)

@@ -12,7 +12,8 @@ from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError
 from seqserve_server import scorer as scorer_graph
 from seqserve_server.capacity import SINGLE, Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
-from seqserve_server.engine import Candidates, Changes, Pair, RowCopy, Scored, Source, StepInput
+from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
+from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
 from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
@@ -43,7 +44,7 @@ class OrtEngine:
 
     def __init__(
         self, directory: Path, model: ModelDescription, *, threads: int, cache_bytes: int, max_rows: int,
-        scorer: bool = True,
+        scorer: bool = True, encoder_cache_bytes: int = 0,
     ) -> None:
         self.model = model
         self._encoder = _open(directory / ENCODER_FILE, threads)
@@ -64,6 +65,7 @@ class OrtEngine:
         self._source_extent = np.array(0, dtype=np.int32)
         self._sources = SourceInputs(self.widths, max_rows)
         self._logits = np.zeros((0, model.target_vocab_size), dtype=np.float32)
+        self.encoder_cache = EncoderCache(encoder_cache_bytes)
         self._scratch: dict[str, Array] = {}
         self._bound: dict[tuple[int, ...], Bound] = {}
         self._bound_generation = -1
@@ -72,6 +74,12 @@ class OrtEngine:
     def state_bytes(self) -> int:
         """Bytes of the state buffers."""
         return self.buffers.bytes_used
+
+    @property
+    def reuse(self) -> Reuse:
+        """Of the encoder cache."""
+        cache = self.encoder_cache
+        return Reuse(cache.hits, cache.misses, cache.bytes_used)
 
     @property
     def can_score(self) -> bool:
@@ -84,9 +92,10 @@ class OrtEngine:
             raise RuntimeError("this model was opened without a scorer")
         found: list[Scored] = []
         for part in passes_of(pairs, self.model.target_vocab_size):
-            batch = pack([pair.source for pair in part])
-            cross = np.asarray(self.run_encoder(batch, [CROSS])[CROSS], dtype=np.float32)
-            found += run_scorer(self._scorer, part, batch, cross)
+            sources = [tuple(pair.source) for pair in part]
+            encoded = self._encoded(sources)
+            cross = np.concatenate([encoded[source][CROSS] for source in sources], axis=2)
+            found += run_scorer(self._scorer, part, cross)
         return found
 
     def change(self, changes: Changes) -> None:
@@ -103,20 +112,36 @@ class OrtEngine:
         self.buffers.copy(copies)
 
     def encode(self, sources: Sequence[Source]) -> None:
-        """Run the encoder once and scatter its results into the sources' places."""
-        batch = pack([source.token_ids for source in sources])
-        results = self.run_encoder(batch, [state.name for state in self._encoded_states])
-        for state in self._encoded_states:
-            values, axis = results[state.name], state.length_axis
-            for index, source in enumerate(sources):
-                if axis is None:
-                    part = values[:, index]
-                else:
-                    span = slice(batch.starts[index], batch.starts[index + 1])
-                    part = values[(slice(None),) * (1 + axis) + (span,)]
-                self.buffers.write_source(state.name, source, part)
+        """Run the encoder once over those that are new, and put all results into the sources' places."""
+        encoded = self._encoded([tuple(source.token_ids) for source in sources])
         for source in sources:
+            for name, values in encoded[tuple(source.token_ids)].items():
+                self.buffers.write_source(name, source, values)
             self._sources.note(source.places, len(source.token_ids))
+
+    def _encoded(self, sources: Sequence[Ids]) -> dict[Ids, Encoded]:
+        """Of each different source what decoding needs; views of memory that the next call reuses."""
+        found: dict[Ids, Encoded] = {}
+        new: list[Ids] = []
+        for source in dict.fromkeys(sources):
+            kept = self.encoder_cache.find(source)
+            if kept is None:
+                new.append(source)
+            else:
+                found[source] = kept
+        if not new:
+            return found
+        batch = pack(new)
+        results = self.run_encoder(batch, [state.name for state in self._encoded_states])
+        for index, source in enumerate(new):
+            span = slice(batch.starts[index], batch.starts[index + 1])
+            found[source] = {
+                state.name: results[state.name][:, index] if state.length_axis is None
+                else results[state.name][(slice(None),) * (1 + state.length_axis) + (span,)]
+                for state in self._encoded_states
+            }
+            self.encoder_cache.keep(source, found[source])
+        return found
 
     def run_encoder(self, batch: EncoderBatch, outputs: Sequence[str]) -> dict[str, Array]:
         """Run the encoder graph; results named in ``outputs`` lie in memory that the next call reuses."""

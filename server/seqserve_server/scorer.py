@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seqserve_server.encoder_batch import EncoderBatch, pack
+from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Pair, Scored
 
 INPUTS = ("tokens", "positions", "wanted", "pad_index", "pack_index", "source_lengths", "source_pad_index", "cross")
@@ -28,13 +28,14 @@ def passes_of(pairs: Sequence[Pair], vocabulary: int) -> Iterator[Sequence[Pair]
 
 
 def run_scorer(
-    session: ort.InferenceSession, pairs: Sequence[Pair], sources: EncoderBatch, cross: NDArray[np.float32]
+    session: ort.InferenceSession, pairs: Sequence[Pair], cross: NDArray[np.float32]
 ) -> list[Scored]:
-    """Score pairs whose sources were encoded together, in this order.
+    """Score pairs in one pass.
 
     Args:
-        cross: [2 * layers, heads, source tokens, head_size], as the encoder gives it.
+        cross: [2 * layers, heads, tokens, head_size] of their sources, one after the other, as the encoder gives it.
     """
+    sources = pack([pair.source for pair in pairs])
     targets = pack([pair.target[:-1] for pair in pairs])
     wanted = np.concatenate([np.asarray(pair.target[1:], dtype=np.int64) for pair in pairs])
     log_probs, alignment = session.run(list(OUTPUTS), {

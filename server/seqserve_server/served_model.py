@@ -19,13 +19,17 @@ DEFAULT_ENCODE_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Sizes of one model's engine; ``threads`` 0 means one per core; ``scorer`` False leaves the scorer closed."""
+    """Sizes of one model's engine; ``threads`` 0 means one per core; ``scorer`` False leaves the scorer closed.
+
+    ``encoder_cache_bytes`` is what may be kept of what the encoder made of earlier sources; 0 keeps nothing.
+    """
 
     threads: int = 0
     max_rows: int = DEFAULT_MAX_ROWS
     cache_bytes: int = DEFAULT_CACHE_BYTES
     encode_tokens: int = DEFAULT_ENCODE_TOKENS
     scorer: bool = True
+    encoder_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class ServedModel:
         engine = OrtEngine(
             directory, description,
             threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,
-            scorer=limits.scorer,
+            scorer=limits.scorer, encoder_cache_bytes=limits.encoder_cache_bytes,
         )
         cost = engine.buffers.cost
         return cls(

@@ -64,7 +64,10 @@ def open_model(config: ServerConfig) -> ServedModel:
         raise StartupError("--device: CUDA is not served yet; fp32 and int8 bundles run on the CPU")
     if len(config.bundles) > 1:
         raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
-    limits = EngineLimits(config.threads, config.max_rows, config.cache_bytes, config.encode_tokens)
+    limits = EngineLimits(
+        config.threads, config.max_rows, config.cache_bytes, config.encode_tokens,
+        encoder_cache_bytes=config.encoder_cache_bytes,
+    )
     model = ServedModel.open(config.bundles[0], limits)
     wanted, most = model.description.search.beam_size, most_beams(limits.max_rows)
     if wanted > most:
@@ -145,7 +148,7 @@ def _make_loop(
 ) -> Loop:
     description, engine = model.description, model.engine
     labels = ModelLabels(description.name, model.version, description.family, description.precision)
-    metrics = ModelMetrics(labels, lambda: engine.state_bytes, config.cache_bytes)
+    metrics = ModelMetrics(labels, engine, config.cache_bytes)
     registry.register(metrics)
     return Loop(engine, model.scheduler(), dispatcher.publish, metrics.observe)
 
