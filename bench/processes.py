@@ -123,9 +123,9 @@ def running(arguments: Sequence[str]) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def running_server(bundle: Path, *flags: str, program: Sequence[str] = ("-m", "seqserve_cli")) -> Iterator[Server]:
-    """The server on free ports, ready."""
-    arguments = [sys.executable, *program, "serve", str(bundle), "--port", "0", "--metrics-port", "0", "--encoder-cache-bytes", "0",
-                 "--log-level", "warning", *flags]
+    """The server on free ports, ready. It keeps no encoded sources: workloads repeat theirs, and peers keep none."""
+    arguments = [sys.executable, *program, "serve", str(bundle), "--port", "0", "--metrics-port", "0",
+                 "--encoder-cache-bytes", "0", "--log-level", "warning", *flags]
     with running(arguments) as process:
         ready = _READY.search(process.read_line())
         if ready is None:
