@@ -7,7 +7,7 @@ from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.search import Continuation, Search
 from seqserve_server.engine import SOURCE_MULTIPLE, Changes, Layout, RowCopy, Source
 from seqserve_server.placement import Place, widths_for
-from seqserve_server.request import Event, Request, Times
+from seqserve_server.request import Event, Request, ScoreRequest, Times
 
 UNHELD = -1
 
@@ -92,7 +92,8 @@ class Running:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do before and in the next step, in this order: change, reserve, copy, encode, step.
+    """What to do before and in the next step, in this order: change, reserve, copy, encode, score,
+    step.
 
     Attributes:
         ended: Terminal events of requests that ended without another step.
@@ -101,6 +102,7 @@ class Plan:
         tokens, positions: Of rows 0 .. n-1, for the step; empty when nothing runs.
         candidates: How many best tokens the searches need of each row.
         logits: Whether a search needs all logits.
+        score: Passes over pairs, before the step; none where something is encoded.
     """
 
     ended: list[Event]
@@ -113,6 +115,7 @@ class Plan:
     candidates: int
     logits: bool
     layout: Layout
+    score: list[list[ScoreRequest]]
 
 
 @dataclass(slots=True)
@@ -140,6 +143,25 @@ def need_of(requests: Iterable[Request], widths: Sequence[int]) -> Capacity:
         for width in widths_for(request.search.rows, widths):
             places[width] += 1
     return Capacity(rows, target, source, tuple(places))
+
+
+def need_now(running: Iterable[Running], rows: int, places: Sequence[int]) -> Capacity:
+    """What they need for the next step, in so many rows and, of each width, places."""
+    target = source = 0
+    for one in running:
+        target, source = max(target, one.position + 1), max(source, len(one.request.source))
+    return Capacity(rows, target, source, tuple(places))
+
+
+def take_copies(running: Iterable[Running]) -> list[RowCopy]:
+    """What hypotheses go on from others takes; each copy is told once."""
+    copies: list[RowCopy] = []
+    for one in running:
+        if one.copies:
+            copies += [RowCopy(one.rows[source], one.rows[lane], start, one.position)
+                       for source, lane, start in one.copies]
+            one.copies = []
+    return copies
 
 
 def layout_of(rows: Iterable[tuple[Running, int]], widths: Sequence[int], counts: Sequence[int]) -> Layout:
