@@ -81,6 +81,11 @@ class Running:
             self.lanes.append(lane)
             self.tokens[lane] = continuation.token
 
+    def take_copies(self) -> list[RowCopy]:
+        """What has to be copied before the next step, row to row; told once."""
+        copies, self.copies = self.copies, []
+        return [RowCopy(self.rows[source], self.rows[lane], start, self.position) for source, lane, start in copies]
+
     def _note_copy(self, source: int, lane: int) -> None:
         shared, length = self.shared, self.position + 1
         shared[lane] = shared[source][:]
@@ -151,17 +156,6 @@ def need_now(running: Iterable[Running], rows: int, places: Sequence[int]) -> Ca
     for one in running:
         target, source = max(target, one.position + 1), max(source, len(one.request.source))
     return Capacity(rows, target, source, tuple(places))
-
-
-def take_copies(running: Iterable[Running]) -> list[RowCopy]:
-    """What hypotheses go on from others takes; each copy is told once."""
-    copies: list[RowCopy] = []
-    for one in running:
-        if one.copies:
-            copies += [RowCopy(one.rows[source], one.rows[lane], start, one.position)
-                       for source, lane, start in one.copies]
-            one.copies = []
-    return copies
 
 
 def layout_of(rows: Iterable[tuple[Running, int]], widths: Sequence[int], counts: Sequence[int]) -> Layout:

@@ -1,4 +1,7 @@
-"""A request, a pair to score, and the events that end them or tell of their progress. Times are seconds of one monotonic clock."""
+"""A request, a pair to score, and the events that end them or tell of their progress.
+
+Times are seconds of one monotonic clock.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum

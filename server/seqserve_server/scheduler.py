@@ -29,17 +29,7 @@ from seqserve_server.engine import (
     Source,
 )
 from seqserve_server.placement import Place, Space, widths_for
-from seqserve_server.plan import (
-    UNHELD,
-    Applied,
-    Plan,
-    Running,
-    group_by_length,
-    layout_of,
-    need_now,
-    need_of,
-    take_copies,
-)
+from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_now, need_of
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, ScoreRequest, Times, TokensChosen
 from seqserve_server.score_queue import NOT_FINITE, ScoreQueue
 
@@ -136,7 +126,7 @@ class Scheduler:
             ended=ended,
             changes=changes,
             need=need_now(running, len(rows), [len(space) for space in self._places]),
-            copies=take_copies(running),
+            copies=[copy for one in running for copy in one.take_copies()],
             encode=group_by_length([Source(one.rows[0], tuple(one.places), one.request.source) for one in admitted]),
             tokens=[one.tokens[lane] for one, lane in rows],
             positions=[one.position for one, _ in rows],
