@@ -82,8 +82,7 @@ def answer(source: seq2seq_pb2.Input, options: seq2seq_pb2.GenerationOptions) ->
 
 
 def score(pair: seq2seq_pb2.ScorePair, options: seq2seq_pb2.ScoreOptions) -> seq2seq_pb2.ScoreResult:
-    """A word costs a quarter for every letter, an id for every one, and the end a half; each attends to one source word.
-    """
+    """A word costs a quarter for every letter, an id for every one, the end a half; each attends to one source word."""
     kind = pair.target.WhichOneof("content")
     words = list(pair.target.tokens.tokens) if kind == "tokens" else pair.target.text.split()
     ids = list(pair.target.token_ids.ids) if kind == "token_ids" else [len(word) for word in words]
@@ -91,8 +90,9 @@ def score(pair: seq2seq_pb2.ScorePair, options: seq2seq_pb2.ScoreOptions) -> seq
     log_probs = [*(-each / 4 for each in ids), -0.5]
     rows = [[float(place == row % len(source)) for place in range(len(source))] for row in range(len(ids))]
     alignment = seq2seq_pb2.Alignment(rows=[seq2seq_pb2.AlignmentRow(weights=row) for row in rows])
+    penalty = options.length_penalty if options.HasField("length_penalty") else 1.0
     return seq2seq_pb2.ScoreResult(
-        score=sum(log_probs) / len(log_probs) ** (options.length_penalty if options.HasField("length_penalty") else 1.0),
+        score=sum(log_probs) / len(log_probs) ** penalty,
         token_log_probs=log_probs, token_ids=ids, tokens=words, input_token_count=len(source),
         alignment=alignment if options.return_alignment else None,
         source_tokens=source if options.return_alignment else [],
