@@ -21,11 +21,14 @@ lines of stdin, with a tab between source and target where there is one.
 In a terminal it looks like this, a row for each target token and a column for each source token, read downwards;
 --output draws it:
 
-                     <
-         T d p       /
-         w o l   .   s
-  Zwei   ██
-  Hunde    ██░░
+            d p   <
+          T o l   /
+          w g a   s
+          o s y . >
+  Zwei    ██
+  Hunde   ░░▓▓
+  spielen   ░░▓▓
+  .             ▓▓░░
 
 --format pharaoh prints the most attended source token of each target token as SOURCE-TARGET, counted from 0. All
 source tokens count, special tokens too, as --json lists them.
