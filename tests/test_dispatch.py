@@ -173,6 +173,32 @@ async def test_when_the_loop_stops_who_waits_and_who_comes_later_is_told() -> No
     assert desk.dispatcher.open_requests == 0
 
 
+async def test_an_engine_that_dies_tells_pairs_too_whatever_they_wait_for() -> None:
+    desk = Desk()
+    calls = [desk.dispatcher.generate([request()]), desk.dispatcher.score([pair()] * 200, admitted=True)]
+    waiting = [asyncio.ensure_future(call) for call in calls]
+    await desk.step()
+    desk.engine.out_of_memory = True
+    with pytest.raises(MemoryError):
+        desk.loop.run()
+    for call in waiting:
+        with pytest.raises(EngineStopped):
+            await call
+    assert desk.dispatcher.open_requests == 0
+
+
+async def test_an_engine_that_loses_a_score_loses_no_caller() -> None:
+    desk = Desk()
+    score = desk.engine.score
+    desk.engine.score = lambda pairs: score(pairs)[1:]  # type: ignore[method-assign]
+    waiting = asyncio.ensure_future(desk.dispatcher.score([pair()] * 2))
+    await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="zip"):
+        desk.loop.run()
+    with pytest.raises(EngineStopped):
+        await waiting
+
+
 async def test_ids_are_never_used_twice() -> None:
     desk = Desk()
     tasks = [asyncio.ensure_future(desk.dispatcher.generate([request(most=1)] * 2)) for _ in range(4)]

@@ -62,7 +62,7 @@ class ScoreQueue:
     def scored(self, batch: Sequence[ScoreRequest], found: Sequence[Scored], now: float) -> list[Event]:
         """End the pairs of a pass."""
         events: list[Event] = []
-        for request, scored in zip(batch, found, strict=True):
+        for request, scored in list(zip(batch, found, strict=True)):  # nobody is taken out if they do not fit
             self.remove(request.id)
             if np.isfinite(scored.log_probs).all() and np.isfinite(scored.alignment).all():
                 times = Times(request.arrival, ended=now)
