@@ -164,6 +164,7 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
         languages=sorted(description.languages),
         has_tokenizer=model.tokenizer is not None,
         has_scorer=model.engine.can_score,
+        alignment_source=str(description.alignment) if model.engine.can_score and description.alignment else "",
     )
 
 
