@@ -10,9 +10,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from pencil import BEST_FIRST, END, LOGITS, START, UNKNOWN, VOCABULARY, answer
+from pencil import BEST_FIRST, END, LOGITS, START, UNKNOWN, VOCABULARY, answer, attention, scores
 from seqserve_server.capacity import Capacity, StateCost, UnitCost, grown
-from seqserve_server.engine import Candidates, Changes, Layout, RowCopy, RowMove, RowRelease, Source, StepInput
+from seqserve_server.engine import (
+    Candidates,
+    Changes,
+    Layout,
+    Pair,
+    Reuse,
+    RowCopy,
+    RowMove,
+    RowRelease,
+    Scored,
+    Source,
+    StepInput,
+)
 from seqserve_server.placement import Place
 
 __all__ = ["COST", "END", "START", "UNKNOWN", "VOCABULARY", "WIDTHS", "ArithmeticEngine", "answer"]
@@ -37,6 +49,9 @@ class ArithmeticEngine:
         nan: A row whose source holds this id gets NaN from its third token on.
         nan_fed: A row that was fed this token gets NaN.
         broken_steps: Numbers of the steps that raise, counted from 0.
+        can_score, reuse: What it says of itself.
+        passes: Every pass over pairs, the failing ones too. One with ``poison`` in a source raises, and a pair with
+            ``nan`` in its source gets NaN.
         out_of_memory: Makes ``reserve`` raise, outside of everything that the loop survives.
         watch: Called in every step, when rows hold what they were fed.
     """
@@ -54,6 +69,9 @@ class ArithmeticEngine:
         self.nan: int | None = None
         self.nan_fed: int | None = None
         self.broken_steps: set[int] = set()
+        self.can_score = True
+        self.reuse = Reuse()
+        self.passes: list[list[Pair]] = []
         self.out_of_memory = False
         self.stepping = threading.Event()
         self.watch: Callable[[StepInput], None] = lambda step: None
@@ -206,6 +224,22 @@ class ArithmeticEngine:
             bad = (self._fed[:rows] == self.nan_fed + 1).any(axis=1)
             log_probs[bad] = logits[bad] = np.nan
         return Candidates(log_probs, token_ids, logits if step.logits else None)
+
+    def score(self, pairs: Sequence[Pair]) -> list[Scored]:
+        """What the pencil says of every token behind the prompts."""
+        self.passes.append(list(pairs))
+        self._expect(self.can_score and bool(pairs), f"a pass over {len(pairs)} pairs")
+        if any(self.poison in pair.source for pair in pairs):
+            raise RuntimeError("a scorer at /secret/path breaks on a poisoned id")
+        found = []
+        for pair in pairs:
+            prompt, tokens = pair.target[: pair.prompt], pair.target[pair.prompt :]
+            self._expect(bool(pair.prompt and tokens), f"nothing to score in {pair}")
+            log_probs = np.array(scores(pair.source, prompt, tokens), dtype=np.float32)
+            if self.nan in pair.source:
+                log_probs[-1] = np.nan
+            found.append(Scored(log_probs, np.array(attention(len(pair.source), len(tokens)), dtype=np.float32)))
+        return found
 
     def _places(self, layout: Layout) -> Iterable[tuple[int, int]]:
         return zip(layout.widths, layout.places, strict=True)

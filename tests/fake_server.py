@@ -81,6 +81,24 @@ def answer(source: seq2seq_pb2.Input, options: seq2seq_pb2.GenerationOptions) ->
     )
 
 
+def score(pair: seq2seq_pb2.ScorePair, options: seq2seq_pb2.ScoreOptions) -> seq2seq_pb2.ScoreResult:
+    """A word costs a quarter for every letter, an id for every one, the end a half; each attends to one source word."""
+    kind = pair.target.WhichOneof("content")
+    words = list(pair.target.tokens.tokens) if kind == "tokens" else pair.target.text.split()
+    ids = list(pair.target.token_ids.ids) if kind == "token_ids" else [len(word) for word in words]
+    source = [*(pair.source.tokens.tokens or pair.source.text.split() or map(str, pair.source.token_ids.ids)), "</s>"]
+    log_probs = [*(-each / 4 for each in ids), -0.5]
+    rows = [[float(place == row % len(source)) for place in range(len(source))] for row in range(len(ids))]
+    alignment = seq2seq_pb2.Alignment(rows=[seq2seq_pb2.AlignmentRow(weights=row) for row in rows])
+    penalty = options.length_penalty if options.HasField("length_penalty") else 1.0
+    return seq2seq_pb2.ScoreResult(
+        score=sum(log_probs) / len(log_probs) ** penalty,
+        token_log_probs=log_probs, token_ids=ids, tokens=words, input_token_count=len(source),
+        alignment=alignment if options.return_alignment else None,
+        source_tokens=source if options.return_alignment else [],
+    )
+
+
 def check_source(source: seq2seq_pb2.Input, field: str, context: grpc.ServicerContext) -> None:
     """Refuse blank texts, and those that begin with "long"."""
     code = grpc.StatusCode.INVALID_ARGUMENT
@@ -139,6 +157,18 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             self.between_chunks()
         yield seq2seq_pb2.GenerateStreamResponse(result=result)
 
+    def Score(
+        self, request: seq2seq_pb2.ScoreRequest, context: grpc.ServicerContext
+    ) -> seq2seq_pb2.ScoreResponse:
+        """See ``score``."""
+        self._begin(request, context)
+        if len(request.pairs) > MAX_INPUTS:
+            message = f"pairs: {len(request.pairs)} are over the limit of {MAX_INPUTS}"
+            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, message, "INVALID_FIELD", field="pairs")
+        for index, pair in enumerate(request.pairs):
+            check_source(pair.source, f"pairs[{index}].source", context)
+        return seq2seq_pb2.ScoreResponse(results=[score(pair, request.options) for pair in request.pairs])
+
     def Tokenize(
         self, request: seq2seq_pb2.TokenizeRequest, context: grpc.ServicerContext
     ) -> seq2seq_pb2.TokenizeResponse:
@@ -169,6 +199,8 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             family="fake",
             precision="fp32",
             has_tokenizer=True,
+            has_scorer=True,
+            alignment_source="layer 1 of 1",
             limits=seq2seq_pb2.ModelLimits(
                 max_source_tokens=512,
                 max_new_tokens=256,

@@ -5,15 +5,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from arithmetic_engine import COST, END, START, WIDTHS, ArithmeticEngine
+from pair_rules import check_pair_end, check_turn
 from pencil import Course, course
 from seqserve_server import scheduler as core
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings
-from seqserve_server.engine import StepInput
+from seqserve_server.engine import Pair, StepInput
 from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.placement import Place
 from seqserve_server.plan import UNHELD
-from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
+from seqserve_server.request import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Request,
+    ScoreRequest,
+    Terminal,
+    TokensChosen,
+)
 
 WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
 
@@ -28,7 +38,8 @@ class HandLoop:
 
     Attributes:
         now: The clock; tests set it.
-        requests: Everything submitted, in order.
+        requests: Everything to decode that was submitted, in order.
+        pairs: Everything to score, likewise.
         events: Everything published, in order.
         facts: What was observed, one per step that did something.
         open: Ids of requests that have not ended, in order.
@@ -45,10 +56,11 @@ class HandLoop:
         self.scheduler = scheduler or core.Scheduler(self.limits)
         self.now = 0.0
         self.requests: dict[int, Request] = {}
+        self.pairs: dict[int, ScoreRequest] = {}
         self.events: list[Event] = []
         self.facts: list[StepFacts] = []
         self.open: dict[int, None] = {}
-        self.ended: dict[int, Finished | Failed] = {}
+        self.ended: dict[int, Terminal] = {}
         self.cancelled: set[int] = set()
         self.loop = Loop(
             self.engine, self.scheduler, self.events.extend, lambda facts, _: self.facts.append(facts),
@@ -57,6 +69,7 @@ class HandLoop:
         self._streamed: dict[int, list[int]] = {}
         self._fed: dict[int, int] = {}
         self._checked = 0
+        self._seen = (0, 0)
 
     def submit(
         self, source: Sequence[int], max_new_tokens: int = 40, min_new_tokens: int = 0,
@@ -66,8 +79,22 @@ class HandLoop:
         """Submit one request; returns its id. ``search`` are further fields of its settings."""
         arrival = self.now if arrival is None else arrival
         settings = SearchSettings(END, max_new_tokens, min_new_tokens, beam_size=beams, **search)
-        request = Request(len(self.requests), tuple(source), prompt, settings, arrival, deadline, stream)
+        number = len(self.requests) + len(self.pairs)
+        request = Request(number, tuple(source), prompt, settings, arrival, deadline, stream)
         self.requests[request.id] = request
+        self.open[request.id] = None
+        self.loop.submit([request])
+        return request.id
+
+    def submit_pair(
+        self, source: Sequence[int], scored: Sequence[int], deadline: float | None = None, arrival: float | None = None,
+        prompt: tuple[int, ...] = (START,),
+    ) -> int:
+        """Submit one pair; returns its id."""
+        arrival = self.now if arrival is None else arrival
+        pair = Pair(tuple(source), (*prompt, *scored), len(prompt))
+        request = ScoreRequest(len(self.requests) + len(self.pairs), pair, arrival, deadline)
+        self.pairs[request.id] = request
         self.open[request.id] = None
         self.loop.submit([request])
         return request.id
@@ -79,7 +106,7 @@ class HandLoop:
 
     def step(self) -> list[Event]:
         """One iteration, after which every rule is checked; returns its events."""
-        observed = len(self.facts)
+        observed, self._seen = len(self.facts), (len(self.engine.encoded), len(self.engine.passes))
         self.loop.step()
         self.loop.report()
         fresh = self.events[self._checked:]
@@ -126,12 +153,17 @@ class HandLoop:
             else:
                 self.ended[event.request_id] = event
                 del self.open[event.request_id]
-                self._check_end(self.requests[event.request_id], event)
+                if event.request_id in self.pairs:
+                    check_pair_end(self, self.pairs[event.request_id], event)
+                else:
+                    self._check_end(self.requests[event.request_id], event)
         for number in self.scheduler.running_ids():
             self._fed[number] = self.scheduler._running[number].position
             self._check_stream(self.requests[number])
         self._check_counts(fresh, facts)
         self._check_memory()
+        encoded, passes = self._seen
+        check_turn(self, fresh, self.engine.encoded[encoded:], self.engine.passes[passes:])
 
     def _check_rows(self, step: StepInput) -> None:
         """In a step: rows hold just the hypotheses that the searches go on with, and a prompt has one row."""
@@ -153,11 +185,12 @@ class HandLoop:
         count = answers.told[self._generated(request)] if request.stream else 0
         assert told == answers.found[0].token_ids[:count], "the stream is not what is certain by now"
 
-    def _check_end(self, request: Request, event: Finished | Failed) -> None:
+    def _check_end(self, request: Request, event: Terminal) -> None:
         expected, streamed = self.course_of(request), self._streamed.get(request.id, [])
         if isinstance(event, Failed):
             assert streamed == expected.found[0].token_ids[: len(streamed)]
             return
+        assert isinstance(event, Finished), event
         if event.reason in WHOLE:
             whole = (event.hypotheses, event.reason)
             assert whole == (expected.found, expected.reason), f"not the pencil's answer to {request}"
@@ -183,7 +216,8 @@ class HandLoop:
         assert self.scheduler.running == len(running)
         assert self.scheduler.waiting == len(waiting), "waiting + running + ended is not what was submitted"
         assert not set(running) & set(self.ended), "a row belongs to a request that has ended"
-        assert max(running, default=-1) < min(waiting, default=1 << 62), "a request was overtaken in the queue"
+        first = min(waiting - self.pairs.keys(), default=1 << 62)
+        assert max(running, default=-1) < first, "a request was overtaken in the queue"
         rows = Counter(row for number in running for row in self.rows_of(number))
         places = Counter(place for number in running for place in self.places_of(number))
         assert max([*rows.values(), *places.values()], default=1) == 1, "two share a row or a place"

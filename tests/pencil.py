@@ -69,6 +69,21 @@ def answer(
     return tokens, log_probs, FinishReason.LENGTH
 
 
+def scores(source: Sequence[int], prompt: Sequence[int], scored: Sequence[int]) -> list[float]:
+    """Log-probability of each token behind a prompt, whether it is the best or not."""
+    total, found = sum(source) + sum(prompt), []
+    for token in scored:
+        found.append(next(log_prob for log_prob, each in BEST_FIRST[total % VOCABULARY] if each == token))
+        total += token
+    return found
+
+
+def attention(source: int, scored: int) -> list[list[float]]:
+    """Of each scored token on each source token: the n-th gives half to the n-th, all share the other half."""
+    shared = [1 / (2 * source)] * source
+    return [[weight + (place == row % source) / 2 for place, weight in enumerate(shared)] for row in range(scored)]
+
+
 @dataclass(frozen=True)
 class Course:
     """What a search does, step by step; entry ``n`` of each list is after ``n`` generated tokens.

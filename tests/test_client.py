@@ -54,6 +54,8 @@ INFO = ServerInfo(
                 "max_new_tokens": 256, "min_new_tokens": 0, "beam_size": 2, "num_hypotheses": 1, "length_penalty": 0.2,
                 "patience": 1.5, "stopping": "patience",
             },
+            has_scorer=True,
+            alignment_source="layer 1 of 1",
         )
     ],
     server_version="1.2.3",

@@ -2,17 +2,20 @@
 
 import asyncio
 import gc
+from dataclasses import replace
 
 import pytest
 
 from arithmetic_engine import END, START, ArithmeticEngine, answer
 from hand_loop import make_limits
+from pencil import scores
 from seqserve_server.admission import Gate
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
+from seqserve_server.engine import Pair
 from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped, QueueFull
 from seqserve_server.loop import Loop
-from seqserve_server.request import Finished, FinishReason, Request
+from seqserve_server.request import Finished, FinishReason, Request, ScoreRequest
 from seqserve_server.scheduler import Scheduler
 
 SOURCE = (5, 6, END)
@@ -40,6 +43,10 @@ class Desk:
 
 def request(source: tuple[int, ...] = SOURCE, most: int = 40, deadline: float | None = None) -> Request:
     return Request(0, source, (START,), SearchSettings(END, most), deadline=deadline)
+
+
+def pair(*tokens: int) -> ScoreRequest:
+    return ScoreRequest(0, Pair(SOURCE, (START, *tokens, END), 1))
 
 
 async def test_a_batch_is_answered_when_its_last_request_ends_and_in_its_order() -> None:
@@ -166,6 +173,32 @@ async def test_when_the_loop_stops_who_waits_and_who_comes_later_is_told() -> No
     assert desk.dispatcher.open_requests == 0
 
 
+async def test_an_engine_that_dies_tells_pairs_too_whatever_they_wait_for() -> None:
+    desk = Desk()
+    calls = [desk.dispatcher.generate([request()]), desk.dispatcher.score([pair()] * 200, admitted=True)]
+    waiting = [asyncio.ensure_future(call) for call in calls]
+    await desk.step()
+    desk.engine.out_of_memory = True
+    with pytest.raises(MemoryError):
+        desk.loop.run()
+    for call in waiting:
+        with pytest.raises(EngineStopped):
+            await call
+    assert desk.dispatcher.open_requests == 0
+
+
+async def test_an_engine_that_loses_a_score_loses_no_caller() -> None:
+    desk = Desk()
+    score = desk.engine.score
+    desk.engine.score = lambda pairs: score(pairs)[1:]  # type: ignore[method-assign]
+    waiting = asyncio.ensure_future(desk.dispatcher.score([pair()] * 2))
+    await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="zip"):
+        desk.loop.run()
+    with pytest.raises(EngineStopped):
+        await waiting
+
+
 async def test_ids_are_never_used_twice() -> None:
     desk = Desk()
     tasks = [asyncio.ensure_future(desk.dispatcher.generate([request(most=1)] * 2)) for _ in range(4)]
@@ -173,6 +206,65 @@ async def test_ids_are_never_used_twice() -> None:
     results = [result for task in tasks for result in await task]
     assert sorted(result.request_id for result in results) == list(range(1, 9))
     assert {result.reason for result in results} == {FinishReason.LENGTH}
+
+
+async def test_pairs_are_answered_in_their_order_beside_requests() -> None:
+    desk = Desk()
+    generating = asyncio.ensure_future(desk.dispatcher.generate([request(most=4)]))
+    scoring = asyncio.ensure_future(desk.dispatcher.score([pair(14), pair(28), pair()]))
+    assert await desk.dispatcher.score([]) == []
+    await desk.step()
+    assert desk.dispatcher.open_requests == 4  # the encoder has had its turn
+    assert not scoring.done()
+    await desk.step()
+    assert [len(found.log_probs) for found in await scoring] == [2, 2, 1]
+    assert [found.log_probs for found in await scoring] == [
+        scores(SOURCE, (START,), tokens) for tokens in ((14, END), (28, END), (END,))
+    ]
+    assert not generating.done()
+    await desk.step(4)
+    assert len((await generating)[0].token_ids) == 4
+    assert desk.dispatcher.open_requests == 0
+
+
+async def test_pairs_enter_like_requests_but_for_those_that_were_let_in_before() -> None:
+    desk = Desk(places=2)
+    with pytest.raises(QueueFull):
+        await desk.dispatcher.score([pair()] * 3)
+    task = asyncio.ensure_future(desk.dispatcher.score([pair()] * 3, admitted=True))
+    await asyncio.sleep(0)
+    assert desk.dispatcher.open_requests == 3
+    with pytest.raises(QueueFull):
+        await desk.dispatcher.generate([request()])
+    await desk.step()
+    assert len(await task) == 3
+    assert desk.dispatcher.open_requests == 0
+
+
+async def test_pairs_have_the_same_errors_as_requests() -> None:
+    desk = Desk()
+    desk.engine.poison = 28
+    late = asyncio.ensure_future(desk.dispatcher.score([replace(pair(), deadline=0.0)]))
+    bad = asyncio.ensure_future(desk.dispatcher.score([pair(), replace(pair(), pair=Pair((28, END), (START, END), 1))]))
+    gone = asyncio.ensure_future(desk.dispatcher.score([pair()] * 2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await desk.step(5)
+    with pytest.raises(DeadlinePassed):
+        await late
+    with pytest.raises(EngineFailure, match="the scorer failed"):
+        await bad
+    assert gone.cancelled()
+    assert desk.dispatcher.open_requests == 0
+    waiting = asyncio.ensure_future(desk.dispatcher.score([pair()]))
+    await asyncio.sleep(0)
+    desk.loop.stop()
+    desk.loop.run()
+    for call in (waiting, desk.dispatcher.score([pair()])):
+        with pytest.raises(EngineStopped):
+            await call
+    assert desk.dispatcher.open_requests == 0
+    assert desk.dispatcher._callers == {}
 
 
 def test_publishing_to_a_closed_event_loop_is_no_error() -> None:

@@ -11,7 +11,7 @@ from hand_loop import make_limits
 from seqserve_server.decoding.search import Hypothesis
 from seqserve_server.engine import Changes, Layout, PlaceRelease, RowCopy, RowMove, RowRelease
 from seqserve_server.plan import Applied, Plan, Running
-from seqserve_server.request import Event, Finished, FinishReason, Request, TokensChosen
+from seqserve_server.request import Event, Finished, FinishReason, Request, ScoreRequest, TokensChosen
 from seqserve_server.scheduler import Scheduler
 from simulation import Simulation, adversarial
 
@@ -175,7 +175,7 @@ class ForgetsTheEnd(Scheduler):
 
 
 class LetsTheLastInFirst(Scheduler):
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request | ScoreRequest) -> None:
         super().submit(request)
         self._waiting.rotate(1)
 
@@ -186,7 +186,7 @@ class IgnoresDeadlines(Scheduler):
 
 
 class EndsTooEarly(Scheduler):
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request | ScoreRequest) -> None:
         early = None if request.deadline is None else request.deadline - 0.02
         super().submit(replace(request, deadline=early))
 

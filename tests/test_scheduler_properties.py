@@ -63,6 +63,14 @@ class AnyTraffic(RuleBasedStateMachine):
         for number in range(count):
             self.hand.submit([*content, number, END], 5 + number, beams=min(beams, self.hand.limits.max_rows))
 
+    @rule(target=ids, content=contents, scored=st.lists(st.integers(2, 28), max_size=40),
+          bad=st.sampled_from([(), (), (), (POISON,), (NAN,)]), patience=st.none() | st.integers(0, 20))
+    def submit_a_pair(
+        self, content: list[int], scored: list[int], bad: tuple[int, ...], patience: int | None
+    ) -> int:
+        deadline = None if patience is None else self.hand.now + patience
+        return self.hand.submit_pair([*content, *bad, END], (*scored, END), deadline)
+
     @rule(content=contents, bad=st.sampled_from([POISON, NAN]), stream=st.booleans(), beams=st.sampled_from(BEAMS))
     def submit_a_bad_one(self, content: list[int], bad: int, stream: bool, beams: int) -> None:
         beams = min(beams, self.hand.limits.max_rows)
@@ -86,9 +94,9 @@ class AnyTraffic(RuleBasedStateMachine):
         if not hasattr(self, "hand"):
             return
         self.hand.run()
-        assert set(self.hand.ended) == set(self.hand.requests)
+        assert set(self.hand.ended) == self.hand.requests.keys() | self.hand.pairs.keys()
         for number, event in self.hand.ended.items():
-            if isinstance(event, Failed) and not self.hand.engine.broken_steps:
+            if number in self.hand.requests and isinstance(event, Failed) and not self.hand.engine.broken_steps:
                 source = self.hand.requests[number].source
                 assert NAN in source or POISON in self._encoded_with(source), "an innocent request failed"
 

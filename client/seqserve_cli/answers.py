@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from seqserve_cli import exits
-from seqserve_client import AsyncClient, GenerationOptions, Hypothesis, InvalidInput
+from seqserve_client import AsyncClient, GenerationOptions, Hypothesis, InvalidInput, ScoreOptions
 
 Content = str | list[str] | list[int]
 
@@ -119,16 +119,22 @@ class Bundle:
         except self._failure as error:
             raise exits.CommandError(str(error)) from error
 
+    def generate(self, options: argparse.Namespace, kind: str, contents: list[Any]) -> list[Any]:
+        """Results with the fields of the client's."""
+        with self._errors():
+            return list(self._model.generate(IN_PROCESS_KINDS[kind], contents, **decoding_options(options)))
+
+    def score(self, pairs: list[Any], options: ScoreOptions) -> list[Any]:
+        """Results with the fields of the client's, of pairs of sources and targets, each with its kind."""
+        with self._errors():
+            return list(self._model.score(pairs, **options))
+
     def answers(self, options: argparse.Namespace, kind: str) -> AnswerLines:
         """Answers to lines of one kind."""
 
-        def generate(contents: list[Any]) -> list[Answer]:
-            with self._errors():
-                results = self._model.generate(IN_PROCESS_KINDS[kind], contents, **decoding_options(options))
-            return [Answer.of_result(result) for result in results]
-
         async def ask(contents: list[Any]) -> list[Answer]:
-            return await asyncio.to_thread(generate, contents)
+            results = await asyncio.to_thread(self.generate, options, kind, contents)
+            return [Answer.of_result(result) for result in results]
 
         return skipping_blanks(kind, ask)
 

@@ -37,6 +37,8 @@ def _lines(info: ServerInfo) -> list[str]:
         lines.append(f"model {model.name}  (version {model.version}, {model.family}, {model.precision})")
         lines.append(f"  accepts                {accepts}")
         lines += [f"  {name:<22} {value}" for name, value in asdict(model.limits).items()]
+        if model.has_scorer:
+            lines.append(f"  alignments from        {model.alignment_source or 'its scorer'}")
         if model.languages:
             lines.append(f"  languages              {', '.join(model.languages)}")
         lines += [f"  default {name:<14} {value}" for name, value in model.defaults.items()]

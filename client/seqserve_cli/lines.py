@@ -62,8 +62,8 @@ def stdin_blocks() -> AsyncIterator[list[str]]:
     return from_thread(blocks_of_lines(getattr(buffered, "raw", buffered)))
 
 
-async def one_block(lines: list[str]) -> AsyncIterator[list[str]]:
-    """Lines that are all there, such as the arguments of a command."""
+async def one_block(lines: list[Item]) -> AsyncIterator[list[Item]]:
+    """Lines, or pairs of them, that are all there, such as the arguments of a command."""
     yield lines
 
 
@@ -97,8 +97,8 @@ async def from_thread(items: Iterator[Item], ahead: int = 4) -> AsyncIterator[It
 
 
 async def answer_in_order(
-    blocks: AsyncIterator[list[str]],
-    answer: Callable[[int, list[str]], Awaitable[list[Answered]]],
+    blocks: AsyncIterator[list[Item]],
+    answer: Callable[[int, list[Item]], Awaitable[list[Answered]]],
     emit: Callable[[Answered], None],
     *,
     batch_size: int,

@@ -34,6 +34,8 @@ COMMANDS = (
     Command("verify", "check a bundle: checksums, graphs, a smoke decode", "server"),
     Command("serve", "serve bundles over gRPC", "server"),
     Command("generate", "generate from texts: arguments or stdin lines in, one line out for each", "server"),
+    Command("score", "print what a model thinks of given targets: source and target in, one line out", "server"),
+    Command("align", "show which source tokens a target attends to, as a picture, text or numbers", "server,plot"),
     Command("tokenize", "print the token ids of texts, or the texts of token ids"),
     Command("info", "show the models of a server, with their limits"),
     Command("health", "exit with 0 only when a server is serving"),

@@ -24,14 +24,16 @@ from seqserve_client.errors import (
     ServerError,
     TooManyInputs,
     Unavailable,
+    Unsupported,
 )
-from seqserve_client.options import GenerationOptions, Stopping
+from seqserve_client.options import GenerationOptions, ScoreOptions, Stopping
 from seqserve_client.results import (
     Chunk,
     Hypothesis,
     ModelInfo,
     ModelLimits,
     Result,
+    ScoreResult,
     ServerInfo,
     Timing,
     TokenizedText,
@@ -56,6 +58,8 @@ __all__ = [
     "ModelNotFound",
     "QueueFull",
     "Result",
+    "ScoreOptions",
+    "ScoreResult",
     "SeqserveError",
     "ServerError",
     "ServerInfo",
@@ -64,4 +68,5 @@ __all__ = [
     "TokenizedText",
     "TooManyInputs",
     "Unavailable",
+    "Unsupported",
 ]

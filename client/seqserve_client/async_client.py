@@ -11,7 +11,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
-from seqserve_client import messages
+from seqserve_client import messages, score_messages
 from seqserve_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TARGET,
@@ -21,8 +21,8 @@ from seqserve_client.channel import (
     Unset,
 )
 from seqserve_client.errors import Cancelled, ModelNotFound
-from seqserve_client.options import GenerationOptions
-from seqserve_client.results import Chunk, Result, ServerInfo, TokenizedText
+from seqserve_client.options import GenerationOptions, ScoreOptions
+from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 
 
@@ -133,6 +133,27 @@ class AsyncClient:
         """Generate for one input and yield tokens as they become final; not awaited itself; see ``Client.stream``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
         return AsyncChunkStream(self._start("GenerateStream", request, timeout))
+
+    async def score(
+        self,
+        sources: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        *,
+        source_tokens: Sequence[Sequence[str]] | None = None,
+        source_token_ids: Sequence[Sequence[int]] | None = None,
+        target_tokens: Sequence[Sequence[str]] | None = None,
+        target_token_ids: Sequence[Sequence[int]] | None = None,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+        **options: Unpack[ScoreOptions],
+    ) -> list[ScoreResult]:
+        """Log-probabilities of given targets behind given sources; see ``Client.score``."""
+        request = score_messages.score_request(
+            (sources, source_tokens, source_token_ids), (targets, target_tokens, target_token_ids), model, options
+        )
+        if not request.pairs:
+            return []
+        return score_messages.scores_from(await self._call("Score", request, timeout))
 
     async def tokenize(
         self,

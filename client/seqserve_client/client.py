@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
-from seqserve_client import messages
+from seqserve_client import messages, score_messages
 from seqserve_client.channel import (
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TARGET,
@@ -19,8 +19,8 @@ from seqserve_client.channel import (
     Unset,
 )
 from seqserve_client.errors import ModelNotFound
-from seqserve_client.options import GenerationOptions
-from seqserve_client.results import Chunk, Result, ServerInfo, TokenizedText
+from seqserve_client.options import GenerationOptions, ScoreOptions
+from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 
 
@@ -141,6 +141,46 @@ class Client:
         """Generate for one input and yield tokens as they become final; arguments as for ``generate``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
         return ChunkStream(self._start(self._stub.GenerateStream, request, timeout))
+
+    def score(
+        self,
+        sources: Sequence[str] | None = None,
+        targets: Sequence[str] | None = None,
+        *,
+        source_tokens: Sequence[Sequence[str]] | None = None,
+        source_token_ids: Sequence[Sequence[int]] | None = None,
+        target_tokens: Sequence[Sequence[str]] | None = None,
+        target_token_ids: Sequence[Sequence[int]] | None = None,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+        **options: Unpack[ScoreOptions],
+    ) -> list[ScoreResult]:
+        """Log-probabilities of given targets behind given sources, computed in one pass and not generated.
+
+        Sources and targets are given as texts, as tokens or as ids, each in one of these forms; content only, as for
+        ``generate``. All pairs go in one message; empty lists are answered without a call.
+
+        Args:
+            sources: One string per pair.
+            targets: One string per pair; an empty one scores the end token alone.
+            source_tokens, target_tokens: In place of texts, one list of pieces per pair.
+            source_token_ids, target_token_ids: In place of texts, one list of ids per pair.
+            model: Name of the model; needed where the server has several.
+            timeout: Seconds; None for no deadline; by default the client's.
+            **options: See ``ScoreOptions``.
+
+        Returns:
+            One result per pair, in order.
+
+        Raises:
+            Unsupported: The model has no scorer; ``info`` tells.
+        """
+        request = score_messages.score_request(
+            (sources, source_tokens, source_token_ids), (targets, target_tokens, target_token_ids), model, options
+        )
+        if not request.pairs:
+            return []
+        return score_messages.scores_from(self._call(self._stub.Score, request, timeout))
 
     def tokenize(
         self,

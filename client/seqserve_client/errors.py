@@ -6,6 +6,7 @@ SeqserveError
 │   └── TooManyInputs   more inputs than one call may hold
 ├── MessageTooLarge     the caller sends less per call, or raises ``max_message_bytes`` here and on the server
 ├── ModelNotFound       the caller changes the name
+├── Unsupported         the operator exports the model again: it has no scorer
 ├── QueueFull           the caller waits (``retry_after``) and tries again
 ├── DeadlineExceeded    the caller waits longer, or asks for less
 ├── Cancelled           nobody: this side cancelled, or the server stopped before it could answer
@@ -78,6 +79,12 @@ class ModelNotFound(SeqserveError):
     """A model name that is not served."""
 
     default_code = grpc.StatusCode.NOT_FOUND
+
+
+class Unsupported(SeqserveError):
+    """What the served model cannot do: scores and alignments need a bundle with a scorer."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class QueueFull(SeqserveError):

@@ -156,6 +156,8 @@ def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
                 limits=ModelLimits(**{name: getattr(model.limits, name) for name in _LIMIT_NAMES}),
                 defaults=_set_fields(model.defaults),
                 languages=list(model.languages),
+                has_scorer=model.has_scorer,
+                alignment_source=model.alignment_source,
             )
             for model in response.models
         ],

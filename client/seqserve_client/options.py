@@ -79,6 +79,21 @@ class GenerationOptions(TypedDict, total=False):
     banned_phrases: Sequence[Target] | None
 
 
+class ScoreOptions(TypedDict, total=False):
+    """How to score; an option left out, or None, takes the model's default.
+
+    Attributes:
+        source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
+        length_penalty: Scores are sums of log-probabilities divided by the length, end token included, to this power.
+        return_alignment: Whether results come with their ``alignment``.
+    """
+
+    source_language: str | None
+    target_language: str | None
+    length_penalty: float | None
+    return_alignment: bool | None
+
+
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
 _STOPPINGS: dict[str, int] = {
     name.removeprefix("STOPPING_").lower(): number for name, number in seq2seq_pb2.Stopping.items() if number

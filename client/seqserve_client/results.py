@@ -86,6 +86,30 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """What the model thinks of one target.
+
+    Attributes:
+        score: Sum of the log-probabilities divided by their number to the power of ``length_penalty``.
+        token_log_probs: Of every token of the target, then of the end token.
+        token_ids: Ids of the target, without the end token.
+        tokens: Their entries in the target's vocabulary; empty where the model has no tokenizer.
+        input_token_count: Source tokens as the encoder saw them, special tokens included.
+        alignment: For each of ``token_ids``, the weight of each source token, special tokens included; a row adds up
+            to 1. None unless asked for with ``return_alignment``.
+        source_tokens: What its columns stand for; empty without it, and where the model has no tokenizer.
+    """
+
+    score: float
+    token_log_probs: list[float]
+    token_ids: list[int]
+    tokens: list[str]
+    input_token_count: int
+    alignment: list[list[float]] | None = None
+    source_tokens: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizedText:
     """The tokens of one text.
 
@@ -134,6 +158,9 @@ class ModelInfo:
         limits: What a request may ask for.
         defaults: What an unset option means, by option name.
         languages: Codes that ``source_language`` and ``target_language`` take; empty for models without languages.
+        has_scorer: Whether ``score`` is answered, and alignments with it.
+        alignment_source: Whose attention an alignment is, such as "layer 3 of 4, mean of 8 heads"; empty without a
+            scorer.
     """
 
     name: str
@@ -144,6 +171,8 @@ class ModelInfo:
     limits: ModelLimits
     defaults: dict[str, int | float | str | bool]
     languages: list[str] = field(default_factory=list)
+    has_scorer: bool = False
+    alignment_source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

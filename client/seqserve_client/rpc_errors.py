@@ -18,6 +18,7 @@ from seqserve_client.errors import (
     ServerError,
     TooManyInputs,
     Unavailable,
+    Unsupported,
 )
 
 # A reason says more than a code, so it is looked up first.
@@ -30,6 +31,7 @@ _BY_CODE: dict[grpc.StatusCode, type[SeqserveError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: Unsupported,
     grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
@@ -61,7 +63,7 @@ def error_from(call: FailedCall) -> SeqserveError:
     if kind is QueueFull and not reason and "larger than max" in text:
         # Size limits are enforced inside gRPC, on either side, before our server could name a reason.
         kind = MessageTooLarge
-    if kind is InvalidInput and facts.get("field") in ("inputs", "texts", "token_ids"):
+    if kind is InvalidInput and facts.get("field") in ("inputs", "pairs", "texts", "token_ids"):
         kind = TooManyInputs  # the list itself, not an input in it; an empty one is never sent
     if "retry_after" not in facts and (pushback := trailers.get("grpc-retry-pushback-ms", "")).isdigit():
         facts["retry_after"] = int(pushback) / 1000

@@ -149,13 +149,13 @@ class Gate:
         """Requests that entered and have not ended."""
         return self._inside
 
-    def enter(self, count: int) -> None:
-        """Let ``count`` requests in together, or none.
+    def enter(self, count: int, *, refuse: bool = True) -> None:
+        """Let ``count`` requests in together, or none; all of them, unless told to ``refuse``.
 
         Raises:
             QueueFull: there is no place for all of them.
         """
-        if self._inside + count > self._places:
+        if refuse and self._inside + count > self._places:
             raise QueueFull(count, self._places - self._inside, self._places, RETRY_AFTER_SECONDS)
         self._inside += count
 

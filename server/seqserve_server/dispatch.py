@@ -5,11 +5,25 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from seqserve_server.admission import Gate
 from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped
 from seqserve_server.loop import Loop
-from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
+from seqserve_server.request import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    PairScored,
+    Request,
+    ScoreRequest,
+    Terminal,
+    TokensChosen,
+)
+
+Queued = TypeVar("Queued", Request, ScoreRequest)
+Ended = TypeVar("Ended", Finished, PairScored)
 
 
 @dataclass(slots=True)
@@ -17,7 +31,7 @@ class Batch:
     """A unary caller: waits until all of its requests ended."""
 
     done: asyncio.Future[None]
-    ended: dict[int, Finished | Failed]
+    ended: dict[int, Terminal]
     count: int
 
 
@@ -27,7 +41,7 @@ class Stream:
 
     ready: asyncio.Event
     token_ids: list[int]
-    ended: Finished | Failed | None = None
+    ended: Terminal | None = None
 
 
 class Dispatcher:
@@ -63,7 +77,22 @@ class Dispatcher:
             QueueFull: none of them was let in.
             EngineFailure, EngineStopped, DeadlinePassed: one of them did not end well.
         """
-        entered = self._enter(requests)
+        return [_completed(event, Finished) for event in await self._run(self._enter(requests))]
+
+    async def score(self, requests: Sequence[ScoreRequest], *, admitted: bool = False) -> list[PairScored]:
+        """Score pairs together; as ``generate``, which see.
+
+        Args:
+            admitted: They come of requests that were let in: there is place for them, for else the work that was done
+                would be lost.
+        """
+        ended = await self._run(self._enter(requests, admitted=admitted))
+        return [_completed(event, PairScored) for event in ended]
+
+    async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[Terminal]:
+        """Their terminal events, when the last one has come."""
+        if not entered:
+            return []
         batch = Batch(self._event_loop.create_future(), {}, len(entered))
         for request in entered:
             self._callers[request.id] = batch
@@ -72,7 +101,7 @@ class Dispatcher:
             await batch.done
         finally:
             self._abandon([request.id for request in entered if request.id not in batch.ended])
-        return [_completed(batch.ended[request.id]) for request in entered]
+        return [batch.ended[request.id] for request in entered]
 
     async def stream(self, request: Request) -> AsyncGenerator[list[int] | Finished, None]:
         """Run one request; yields new token ids as they come, then the end. Closing the iterator cancels it."""
@@ -89,17 +118,17 @@ class Dispatcher:
                 ended, token_ids, stream.token_ids = stream.ended, stream.token_ids, []
                 if token_ids:
                     yield token_ids
-            yield _completed(ended)
+            yield _completed(ended, Finished)
         finally:
             if stream.ended is None:
                 self._abandon([entered.id])
 
-    def _enter(self, requests: Sequence[Request]) -> list[Request]:
-        self._gate.enter(len(requests))
+    def _enter(self, requests: Sequence[Queued], *, admitted: bool = False) -> list[Queued]:
+        self._gate.enter(len(requests), refuse=not admitted)
         now = time.monotonic()
         return [replace(request, id=next(self._ids), arrival=now) for request in requests]
 
-    def _submit(self, requests: Sequence[Request]) -> None:
+    def _submit(self, requests: Sequence[Request | ScoreRequest]) -> None:
         if self._loop is None:
             raise AssertionError("attach was not called")
         self._loop.submit(requests)
@@ -128,9 +157,11 @@ class Dispatcher:
                     caller.done.set_result(None)
 
 
-def _completed(event: Finished | Failed) -> Finished:
+def _completed(event: Terminal, kind: type[Ended]) -> Ended:
     if isinstance(event, Failed):
         raise EngineStopped if event.engine_stopped else EngineFailure(event.message)
-    if event.reason is FinishReason.DEADLINE:
+    if isinstance(event, Finished) and event.reason is FinishReason.DEADLINE:
         raise DeadlinePassed
+    if not isinstance(event, kind):
+        raise AssertionError(f"nobody cancelled, but {event}")
     return event

@@ -4,6 +4,7 @@ ServerError
 ├── InvalidRequest      the caller changes the request
 │   └── InputTooLong
 ├── UnknownModel        the caller changes the name
+├── NoScorer            the operator exports the model again, or lets it be opened whole
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
 ├── EngineStopped       the caller goes elsewhere
@@ -50,6 +51,18 @@ class UnknownModel(ServerError):
     def __init__(self, name: str, served: list[str]) -> None:
         super().__init__(f"model {name!r} is not served here; served: {', '.join(served)}")
         self.name = name
+
+
+class NoScorer(ServerError):
+    """The served bundle cannot score, and so has no alignments either."""
+
+    reason = "NO_SCORER"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this model is served without a scorer: its bundle has none, and `seqserve export` of this version writes "
+            "one, or the server was told not to open it"
+        )
 
 
 class QueueFull(ServerError):

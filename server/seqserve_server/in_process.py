@@ -7,9 +7,11 @@ from typing import Any
 
 from seqserve_server.admission import Resolved, resolve_options
 from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of
-from seqserve_server.inputs import Content, read_source, read_target
+from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_source, read_target
 from seqserve_server.local import LocalModel
 from seqserve_server.request import Finished, Request
+from seqserve_server.scores import Given, Score, read_pairs, score_of
+from seqserve_server.scoring import ScoreOptions
 from seqserve_server.search_options import Options, most_beams, read_stopping
 from seqserve_server.token_options import seeded
 
@@ -62,6 +64,21 @@ class InProcess:
             else:
                 text, ids = growing.push(part)
                 yield Chunk(text, ids)
+
+    def score(self, pairs: Sequence[tuple[Given, Given]], **options: Any) -> list[Score]:
+        """One result per pair of a source and a target, each with its kind.
+
+        Args:
+            options: The client's: ``ScoreOptions`` by name.
+
+        Raises:
+            NoScorer: the bundle has none.
+            InvalidRequest: naming ``pairs[i]`` or the option.
+        """
+        served = self._local.served
+        asked = read_pairs(pairs, ScoreOptions(**options), served, max_text_bytes=MAX_TEXT_BYTES)
+        ended = self._local.score_pairs([each.request for each in asked])
+        return [score_of(end, each, served) for each, end in zip(asked, ended, strict=True)]
 
     def _resolve(self, options: dict[str, Any]) -> Resolved:
         options, served = dict(options), self._local.served

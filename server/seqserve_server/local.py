@@ -3,9 +3,10 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,11 @@ from seqserve_server.errors import EngineFailure, InvalidRequest
 from seqserve_server.loop import Loop
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.placement import Place
-from seqserve_server.request import Event, Failed, Finished, Request, TokensChosen
+from seqserve_server.request import Event, Failed, Finished, PairScored, Request, ScoreRequest, Terminal, TokensChosen
 from seqserve_server.search_options import Options, resolve_lengths
 from seqserve_server.served_model import EngineLimits, ServedModel
+
+Ended = TypeVar("Ended", Finished, PairScored)
 
 
 class LocalModel:
@@ -32,7 +35,7 @@ class LocalModel:
         if not isinstance(served.engine, OrtEngine):
             raise TypeError(f"decoding in-process needs the runtime's engine, not {type(served.engine).__name__}")
         self.served, self._engine = served, served.engine
-        self._ended: dict[int, Finished | Failed] = {}
+        self._ended: dict[int, Terminal] = {}
         self._next_id = 0
         self._streamed: list[int] = []
         self._loop = Loop(served.engine, served.scheduler(), self._collect)
@@ -99,7 +102,7 @@ class LocalModel:
                 submitted += 1
             busy = self._loop.step()
             step += 1
-        return [self._take(request.id) for request in requests]
+        return [self._take(request.id, Finished) for request in requests]
 
     def stream(
         self, source: Sequence[int], prompt: Sequence[int] | None = None, *, max_new_tokens: int | None = None,
@@ -116,12 +119,26 @@ class LocalModel:
                 token_ids, self._streamed = self._streamed, []
                 if token_ids:
                     yield token_ids
-            yield self._take(request.id)
+            yield self._take(request.id, Finished)
         finally:
             # An abandoned stream leaves its rows now, not when another call happens to step the loop.
             self._loop.cancel([request.id])
             self._loop.step()
             self._ended.pop(request.id, None)
+
+    def score_pairs(self, requests: Sequence[ScoreRequest]) -> list[PairScored]:
+        """Score pairs through the loop, in passes as a server makes them; their ids are given here.
+
+        Raises:
+            EngineFailure: the engine could not compute one of them.
+        """
+        first, now = self._next_id + 1, time.monotonic()
+        self._next_id += len(requests)
+        numbered = [replace(each, id=first + place, arrival=now) for place, each in enumerate(requests)]
+        self._loop.submit(numbered)
+        while self._loop.step():
+            pass
+        return [self._take(each.id, PairScored) for each in numbered]
 
     def _default_prompt(self) -> tuple[int, ...]:
         return frame_of(None, None, self.description).prompt
@@ -213,8 +230,10 @@ class LocalModel:
             else:
                 self._ended[event.request_id] = event
 
-    def _take(self, request_id: int) -> Finished:
+    def _take(self, request_id: int, kind: type[Ended]) -> Ended:
         event = self._ended.pop(request_id)
         if isinstance(event, Failed):
             raise EngineFailure(event.message)
+        if not isinstance(event, kind):
+            raise AssertionError(f"nobody asked for {event}")
         return event

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from seqserve_server.engine import Engine, Source, StepInput
 from seqserve_server.plan import Plan
-from seqserve_server.request import Event, Failed, Request
+from seqserve_server.request import Event, Failed, Request, ScoreRequest
 from seqserve_server.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,9 @@ class StepFacts:
         encode_seconds: One entry per encoder batch.
         step_seconds: Time in the decoder step.
         gap_seconds: From the end of the step before, which requests that were already running waited for their token.
-        source_tokens: Tokens encoded.
+        source_tokens: Tokens encoded, those of pairs included.
+        score_seconds: One entry per pass over pairs.
+        scored_tokens: Tokens whose log-probabilities were asked for.
     """
 
     rows: int = 0
@@ -40,6 +42,8 @@ class StepFacts:
     step_seconds: float = 0.0
     gap_seconds: float = 0.0
     source_tokens: int = 0
+    score_seconds: list[float] = field(default_factory=list)
+    scored_tokens: int = 0
     waiting: int = 0
     running: int = 0
 
@@ -57,19 +61,19 @@ class Loop:
     ) -> None:
         self._engine, self._scheduler = engine, scheduler
         self._publish, self._observe, self._clock = publish, observe, clock
-        self._inbox: deque[Request | int] = deque()
+        self._inbox: deque[Request | ScoreRequest | int] = deque()
         self._unpublished: list[Event] = []  # outlives a step that raises: its terminal events are owed all the same
         self._unreported: tuple[StepFacts, list[Event]] | None = None
         self._wake = threading.Event()
         self._stopping = self._closed = False
         self._last_step = 0.0
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Hand over requests that admission let in."""
+    def submit(self, requests: Sequence[Request | ScoreRequest]) -> None:
+        """Hand over requests and pairs that admission let in."""
         self._inbox.extend(requests)
         self._wake.set()
         if self._closed:  # either the last look into the inbox saw them, or this line sees that it is over
-            late = [message for message in self._messages() if isinstance(message, Request)]
+            late = [message for message in self._messages() if not isinstance(message, int)]
             self._publish([Failed(request.id, STOPPED, engine_stopped=True) for request in late])
 
     def cancel(self, request_ids: Sequence[int]) -> None:
@@ -105,7 +109,8 @@ class Loop:
             self.report()
 
     def step(self) -> bool:
-        """One iteration: plan, encode who arrives, decode one token for all, publish. Returns whether work is left."""
+        """One iteration: plan, encode who arrives or score pairs, decode one token for all,
+        publish. Returns whether work is left."""
         events = self._unpublished
         events += self._take_inbox()
         plan = self._scheduler.plan(self._clock())
@@ -115,6 +120,7 @@ class Loop:
         if plan.tokens:
             self._engine.reserve(plan.need)
             self._engine.copy(plan.copies)
+        events += self._score(plan, facts)
         failed = self._encode(plan, facts)
         if failed:
             events += failed
@@ -151,6 +157,24 @@ class Loop:
             facts.source_tokens += sum(len(source.token_ids) for source in batch)
         return failed
 
+    def _score(self, plan: Plan, facts: StepFacts) -> list[Event]:
+        """A turn of pairs. What is left of a pass that raises is tried again, pair by pair, in turns to come."""
+        events: list[Event] = []
+        for batch in plan.score:
+            begun = self._clock()
+            try:
+                found = self._engine.score([request.pair for request in batch])
+            except Exception:
+                logger.exception("a pass over %d pairs failed", len(batch))
+                events += self._scheduler.pairs.failed(batch)
+                continue
+            now = self._clock()
+            events += self._scheduler.pairs.scored(batch, found, now)
+            facts.score_seconds.append(now - begun)
+            facts.source_tokens += sum(len(request.pair.source) for request in batch)
+            facts.scored_tokens += sum(len(scored.log_probs) for scored in found)
+        return events
+
     def _decode(self, plan: Plan, facts: StepFacts) -> list[Event]:
         begun = self._clock()
         try:
@@ -176,13 +200,13 @@ class Loop:
     def _take_inbox(self) -> list[Event]:
         events: list[Event] = []
         for message in self._messages():
-            if isinstance(message, Request):
-                self._scheduler.submit(message)
-            else:
+            if isinstance(message, int):
                 events += self._scheduler.cancel(message, self._clock())
+            else:
+                self._scheduler.submit(message)
         return events
 
-    def _messages(self) -> Iterator[Request | int]:
+    def _messages(self) -> Iterator[Request | ScoreRequest | int]:
         with contextlib.suppress(IndexError):
             while True:
                 yield self._inbox.popleft()

@@ -163,6 +163,8 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
         defaults=_defaults(description, search),
         languages=sorted(description.languages),
         has_tokenizer=model.tokenizer is not None,
+        has_scorer=model.engine.can_score,
+        alignment_source=str(description.alignment) if model.engine.can_score and description.alignment else "",
     )
 
 

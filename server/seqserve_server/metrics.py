@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from seqserve_server.engine import Engine
 from seqserve_server.histogram import Histogram
 from seqserve_server.loop import StepFacts
-from seqserve_server.request import Event, Failed, Finished, TokensChosen
+from seqserve_server.request import Event, Failed, Finished, PairScored, TokensChosen
 
 # Supersets of the usual boundaries, so that they stay comparable, but starting where small models live.
 SHORT = (
@@ -29,9 +29,10 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "seqserve_inter_token_seconds": ("Between two tokens of one request.", SHORT),
     "seqserve_decode_step_seconds": ("One decoder step over all running rows.", SHORT),
     "seqserve_request_duration_seconds": ("From arrival to the last token, end to end in the server.", LONG),
+    "seqserve_score_seconds": ("One pass over pairs to score.", LONG),
     "seqserve_batch_rows": ("Rows per decoder step.", ROWS),
 }
-FINISH_REASONS = ("eos", "length", "deadline", "cancelled", "failed")
+FINISH_REASONS = ("eos", "length", "scored", "deadline", "cancelled", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ModelMetrics(Collector):
         self._labels, self._engine, self._cache_budget = labels, engine, cache_budget
         self._histograms = {name: Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
         self._finished = dict.fromkeys(FINISH_REASONS, 0)
-        self._input_tokens = self._output_tokens = 0
+        self._input_tokens = self._output_tokens = self._scored_tokens = 0
         self._waiting = self._running = 0
 
     def observe(self, facts: StepFacts, events: list[Event]) -> None:
@@ -59,7 +60,10 @@ class ModelMetrics(Collector):
         self._waiting, self._running = facts.waiting, facts.running
         self._input_tokens += facts.source_tokens
         self._output_tokens += facts.tokens
+        self._scored_tokens += facts.scored_tokens
         histograms = self._histograms
+        for seconds in facts.score_seconds:
+            histograms["seqserve_score_seconds"].observe(seconds)
         for seconds in facts.encode_seconds:
             histograms["seqserve_encode_seconds"].observe(seconds)
         if facts.rows:
@@ -70,6 +74,8 @@ class ModelMetrics(Collector):
         for event in events:
             if isinstance(event, Finished):
                 self._observe_finished(event)
+            elif isinstance(event, PairScored):
+                self._finished["scored"] += 1  # no more: the histograms of requests are those of generation
             elif isinstance(event, Failed):
                 self._finished["failed"] += 1
             elif not isinstance(event, TokensChosen):
@@ -96,7 +102,7 @@ class ModelMetrics(Collector):
             yield histogram
         allocated, reuse = self._engine.state_bytes, self._engine.reuse
         gauges: Iterable[tuple[str, str, float]] = (
-            ("seqserve_requests_waiting", "Requests that wait for rows.", self._waiting),
+            ("seqserve_requests_waiting", "Requests that wait for rows, and pairs to be scored.", self._waiting),
             ("seqserve_requests_running", "Requests that hold rows.", self._running),
             ("seqserve_cache_bytes", "Bytes of attention caches allocated.", allocated),
             ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes.",
@@ -112,11 +118,14 @@ class ModelMetrics(Collector):
             ("seqserve_output_tokens", "Tokens generated, end tokens included.", self._output_tokens),
             ("seqserve_encoder_cache_hits", "Sources that the encoder was spared.", reuse.hits),
             ("seqserve_encoder_cache_misses", "Sources that it encoded.", reuse.misses),
+            ("seqserve_scored_tokens", "Tokens of given targets scored, end tokens included.", self._scored_tokens),
         ):
             counter = CounterMetricFamily(name, text, labels=label)
             counter.add_metric(values, count)
             yield counter
-        finished = CounterMetricFamily("seqserve_requests", "Requests ended.", labels=("model_name", "finish_reason"))
+        finished = CounterMetricFamily(
+            "seqserve_requests", "Requests and pairs ended.", labels=("model_name", "finish_reason")
+        )
         for reason, count in self._finished.items():
             finished.add_metric((self._labels.name, reason), count)
         yield finished

@@ -7,7 +7,7 @@ from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.search import Continuation, Search
 from seqserve_server.engine import SOURCE_MULTIPLE, Changes, Layout, RowCopy, Source
 from seqserve_server.placement import Place, widths_for
-from seqserve_server.request import Event, Request, Times
+from seqserve_server.request import Event, Request, ScoreRequest, Times
 
 UNHELD = -1
 
@@ -81,6 +81,11 @@ class Running:
             self.lanes.append(lane)
             self.tokens[lane] = continuation.token
 
+    def take_copies(self) -> list[RowCopy]:
+        """What has to be copied before the next step, row to row; told once."""
+        copies, self.copies = self.copies, []
+        return [RowCopy(self.rows[source], self.rows[lane], start, self.position) for source, lane, start in copies]
+
     def _note_copy(self, source: int, lane: int) -> None:
         shared, length = self.shared, self.position + 1
         shared[lane] = shared[source][:]
@@ -92,7 +97,8 @@ class Running:
 
 @dataclass(slots=True)
 class Plan:
-    """What to do before and in the next step, in this order: change, reserve, copy, encode, step.
+    """What to do before and in the next step, in this order: change, reserve, copy, encode, score,
+    step.
 
     Attributes:
         ended: Terminal events of requests that ended without another step.
@@ -101,6 +107,7 @@ class Plan:
         tokens, positions: Of rows 0 .. n-1, for the step; empty when nothing runs.
         candidates: How many best tokens the searches need of each row.
         logits: Whether a search needs all logits.
+        score: Passes over pairs, before the step; none where something is encoded.
     """
 
     ended: list[Event]
@@ -113,6 +120,7 @@ class Plan:
     candidates: int
     logits: bool
     layout: Layout
+    score: list[list[ScoreRequest]]
 
 
 @dataclass(slots=True)
@@ -139,6 +147,14 @@ def need_of(requests: Iterable[Request], widths: Sequence[int]) -> Capacity:
         target, source = max(target, request.target_length), max(source, len(request.source))
         for width in widths_for(request.search.rows, widths):
             places[width] += 1
+    return Capacity(rows, target, source, tuple(places))
+
+
+def need_now(running: Iterable[Running], rows: int, places: Sequence[int]) -> Capacity:
+    """What they need for the next step, in so many rows and, of each width, places."""
+    target = source = 0
+    for one in running:
+        target, source = max(target, one.position + 1), max(source, len(one.request.source))
     return Capacity(rows, target, source, tuple(places))
 
 

@@ -1,9 +1,16 @@
-"""A request, and the events that end it or tell of its progress. Times are seconds of one monotonic clock."""
+"""A request, a pair to score, and the events that end them or tell of their progress.
+
+Times are seconds of one monotonic clock.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seqserve_server.decoding.search import Hypothesis, SearchSettings
+from seqserve_server.engine import Pair
 
 
 class FinishReason(Enum):
@@ -40,6 +47,21 @@ class Request:
     def target_length(self) -> int:
         """The most positions that its rows can write: the last generated token is never fed."""
         return len(self.prompt) - 1 + self.search.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One pair to score; checked against vocabularies and limits. ``deadline`` as for a ``Request``."""
+
+    id: int
+    pair: Pair
+    arrival: float = 0.0
+    deadline: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What a pass has to compute for it."""
+        return len(self.pair.source) + len(self.pair.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +104,10 @@ class TokensChosen:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Terminal. ``hypotheses`` are best first, at least one; of a request ended from outside, what there is."""
+    """Terminal. ``hypotheses`` are best first, at least one; of a request ended from outside, what there is.
+
+    A pair that is ended from outside ends in this way too, with an empty hypothesis.
+    """
 
     request_id: int
     reason: FinishReason
@@ -111,6 +136,21 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class PairScored:
+    """Terminal, of a pair.
+
+    Attributes:
+        log_probs: Of each token behind the prompt, the end token's last; finite.
+        alignment: float32 [len(log_probs), source]; rows add up to 1.
+    """
+
+    request_id: int
+    log_probs: list[float]
+    alignment: NDArray[np.float32] = field(compare=False)
+    times: Times = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Terminal: the engine could not compute the request, or (``engine_stopped``) is there no more."""
 
@@ -119,5 +159,6 @@ class Failed:
     engine_stopped: bool = False
 
 
-Event = TokensChosen | Finished | Failed
-"""Every request gets exactly one Finished or Failed, and nothing after it."""
+Terminal = Finished | PairScored | Failed
+Event = TokensChosen | Terminal
+"""Every request, and every pair, gets exactly one terminal event, and nothing after it."""

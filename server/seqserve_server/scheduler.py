@@ -3,9 +3,11 @@
 Running rows always are rows 0 .. n-1, and likewise their sources' places: when requests leave, arriving ones take what
 they held first, and others are moved from the end into what is left. No clock, thread, transport or runtime is known
 here.
+
+Pairs to score wait in a queue of their own (:mod:`.score_queue`). They need no rows; between two steps there is either
+an encoder batch or a turn of pairs, so that running rows wait for one budget of tokens, and not for two.
 """
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from seqserve_server.capacity import Capacity, SchedulerLimits
+from seqserve_server.capacity import SchedulerLimits
+from seqserve_server.deadlines import Deadlines
 from seqserve_server.decoding import search_of
 from seqserve_server.decoding.search import Hypothesis
 from seqserve_server.engine import (
@@ -21,20 +24,24 @@ from seqserve_server.engine import (
     Layout,
     PlaceMove,
     PlaceRelease,
-    RowCopy,
     RowMove,
     RowRelease,
     Source,
 )
 from seqserve_server.placement import Place, Space, widths_for
-from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_of
-from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen
+from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_now, need_of
+from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, ScoreRequest, Times, TokensChosen
+from seqserve_server.score_queue import NOT_FINITE, ScoreQueue
 
 NOTHING = Hypothesis([], [], 0.0, ended=False)
 
 
 class Scheduler:
-    """Owns the waiting queue, the rows and the places. ``plan`` and ``apply`` alternate."""
+    """Owns the waiting queue, the rows and the places. ``plan`` and ``apply`` alternate.
+
+    Attributes:
+        pairs: Those that wait to be scored.
+    """
 
     def __init__(self, limits: SchedulerLimits) -> None:
         self._limits = limits
@@ -46,15 +53,17 @@ class Scheduler:
         self._dirty_rows: dict[int, int] = {}
         self._dirty_places: dict[Place, int] = {}
         self._layout: Layout | None = None
-        self._deadlines: list[tuple[float, int]] = []
+        self._deadlines = Deadlines(self._is_open)
+        self.pairs = ScoreQueue(limits.encode_tokens)
+        self._pairs_first = False
 
     def __repr__(self) -> str:
         return f"Scheduler(waiting={self.waiting}, running={self.running}, rows={len(self._rows)})"
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for rows."""
-        return len(self._waiting_ids)
+        """Requests that wait for rows, and pairs that wait to be scored."""
+        return len(self._waiting_ids) + len(self.pairs)
 
     @property
     def running(self) -> int:
@@ -64,34 +73,40 @@ class Scheduler:
     @property
     def empty(self) -> bool:
         """Whether nothing waits or runs."""
-        return not (self._waiting_ids or self._running)
+        return not (self._waiting_ids or self._running or self.pairs)
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits, runs or is left to clean up."""
         return self.empty and not (self._dirty_rows or self._dirty_places)
 
-    def submit(self, request: Request) -> None:
-        """Queue a request that admission let in. Its id must be new."""
-        self._waiting.append(request)
-        self._waiting_ids.add(request.id)
-        if request.deadline is not None:
-            heapq.heappush(self._deadlines, (request.deadline, request.id))
-            if len(self._deadlines) > 2 * (self.waiting + self.running) + 64:  # most have ended: do not keep them
-                open_ids = self._waiting_ids | self._running.keys()
-                self._deadlines = sorted(entry for entry in self._deadlines if entry[1] in open_ids)
+    def submit(self, request: Request | ScoreRequest) -> None:
+        """Queue a request or a pair that admission let in. Its id must be new."""
+        if isinstance(request, ScoreRequest):
+            self.pairs.add(request)
+        else:
+            self._waiting.append(request)
+            self._waiting_ids.add(request.id)
+        self._deadlines.note(request.id, request.deadline, self.waiting + self.running)
 
     def cancel(self, request_id: int, now: float, reason: FinishReason = FinishReason.CANCELLED) -> list[Event]:
         """End a request early; its rows are free at the next plan. Unknown or ended ids are ignored."""
-        if request_id in self._waiting_ids:
-            self._waiting_ids.discard(request_id)
-            request = next(r for r in self._waiting if r.id == request_id)
-            self._waiting.remove(request)
-            return [Finished(request_id, reason, [NOTHING], Times(request.arrival, ended=now))]
         if request_id in self._running:
             running = self._running[request_id]
             return [self._finish(running, reason, [running.search.so_far()], now)]
-        return []
+        if not self._is_open(request_id):
+            return []
+        ended = self.pairs.remove(request_id) if request_id in self.pairs else self._withdraw(request_id)
+        return [Finished(request_id, reason, [NOTHING], Times(ended.arrival, ended=now))]
+
+    def _withdraw(self, request_id: int) -> Request:
+        self._waiting_ids.discard(request_id)
+        request = next(r for r in self._waiting if r.id == request_id)
+        self._waiting.remove(request)
+        return request
+
+    def _is_open(self, request_id: int) -> bool:
+        return request_id in self._waiting_ids or request_id in self._running or request_id in self.pairs
 
     def plan(self, now: float) -> Plan:
         """Expire, free, admit and compact; say what the engine has to do next."""
@@ -100,9 +115,9 @@ class Scheduler:
         release_places = [PlaceRelease(place, length) for place, length in self._dirty_places.items()]
         self._dirty_rows.clear()
         self._dirty_places.clear()
-        admitted = self._admit(now)
+        admitted = [] if self.pairs and self._pairs_first else self._admit(now)
+        self._pairs_first = bool(admitted)
         changes = Changes(release_rows, release_places, self._compact_rows(), self._compact_places())
-        copies = self._take_copies()
         rows = list(self._rows)
         running = self._running.values()
         if self._layout is None:
@@ -110,17 +125,15 @@ class Scheduler:
         return Plan(
             ended=ended,
             changes=changes,
-            need=Capacity(
-                len(rows), max((one.position + 1 for one in running), default=0),
-                max((len(one.request.source) for one in running), default=0), tuple(map(len, self._places)),
-            ),
-            copies=copies,
+            need=need_now(running, len(rows), [len(space) for space in self._places]),
+            copies=[copy for one in running for copy in one.take_copies()],
             encode=group_by_length([Source(one.rows[0], tuple(one.places), one.request.source) for one in admitted]),
             tokens=[one.tokens[lane] for one, lane in rows],
             positions=[one.position for one, _ in rows],
             candidates=max((one.search.candidates for one in running), default=0),
             logits=any(one.search.wants_logits for one in running),
             layout=self._layout,
+            score=[] if admitted else self.pairs.turn(),
         )
 
     def encoded(self, sources: Sequence[Source], now: float) -> None:
@@ -145,7 +158,7 @@ class Scheduler:
             found = [log_probs[row] for row in rows]
             if not all(math.isfinite(best[0]) for best in found):
                 self._leave(running)
-                events.append(Failed(request.id, "the model produced a value that is not finite"))
+                events.append(Failed(request.id, NOT_FINITE))
                 continue
             if running.position + 1 < len(request.prompt):
                 running.position += 1
@@ -181,7 +194,7 @@ class Scheduler:
 
     def fail_all(self, message: str) -> list[Event]:
         """End everything, waiting requests too: the engine is gone."""
-        ids = [*self._running, *(request.id for request in self._waiting)]
+        ids = [*self._running, *(request.id for request in self._waiting), *self.pairs.clear()]
         for running in list(self._running.values()):
             self._leave(running)
         events: list[Event] = [Failed(request_id, message, engine_stopped=True) for request_id in ids]
@@ -199,11 +212,8 @@ class Scheduler:
         return list(self._running)
 
     def _expire(self, now: float) -> list[Event]:
-        ended: list[Event] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, request_id = heapq.heappop(self._deadlines)
-            ended += self.cancel(request_id, now, FinishReason.DEADLINE)
-        return ended
+        passed = self._deadlines.passed(now)
+        return [event for number in passed for event in self.cancel(number, now, FinishReason.DEADLINE)]
 
     def _admit(self, now: float) -> list[Running]:
         """Take requests from the front of the queue while rows, memory and encoder work allow. Nobody overtakes."""
@@ -245,15 +255,6 @@ class Scheduler:
             if running.rows[lane] == UNHELD:
                 running.rows[lane] = self._rows.take((running, lane))
                 self._layout = None
-
-    def _take_copies(self) -> list[RowCopy]:
-        copies: list[RowCopy] = []
-        for one in self._running.values():
-            if one.copies:
-                copies += [RowCopy(one.rows[source], one.rows[lane], start, one.position)
-                           for source, lane, start in one.copies]
-                one.copies = []
-        return copies
 
     def _compact_rows(self) -> list[RowMove]:
         moves: list[RowMove] = []

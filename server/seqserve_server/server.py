@@ -20,12 +20,13 @@ from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
+from seqserve_server.engine import Pair
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.loop import Loop
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
 from seqserve_server.plan import need_of
-from seqserve_server.request import Event, Finished, Request
+from seqserve_server.request import Event, Failed, Request, ScoreRequest
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.service import Seq2SeqService
@@ -86,7 +87,7 @@ def refuse_two_runtimes() -> None:
 
 
 def warm_up(model: ServedModel) -> None:
-    """Run one short request through engine and scheduler: memory is touched and kernels are chosen before ready."""
+    """Run a short request and a pair through the engine: memory is touched and kernels are chosen before ready."""
     prompt = model.description.framing.example().prompt
     most = min(2, model.description.max_new_tokens)
     request = Request(0, model.description.example_source, prompt, SearchSettings(model.description.eos_id, most))
@@ -97,9 +98,11 @@ def warm_up(model: ServedModel) -> None:
     events: list[Event] = []
     loop = Loop(model.engine, model.scheduler(), events.extend)
     loop.submit([request])
+    if model.engine.can_score:
+        loop.submit([ScoreRequest(1, Pair(request.source, (*prompt, model.description.eos_id), len(prompt)))])
     while loop.step():
         pass
-    if not all(isinstance(event, Finished) for event in events):
+    if any(isinstance(event, Failed) for event in events):
         raise StartupError("the model cannot decode: its warm-up request failed, and the log says why")
 
 

@@ -19,6 +19,8 @@ from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, ServerError, UnknownModel
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
 from seqserve_server.request import Finished
+from seqserve_server.score_messages import contents_of, read_score_options, write_score
+from seqserve_server.scores import read_pairs, score_of
 from seqserve_server.served_model import ServedModel
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 from seqserve_server.tokenizing import Tokenizing
@@ -82,6 +84,24 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                         await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids))
 
         await _guarded(context, answer)
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        """Log-probabilities of given targets."""
+        async def answer() -> pb.ScoreResponse:
+            model = self._find(request.model)
+            count = len(request.pairs)
+            if not 1 <= count <= self._max_inputs:
+                raise InvalidRequest("pairs", f"{count} pairs are outside 1..{self._max_inputs}")
+            asked = read_pairs(
+                contents_of(request.pairs), read_score_options(request.options), model,
+                max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
+            )
+            ended = await self._dispatcher.score([each.request for each in asked])
+            return pb.ScoreResponse(results=[
+                write_score(score_of(end, each, model)) for each, end in zip(asked, ended, strict=True)
+            ])
+
+        return await _guarded(context, answer)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Texts to source ids."""

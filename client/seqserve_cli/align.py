@@ -1,0 +1,125 @@
+"""``seqserve align``."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from seqserve_cli import attention_maps, exits, pairs, remote
+from seqserve_cli.answers import Bundle
+from seqserve_cli.lines import answer_in_order
+from seqserve_client import AsyncClient
+
+DESCRIPTION = """\
+Show which source tokens each target token attends to: the decoder's cross-attention, when that token was chosen.
+A source without a target is decoded first, and its answer aligned. Pairs are arguments, the lines of two files, or
+lines of stdin, with a tab between source and target where there is one.
+
+In a terminal it looks like this, a row for each target token and a column for each source token, read downwards;
+--output draws it:
+
+            d p   <
+          T o l   /
+          w g a   s
+          o s y . >
+  Zwei    ██
+  Hunde   ░░▓▓
+  spielen   ░░▓▓
+  .             ▓▓░░
+
+--format pharaoh prints the most attended source token of each target token as SOURCE-TARGET, counted from 0. All
+source tokens count, special tokens too, as --json lists them.
+
+examples:
+  seqserve align "Two dogs play." "Zwei Hunde spielen."
+  seqserve align "Two dogs play."
+  seqserve align --output attention.png "Two dogs play."
+  seqserve align --format pharaoh --files english.txt german.txt > alignments.txt
+  seqserve align --json "Two dogs play." | jq '.alignment[0]'"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    pairs.add_arguments(parser, "its target; without one, the source's answer is aligned")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--output", type=Path, metavar="FILE", help="draw one pair into this file: "
+        + ", ".join(attention_maps.SUFFIXES) + " by its name"
+    )
+    shown.add_argument(
+        "--format", choices=("shades", "pharaoh"), default="shades", help="what to print (default: %(default)s)"
+    )
+    shown.add_argument("--json", action="store_true", help="print one JSON object per line, with all weights")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    if options.output is not None:
+        if options.output.suffix not in attention_maps.SUFFIXES:
+            known = ", ".join(attention_maps.SUFFIXES)
+            raise exits.CommandError(f"--output: {options.output.name!r} ends in none of {known}", exits.USAGE)
+        attention_maps.require_drawing()
+    blocks = pairs.blocks_of_pairs(options, lone_sources=True)
+    if blocks is None:
+        options.print_help(sys.stderr)
+        return exits.USAGE
+    asyncio.run(_align(options, blocks if options.output is None else _only_one(blocks)))
+    return exits.OK
+
+
+async def _only_one(blocks: AsyncIterator[list[pairs.Pair]]) -> AsyncIterator[list[pairs.Pair]]:
+    """The same; more than one pair is an error before anything is drawn."""
+    found: list[pairs.Pair] = []
+    async for block in blocks:
+        found += [(source, target) for source, target in block if source.strip() or (target or "").strip()]
+        if len(found) > 1:
+            raise exits.CommandError("--output draws one pair, and there are more", exits.USAGE)
+    if not found:
+        raise exits.CommandError("--output: no pair to draw", exits.USAGE)
+    yield found
+
+
+async def _align(options: argparse.Namespace, blocks: AsyncIterator[list[pairs.Pair]]) -> None:
+    kind, title = pairs.kind_of(options), ""
+
+    def emit(result: Any) -> None:
+        if options.output is not None:
+            attention_maps.draw(options.output, result, title)
+            return
+        sys.stdout.write(_formatted(result, options) + "\n")
+        sys.stdout.flush()
+
+    if options.model:
+        with remote.errors_as_one_line("in-process"):
+            model = pairs.BundleModel(Bundle(options.model), options)
+            answer = pairs.answering(model, kind, aligned=True)
+            await answer_in_order(blocks, answer, emit, batch_size=pairs.IN_PROCESS_BATCH_SIZE, calls_in_flight=1)
+        return
+    with remote.errors_as_one_line(options.target):
+        async with AsyncClient(options.target, timeout=options.timeout or None) as client:
+            models = (await client.info()).models
+            size = min([pairs.BATCH_SIZE, *(each.limits.max_inputs for each in models if each.limits.max_inputs)])
+            chosen = [each for each in models if options.model_name in (None, each.name)]
+            title = f"{chosen[0].name}: {chosen[0].alignment_source}" if chosen and chosen[0].alignment_source else ""
+            answer = pairs.answering(pairs.ServerModel(client, options), kind, aligned=True)
+            await answer_in_order(blocks, answer, emit, batch_size=size, calls_in_flight=4)
+
+
+def _formatted(result: Any, options: argparse.Namespace) -> str:
+    if options.json:
+        return json.dumps(_record(result), ensure_ascii=False)
+    if result is None:
+        return ""
+    return attention_maps.pharaoh(result) if options.format == "pharaoh" else attention_maps.shades(result)
+
+
+def _record(result: Any) -> dict[str, Any]:
+    if result is None:
+        return {"source_tokens": [], "tokens": [], "token_ids": [], "alignment": []}
+    return {
+        "source_tokens": result.source_tokens, "tokens": result.tokens, "token_ids": result.token_ids,
+        "alignment": attention_maps.weights_of(result), "score": result.score,
+    }

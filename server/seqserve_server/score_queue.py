@@ -1,0 +1,103 @@
+"""Pairs that wait to be scored, and what becomes of them. Values in, values out; the scheduler gives the turns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from seqserve_server.engine import SOURCE_MULTIPLE, Scored
+from seqserve_server.request import Event, Failed, PairScored, ScoreRequest, Times
+
+NOT_FINITE = "the model produced a value that is not finite"
+
+
+class ScoreQueue:
+    """In order of arrival. A pair is in it until its terminal event, so that no fault on the way can lose it.
+
+    Args:
+        tokens: Most source and target tokens of one turn (a larger pair goes alone): the bound on how long a turn can
+            hold up running rows.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._waiting: dict[int, ScoreRequest] = {}
+        self._suspects: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, request_id: int) -> bool:
+        return request_id in self._waiting
+
+    def add(self, request: ScoreRequest) -> None:
+        """Queue a pair that admission let in. Its id must be new."""
+        self._waiting[request.id] = request
+
+    def remove(self, request_id: int) -> ScoreRequest:
+        """Take out a pair whose end is known."""
+        self._suspects.discard(request_id)
+        return self._waiting.pop(request_id)
+
+    def clear(self) -> list[int]:
+        """Take out all pairs; returns their ids."""
+        ids = list(self._waiting)
+        self._waiting.clear()
+        self._suspects.clear()
+        return ids
+
+    def turn(self) -> list[list[ScoreRequest]]:
+        """The first pairs, as many as one turn takes, in passes of similar length. They stay in the queue."""
+        chosen: list[ScoreRequest] = []
+        tokens = 0
+        for request in self._waiting.values():
+            tokens += request.tokens
+            suspect = request.id in self._suspects
+            if chosen and (suspect or tokens > self._tokens):
+                break
+            chosen.append(request)
+            if suspect:
+                break
+        return passes(chosen)
+
+    def scored(self, batch: Sequence[ScoreRequest], found: Sequence[Scored], now: float) -> list[Event]:
+        """End the pairs of a pass."""
+        events: list[Event] = []
+        for request, scored in list(zip(batch, found, strict=True)):  # nobody is taken out if they do not fit
+            self.remove(request.id)
+            if np.isfinite(scored.log_probs).all() and np.isfinite(scored.alignment).all():
+                times = Times(request.arrival, ended=now)
+                events.append(PairScored(request.id, scored.log_probs.tolist(), scored.alignment, times))
+            else:
+                events.append(Failed(request.id, NOT_FINITE))
+        return events
+
+    def failed(self, batch: Sequence[ScoreRequest]) -> list[Event]:
+        """A pass raised: a pair alone has failed, of several each has a turn of its own, so that one alone does.
+
+        Not at once, one after the other: running rows would wait for as many passes as there are pairs.
+        """
+        if len(batch) == 1:
+            return [Failed(self.remove(batch[0].id).id, "the scorer failed")]
+        self._suspects.update(request.id for request in batch)
+        return []
+
+
+def passes(requests: Sequence[ScoreRequest]) -> list[list[ScoreRequest]]:
+    """Pairs of similar padded lengths: attention pays for the longest, so neither side is over twice its shortest."""
+    found: list[list[ScoreRequest]] = []
+    lengths: tuple[list[int], list[int]] = ([], [])  # of sources and targets in the last pass
+    for request in sorted(requests, key=lambda request: (len(request.pair.target), len(request.pair.source))):
+        sizes = (_padded(request.pair.source), _padded(request.pair.target))
+        if not found or any(
+            max(size, *known) > 2 * min(size, *known) for size, known in zip(sizes, lengths, strict=True)
+        ):
+            found.append([])
+            lengths = ([], [])
+        for size, known in zip(sizes, lengths, strict=True):
+            known.append(size)
+        found[-1].append(request)
+    return found
+
+
+def _padded(token_ids: Sequence[int]) -> int:
+    return -(-len(token_ids) // SOURCE_MULTIPLE)
