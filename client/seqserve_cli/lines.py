@@ -97,8 +97,8 @@ async def from_thread(items: Iterator[Item], ahead: int = 4) -> AsyncIterator[It
 
 
 async def answer_in_order(
-    blocks: AsyncIterator[list[str]],
-    answer: Callable[[int, list[str]], Awaitable[list[Answered]]],
+    blocks: AsyncIterator[list[Item]],
+    answer: Callable[[int, list[Item]], Awaitable[list[Answered]]],
     emit: Callable[[Answered], None],
     *,
     batch_size: int,
