@@ -11,10 +11,11 @@ from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One input: what is decoded, and the options that say what is told of it."""
+    """One input: what is decoded, the options that say what is told of it, and how many source tokens were cut off."""
 
     request: Request
     options: Resolved
+    truncated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Answer:
     output_token_count: int
     timing: Durations
     seed: int | None
+    truncated_token_count: int = 0
 
 
 def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Answer:
@@ -54,6 +56,7 @@ def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Ans
         output_token_count=len(ended.log_probs),
         timing=ended.times.durations(),
         seed=None if sampling is None else sampling.seed,
+        truncated_token_count=asked.truncated,
     )
 
 

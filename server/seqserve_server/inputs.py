@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
 from seqserve.text_errors import UnencodableText
-from seqserve_server.admission import check_length, complete_source
+from seqserve_server.admission import SourceLimit, check_length, complete_source, content_within
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.tokenizer import Tokenizer
 
@@ -17,26 +17,39 @@ def read_source(
     kind: str, content: Content, model: ModelDescription, frame: Frame, tokenizer: Tokenizer | None, field: str, *,
     max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> tuple[int, ...]:
-    """Source ids with the family's special tokens around them.
+    """Source ids with the family's special tokens around them; see ``read_limited_source``."""
+    return read_limited_source(
+        kind, content, model, frame, tokenizer, field, None, max_text_bytes=max_text_bytes
+    )[0]
+
+
+def read_limited_source(
+    kind: str, content: Content, model: ModelDescription, frame: Frame, tokenizer: Tokenizer | None, field: str,
+    limit: SourceLimit | None, *, max_text_bytes: int = MAX_TEXT_BYTES,
+) -> tuple[tuple[int, ...], int]:
+    """Source ids with the family's special tokens around them, and how many tokens of content were cut off.
 
     Args:
         kind: "text" (a string), "tokens" (vocabulary entries) or "token_ids".
         frame: The special tokens, for the languages asked for.
         field: What errors call the input, such as ``inputs[3]``.
+        limit: By default the model's, and nothing is cut off. What is cut off of tokens and ids is not looked at.
 
     Raises:
         InvalidRequest: empty, unknown tokens, ids or languages, too long, or text where the bundle has no tokenizer.
     """
     name = f"{field}.{kind}"
-    if kind == "token_ids":
-        return complete_source([int(token_id) for token_id in content], model, frame, name)
-    if tokenizer is None:
+    if kind != "token_ids" and tokenizer is None:
         raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
-    if isinstance(content, str):
-        return complete_source(_ids_of_text(content, tokenizer, name, max_text_bytes), model, frame, name)
-    check_length(len(content), model, name)  # before the look-ups: no work on what is refused anyway
-    tokens = [str(token) for token in content]
-    return complete_source(_ids_of_tokens(tokens, tokenizer.id_of, name), model, frame, name)
+    whole: Sequence[str] | Sequence[int] = content
+    if tokenizer is not None and isinstance(content, str):
+        whole = _ids_of_text(content, tokenizer, name, max_text_bytes)
+    kept = content_within(whole, frame, limit)
+    if kind == "tokens" and tokenizer is not None:
+        check_length(len(kept), model, name, limit)  # before the look-ups: no work on what is refused anyway
+        kept = _ids_of_tokens([str(token) for token in kept], tokenizer.id_of, name)
+    ids = complete_source([int(token_id) for token_id in kept], model, frame, name, limit)
+    return ids, len(whole) - len(kept)
 
 
 def read_target(

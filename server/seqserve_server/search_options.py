@@ -57,6 +57,8 @@ class Options:
     return_alignment: bool | None = None
     required_phrases: Phrases | None = None
     banned_phrases: Phrases | None = None
+    max_source_tokens: int | None = None
+    truncate: bool | None = None
 
 
 def most_beams(max_rows: int) -> int:
