@@ -31,11 +31,14 @@ class Answer:
     def of_result(cls, result: Any) -> Self:
         """From a result of the client, or of ``seqserve_server.in_process``, which has the same fields.
 
-        What was not asked for is left out of the record: log-probabilities of tokens, and the seed of no draw.
+        What was not asked for is left out of the record: log-probabilities of tokens, the seed of no draw, a cut of
+        nothing.
         """
         record = {"text": result.hypotheses[0].text, **asdict(result)}
         if record["seed"] is None:
             del record["seed"]
+        if not record["truncated_token_count"]:
+            del record["truncated_token_count"]
         for hypothesis in record["hypotheses"]:
             if not hypothesis["token_log_probs"]:
                 del hypothesis["token_log_probs"]

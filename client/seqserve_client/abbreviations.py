@@ -48,8 +48,8 @@ BY_LANGUAGE = {
     ),
     "de": _language(
         "dr med phil jur kath evang hr hrn fr frl prof ing dipl dipl.-ing st z.b z.t d.h u.a u.u i.d.r s.o s.u "
-        "o.ä v.a v.chr n.chr vgl bzw ca evtl ggf inkl exkl zzgl bspw sog sogen insb urspr max min fa gebr geb gest ehem allg jhdt "
-        "vs tel",
+        "o.ä v.a v.chr n.chr vgl bzw ca evtl ggf inkl exkl zzgl bspw sog sogen insb urspr max min fa gebr geb gest "
+        "ehem allg jhdt vs tel",
         "nr s abb tab kap bd abs art str ziff anm jan feb mär apr jun jul aug sep sept okt nov dez",
         "usw etc jr sen co inc u.s.w u.v.m jh",
         "der die das den dem des ein eine einen einem einer er sie es ich wir ihr man dies diese dieser dieses "

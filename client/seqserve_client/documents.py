@@ -140,11 +140,11 @@ def shortened(batch: Sequence[Segment], error: InvalidInput, offset: int = 0) ->
 
 
 def _parts_wanted(error: InputTooLong) -> int:
-    """How many parts keep the limit, a quarter to spare since parts are not even; 2 where the server does not tell."""
+    """How many parts keep the limit, with a tenth to spare since parts differ; 2 where the server does not tell."""
     count, limit = error.metadata.get("inputTokenCount", ""), error.metadata.get("maxInputTokens", "")
     if not (count.isdigit() and limit.isdigit() and int(limit)):
         return 2
-    return math.ceil(1.25 * int(count) / int(limit))
+    return math.ceil(1.1 * int(count) / int(limit))
 
 
 def assembled(text: str, answers: Sequence[tuple[Segment, Result | None]]) -> Document:

@@ -48,6 +48,8 @@ class GenerationOptions(TypedDict, total=False):
         required_phrases: Phrases that every answer holds, each a text, a list of tokens, or a list of ids. Needs a
             ``beam_size`` over 1.
         banned_phrases: Phrases that no answer holds, in the same forms; texts as the tokenizer writes them.
+        max_source_tokens: Most source tokens, special tokens included; at most and by default the model's limit.
+        truncate: Whether a longer source is cut off at its end; else it is refused. The result tells how much went.
     """
 
     max_new_tokens: int | None
@@ -77,6 +79,8 @@ class GenerationOptions(TypedDict, total=False):
     return_alignment: bool | None
     required_phrases: Sequence[Target] | None
     banned_phrases: Sequence[Target] | None
+    max_source_tokens: int | None
+    truncate: bool | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)

@@ -68,13 +68,15 @@ def resolve_options(options: Options, model: ModelDescription, max_beam_size: in
     )
 
 
-def resolve_source_limit(options: Options, model: ModelDescription, frame: Frame) -> SourceLimit:
-    """The model's limit, or the caller's own, which is no more and leaves room for content.
+def resolve_source_limit(options: Options, model: ModelDescription, frame: Frame) -> SourceLimit | None:
+    """The caller's own limit, which is no more than the model's and leaves room for content; None where it has none.
 
     Raises:
         InvalidRequest: it does not.
     """
     special, most = len(frame.prefix) + len(frame.suffix), options.max_source_tokens
+    if most is None and not options.truncate:
+        return None
     if most is not None and not 1 <= most <= model.max_source_length:
         raise InvalidRequest("options.max_source_tokens", f"{most} is outside 1..{model.max_source_length}")
     if most is not None and most <= special:

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqserve_server.admission import Resolved, resolve_options
 from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of
-from seqserve_server.inputs import Content, read_source, read_target
+from seqserve_server.inputs import Content, read_limited_source, read_target
 from seqserve_server.local import LocalModel
 from seqserve_server.request import Finished, Request
 from seqserve_server.search_options import Options, most_beams, read_stopping
@@ -82,9 +82,11 @@ class InProcess:
 
     def _read(self, kind: str, content: Content, options: Resolved, field: str) -> Asked:
         served = self._local.served
-        source = read_source(kind, content, served.description, options.frame, served.tokenizer, field)
+        source, truncated = read_limited_source(
+            kind, content, served.description, options.frame, served.tokenizer, field, options.source_limit
+        )
         search = seeded(options.search, secrets.randbits(64))
-        return Asked(Request(0, source, options.prompt, search), options)
+        return Asked(Request(0, source, options.prompt, search), options, truncated)
 
 
 def _kind_of(content: Content) -> str:

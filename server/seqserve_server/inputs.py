@@ -39,17 +39,20 @@ def read_limited_source(
         InvalidRequest: empty, unknown tokens, ids or languages, too long, or text where the bundle has no tokenizer.
     """
     name = f"{field}.{kind}"
-    if kind != "token_ids" and tokenizer is None:
-        raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
     whole: Sequence[str] | Sequence[int] = content
-    if tokenizer is not None and isinstance(content, str):
+    if kind == "token_ids":
+        whole = [int(token_id) for token_id in content]
+        kept = content_within(whole, frame, limit)
+    elif tokenizer is None:
+        raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
+    elif isinstance(content, str):
         whole = _ids_of_text(content, tokenizer, name, max_text_bytes)
-    kept = content_within(whole, frame, limit)
-    if kind == "tokens" and tokenizer is not None:
-        check_length(len(kept), model, name, limit)  # before the look-ups: no work on what is refused anyway
-        kept = _ids_of_tokens([str(token) for token in kept], tokenizer.id_of, name)
-    ids = complete_source([int(token_id) for token_id in kept], model, frame, name, limit)
-    return ids, len(whole) - len(kept)
+        kept = content_within(whole, frame, limit)
+    else:
+        tokens = content_within([str(token) for token in content], frame, limit)
+        check_length(len(tokens), model, name, limit)  # before the look-ups: no work on what is refused anyway
+        kept = _ids_of_tokens(tokens, tokenizer.id_of, name)
+    return complete_source(kept, model, frame, name, limit), len(whole) - len(kept)
 
 
 def read_target(
