@@ -20,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument(
         "--truncate", action="store_true", default=None, help="cut off what is over, where it would be refused"
     )
+    decoding.add_argument(
+        "--stop", action="append", metavar="TEXT",
+        help="end the answer before this text; may be repeated; not with beams",
+    )
     _add_rules(parser.add_argument_group("rules and draws"))
     _add_prefix(parser.add_argument_group("beginnings and phrases"))
 

@@ -49,6 +49,7 @@ class GenerationOptions(TypedDict, total=False):
             ``beam_size`` over 1.
         banned_phrases: Phrases that no answer holds, in the same forms; texts as the tokenizer writes them.
         max_source_tokens: Most source tokens, special tokens included; at most and by default the model's limit.
+        stop: Texts at which generation ends; the answer's text ends before the first of them. Not with beams.
         truncate: Whether a longer source is cut off at its end; else it is refused. The result tells how much went.
     """
 
@@ -81,6 +82,7 @@ class GenerationOptions(TypedDict, total=False):
     banned_phrases: Sequence[Target] | None
     max_source_tokens: int | None
     truncate: bool | None
+    stop: Sequence[str] | None
 
 
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
@@ -106,9 +108,11 @@ def options_message(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions
         try:
             if name == "suppress_tokens":
                 message.suppress_tokens.extend(_sequence(each) for each in value)
+            elif name in ("required_phrases", "banned_phrases", "stop") and isinstance(value, str):
+                raise TypeError(f"a list of texts, not the string {value!r:.40}")
+            elif name == "stop":
+                message.stop.extend(value)
             elif name in ("required_phrases", "banned_phrases"):
-                if isinstance(value, str):
-                    raise TypeError(f"a list of phrases, not the string {value!r:.40}")
                 getattr(message, name).extend(target_message(each) for each in value)
             elif name == "prefix":
                 message.prefix.CopyFrom(target_message(value))

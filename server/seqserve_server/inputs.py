@@ -1,13 +1,16 @@
 """What a caller sends as a source or as part of a target, in any of its three forms, to checked ids."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
 from seqserve.text_errors import UnencodableText
 from seqserve_server.admission import SourceLimit, check_length, complete_source, content_within
+from seqserve_server.decoding.stop_texts import StopTexts
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.tokenizer import Tokenizer
+from seqserve_server.token_options import check_stop
+from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer
 
 MAX_TEXT_BYTES = 65536
 Content = str | Sequence[str] | Sequence[int]
@@ -86,6 +89,20 @@ def read_target(
         ids = _ids_of_tokens([str(token) for token in content], tokenizer.target_id_of, name)
     _check_target(ids, model, name)
     return tuple(ids)
+
+
+def read_stop(texts: Sequence[str], tokenizer: Tokenizer | None) -> StopTexts | None:
+    """Texts at which answers end; None for none of them.
+
+    Raises:
+        InvalidRequest: too many, an empty or a long one, or a bundle without a tokenizer.
+    """
+    check_stop(texts)
+    if not texts:
+        return None
+    if tokenizer is None:
+        raise InvalidRequest("options.stop", "this model has no tokenizer, so its answers have no text")
+    return StopTexts.of(texts, partial(IncrementalDetokenizer, tokenizer))
 
 
 def _check_target(ids: Sequence[int], model: ModelDescription, field: str) -> None:

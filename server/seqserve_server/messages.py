@@ -10,7 +10,7 @@ from seqserve_server.admission import Resolved, check_memory, resolve_options
 from seqserve_server.answers import Answer, Asked
 from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.inputs import Content, read_limited_source, read_target
+from seqserve_server.inputs import Content, read_limited_source, read_stop, read_target
 from seqserve_server.request import Durations, FinishReason, Request
 from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
@@ -19,6 +19,7 @@ from seqserve_server.token_options import seeded
 _REASONS = {
     FinishReason.EOS.value: pb.FINISH_REASON_EOS,
     FinishReason.LENGTH.value: pb.FINISH_REASON_LENGTH,
+    FinishReason.STOP.value: pb.FINISH_REASON_STOP,
 }
 _STOPPINGS = {
     Stopping.HEURISTIC: pb.STOPPING_HEURISTIC,
@@ -57,6 +58,8 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
     for name in ("required_phrases", "banned_phrases"):
         if (phrases := given.get(name)) is not None:
             given[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
+    if (texts := given.get("stop")) is not None:
+        given["stop"] = read_stop(texts, model.tokenizer)
     return Options(**given)
 
 

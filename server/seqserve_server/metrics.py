@@ -31,7 +31,7 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "seqserve_request_duration_seconds": ("From arrival to the last token, end to end in the server.", LONG),
     "seqserve_batch_rows": ("Rows per decoder step.", ROWS),
 }
-FINISH_REASONS = ("eos", "length", "deadline", "cancelled", "failed")
+FINISH_REASONS = ("eos", "length", "stop", "deadline", "cancelled", "failed")
 
 
 @dataclass(frozen=True, slots=True)

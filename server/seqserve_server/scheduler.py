@@ -28,7 +28,7 @@ from seqserve_server.engine import (
 )
 from seqserve_server.placement import Place, Space, widths_for
 from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_of
-from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen
+from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, Times, TokensChosen, reason_of
 
 NOTHING = Hypothesis([], [], 0.0, ended=False)
 
@@ -161,8 +161,7 @@ class Scheduler:
             if advance.stable and request.stream:
                 events.append(TokensChosen(request.id, advance.stable))
             if advance.found is not None:
-                reason = FinishReason.EOS if advance.found[0].ended else FinishReason.LENGTH
-                events.append(self._finish(running, reason, advance.found, now))
+                events.append(self._finish(running, reason_of(advance.found[0]), advance.found, now))
                 continue
             running.assign_lanes(advance.live)
             if len(running.rows) > 1:
