@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arithmetic_engine import END, START
@@ -69,6 +69,9 @@ def first_stop(text: str, stops: Sequence[str], behind: int) -> tuple[int, int] 
 
 
 @settings(max_examples=500)
+@example([0, 0, 0, 1, 4], ["aab"], [])
+@example([0, 1, 0, 1, 0, 0, 4], ["ababaa", "bb"], [])
+@example([0, 1, 0, 1, 0, 1, 0, 0], ["ababaa"], [0, 1])
 @given(TOKENS, TEXTS, TOKENS.map(lambda tokens: [each for each in tokens if each < 7]))
 def test_the_text_is_cut_where_a_search_of_the_whole_says(
     tokens: list[int], stops: list[str], prefix: list[int]
@@ -86,6 +89,14 @@ def test_the_text_is_cut_where_a_search_of_the_whole_says(
         assert expected.startswith(told), "it was taken back"
     assert told + growing.finish() == expected
     assert growing.stopped == (found is not None)
+
+
+@given(st.text("ab", min_size=1, max_size=12))
+def test_a_table_has_the_longest_beginning_that_each_one_ends_with(text: str) -> None:
+    (table,) = StopTexts.of([text], Pieces).failures
+    for length, fallback in enumerate(table, 1):
+        begun = text[:length]
+        assert fallback == max(size for size in range(length) if begun.endswith(begun[:size]))
 
 
 def test_text_is_held_back_only_as_far_as_it_may_become_a_stop_text() -> None:
