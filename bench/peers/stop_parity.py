@@ -5,8 +5,8 @@
 
 Greedy; the stop texts of a sentence are a piece of what the model says of it, cut at random and often through tokens,
 and a piece of what it says of another. transformers stops, but does not cut its text: its ids are compared, and our
-text with its own up to the text that ends first. It finds stop texts in the names of special tokens, too, such as "s" in
-"<s>", and counts a forced first token in its limit: such texts are left out, and the limit allows for that.
+text with its own up to the text that ends first. It finds stop texts in the names of special tokens, too, such as "s"
+in "<s>", and counts a forced first token in its limit: such texts are left out, and the limit allows for that.
 """
 
 import argparse
