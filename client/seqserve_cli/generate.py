@@ -23,6 +23,11 @@ number of the text, from 0, the answer and its score, as in
 
 A blank line then gives one with an empty answer and the score 0, and a search that finds fewer gives fewer.
 
+With --document, the arguments are files, of any length: their sentences are answered, and lines, blank lines and
+indentation are kept. With --json too, there is one object for each sentence, with "file", "source", "target", "score",
+where both are in the file and in what becomes of it ("source_start" to "target_end", in characters), and "note": "cut"
+for part of a sentence over the source limit, "copied" for what has no letter and no digit.
+
 examples:
   seqserve generate "A man is riding a horse."
   seqserve generate --stream "Two dogs play."
