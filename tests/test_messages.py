@@ -71,7 +71,7 @@ def test_every_option_of_the_message_is_read() -> None:
     assert read.stop.texts == ("a b", "c")
     assert dataclasses.replace(read, stop=None) == Options(
         7, 2, "en", "de", 4, 3, 0.2, 1.5, Stopping.PATIENCE, 1.2, 3, [[5], [6, 7], []], True, 0.7, 50, 0.9, 2**64 - 1,
-        True, (5, 6), 0.5, True, 0.01, 0.2, True, ((5,), (6, 7)), ((6, 7),), True, 9, True,
+        True, (5, 6), 0.5, True, 0.01, 0.2, True, True, ((5,), (6, 7)), ((6, 7),), 9, True,
     )
 
 

@@ -179,6 +179,8 @@ def test_texts_need_one_hypothesis_and_a_tokenizer() -> None:
         (Options(stop=stop, beam_size=4), "options.stop: it is for a beam of 1, and options.beam_size is 4"),
         (Options(stop=stop, return_alternatives=True, num_hypotheses=2),
          "options.stop: it is for one answer, and options.return_alternatives is true"),
+        (Options(stop=stop, replace_unknowns=True),
+         "options.stop: it ends texts as they were generated, and options.replace_unknowns is true"),
     ):
         with pytest.raises(InvalidRequest) as caught:
             resolve_options(options, describe(), 32)

@@ -134,7 +134,8 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         renormalise=defaults.renormalise,
     )
     check_required(settings)
-    return replace(settings, stop=resolve_stop(options.stop, forced, settings))
+    unknowns = bool(options.replace_unknowns)
+    return replace(settings, stop=resolve_stop(options.stop, forced, settings, replace_unknowns=unknowns))
 
 
 def resolve_prefix(options: Options) -> tuple[tuple[int, ...], tuple[int, ...], float]:

@@ -95,11 +95,14 @@ def check_stop(texts: Sequence[str]) -> None:
             raise InvalidRequest(f"options.stop[{place}]", f"{size} bytes are over {MAX_STOP_BYTES}")
 
 
-def resolve_stop(stop: StopTexts | None, prefix: tuple[int, ...], search: SearchSettings) -> StopTexts | None:
+def resolve_stop(
+    stop: StopTexts | None, prefix: tuple[int, ...], search: SearchSettings, *, replace_unknowns: bool
+) -> StopTexts | None:
     """Stop texts behind a forced prefix.
 
     Raises:
-        InvalidRequest: there are several hypotheses, each of which would come to its own end.
+        InvalidRequest: there are several hypotheses, each of which would come to its own end, or the text in which they
+            are found would be another afterwards.
     """
     if stop is None:
         return None
@@ -107,6 +110,9 @@ def resolve_stop(stop: StopTexts | None, prefix: tuple[int, ...], search: Search
         raise InvalidRequest("options.stop", f"it is for a beam of 1, and options.beam_size is {search.beam_size}")
     if search.alternatives:
         raise InvalidRequest("options.stop", "it is for one answer, and options.return_alternatives is true")
+    if replace_unknowns:
+        problem = "it ends texts as they were generated, and options.replace_unknowns is true"
+        raise InvalidRequest("options.stop", problem)
     return replace(stop, prefix=prefix)
 
 
