@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from seqserve_cli import exits
-from seqserve_client import AsyncClient, GenerationOptions, Hypothesis, InvalidInput, ScoreOptions
+from seqserve_client import AsyncClient, GenerationOptions, Hypothesis, InputTooLong, InvalidInput, ScoreOptions
 
 Content = str | list[str] | list[int]
 
@@ -31,11 +31,14 @@ class Answer:
     def of_result(cls, result: Any) -> Self:
         """From a result of the client, or of ``seqserve_server.in_process``, which has the same fields.
 
-        What was not asked for is left out of the record: log-probabilities of tokens, and the seed of no draw.
+        What was not asked for is left out of the record: log-probabilities of tokens, the seed of no draw, a cut of
+        nothing.
         """
         record = {"text": result.hypotheses[0].text, **asdict(result)}
         if record["seed"] is None:
             del record["seed"]
+        if not record["truncated_token_count"]:
+            del record["truncated_token_count"]
         for hypothesis in record["hypotheses"]:
             if not hypothesis["token_log_probs"]:
                 del hypothesis["token_log_probs"]
@@ -100,20 +103,23 @@ class Bundle:
 
     def __init__(self, path: str) -> None:
         from seqserve.bundle import BundleError
-        from seqserve_server.errors import InvalidRequest, ServerError
+        from seqserve_server import errors
         from seqserve_server.in_process import InProcess
         from seqserve_server.local import LocalModel
 
-        self._invalid, self._failure = InvalidRequest, ServerError
+        self._too_long, self._invalid, self._failure = errors.InputTooLong, errors.InvalidRequest, errors.ServerError
         try:
             self._model = InProcess(LocalModel.open(Path(path)))
-        except (BundleError, ServerError, OSError) as error:
+        except (BundleError, errors.ServerError, OSError) as error:
             raise exits.CommandError(str(error)) from error
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except self._too_long as error:
+            counts = {"inputTokenCount": str(error.count), "maxInputTokens": str(error.limit)}
+            raise InputTooLong(str(error), field=error.field, metadata=counts) from error
         except self._invalid as error:
             raise InvalidInput(str(error), field=error.field) from error
         except self._failure as error:
@@ -137,6 +143,14 @@ class Bundle:
             return [Answer.of_result(result) for result in results]
 
         return skipping_blanks(kind, ask)
+
+    async def results(self, options: argparse.Namespace, texts: list[str]) -> list[Any]:
+        """Results of texts; one call at a time."""
+        def generate() -> list[Any]:
+            with self._errors():
+                return self._model.generate("text", texts, **decoding_options(options))
+
+        return await asyncio.to_thread(generate)
 
     async def stream(self, options: argparse.Namespace, kind: str, content: Content) -> AsyncIterator[Any]:
         """Chunks of one answer. Nobody else is waiting, so the event loop may be held up by each step."""

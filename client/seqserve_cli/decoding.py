@@ -13,6 +13,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_lengths(decoding)
     _add_search(decoding)
     remote.add_languages(decoding)
+    decoding.add_argument(
+        "--max-source-tokens", type=int, metavar="N",
+        help="most source tokens, special tokens included (default: the model's limit)",
+    )
+    decoding.add_argument(
+        "--truncate", action="store_true", default=None, help="cut off what is over, where it would be refused"
+    )
+    decoding.add_argument(
+        "--stop", action="append", metavar="TEXT",
+        help="end the answer before this text; may be repeated; not with beams",
+    )
     _add_rules(parser.add_argument_group("rules and draws"))
     _add_prefix(parser.add_argument_group("beginnings and phrases"))
 

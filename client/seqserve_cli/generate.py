@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from seqserve_cli import answers, decoding, exits, remote
+from seqserve_cli import answers, decoding, documents, exits, remote
 from seqserve_cli.lines import answer_in_order, blocks_of_texts
 from seqserve_client import AsyncClient, InvalidInput
 
@@ -23,6 +23,11 @@ number of the text, from 0, the answer and its score, as in
 
 A blank line then gives one with an empty answer and the score 0, and a search that finds fewer gives fewer.
 
+With --document, the arguments are files, of any length: their sentences are answered, and lines, blank lines and
+indentation are kept. With --json too, there is one object for each sentence, with "file", "source", "target", "score",
+where both are in the file and in what becomes of it ("source_start" to "target_end", in characters), and "note": "cut"
+for part of a sentence over the source limit, "copied" for what has no letter and no digit.
+
 examples:
   seqserve generate "A man is riding a horse."
   seqserve generate --stream "Two dogs play."
@@ -31,7 +36,9 @@ examples:
   seqserve generate --target translate.example:50051 < english.txt > german.txt
   seqserve generate --model bundle/ "No server is needed for this."
   seqserve generate --json "Two dogs play." | jq '.hypotheses[0].score'
-  echo "5 17 203" | seqserve generate --token-ids"""
+  echo "5 17 203" | seqserve generate --token-ids
+  seqserve generate --document book.txt --output buch.txt
+  seqserve generate --document --json letter.txt | jq -r '[.source, .target] | @tsv'"""
 
 # Several calls in flight keep the running batch full while answers travel; large ones would let the first line of a
 # file wait for the slowest of its batch.
@@ -60,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--return-logprobs", action="store_true", default=None, help="with --json, log-probabilities of tokens too"
     )
+    documents.add_arguments(parser)
     remote.add_timeout(parser, 60)
 
 
@@ -67,6 +75,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.model and options.model_name:
         raise exits.CommandError("--model-name chooses among a server's models; --model names the bundle", exits.USAGE)
+    if options.document:
+        return _run_document(options)
+    if options.split or options.output or options.language:
+        raise exits.CommandError("--split, --language and --output are for --document", exits.USAGE)
     if options.return_logprobs and not options.json:
         raise exits.CommandError("--return-logprobs is shown with --json only", exits.USAGE)
     if options.stream and several(options) and not options.json:
@@ -76,6 +88,15 @@ def run(options: argparse.Namespace) -> int:
         options.print_help(sys.stderr)
         return exits.USAGE
     asyncio.run(_generate(options, blocks))
+    return exits.OK
+
+
+def _run_document(options: argparse.Namespace) -> int:
+    documents.check(options)
+    if not options.texts and sys.stdin is not None and sys.stdin.isatty():
+        options.print_help(sys.stderr)
+        return exits.USAGE
+    asyncio.run(documents.translate(options))
     return exits.OK
 
 

@@ -12,6 +12,7 @@
 from seqserve_client.async_client import AsyncChunkStream, AsyncClient
 from seqserve_client.channel import UNSET
 from seqserve_client.client import ChunkStream, Client
+from seqserve_client.documents import Document, Passage
 from seqserve_client.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -48,6 +49,7 @@ __all__ = [
     "ChunkStream",
     "Client",
     "DeadlineExceeded",
+    "Document",
     "GenerationOptions",
     "Hypothesis",
     "InputTooLong",
@@ -56,6 +58,7 @@ __all__ = [
     "ModelInfo",
     "ModelLimits",
     "ModelNotFound",
+    "Passage",
     "QueueFull",
     "Result",
     "ScoreOptions",

@@ -20,10 +20,12 @@ from seqserve_client.channel import (
     Connection,
     Unset,
 )
+from seqserve_client.documents import Document, Split
 from seqserve_client.errors import Cancelled, ModelNotFound
 from seqserve_client.options import GenerationOptions, ScoreOptions
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
+from seqserve_client.translation import Progress, Translation, batch_size_of
 
 
 class AsyncChunkStream(AsyncIterator[Chunk]):
@@ -154,6 +156,26 @@ class AsyncClient:
         if not request.pairs:
             return []
         return score_messages.scores_from(await self._call("Score", request, timeout))
+
+    async def translate_document(
+        self,
+        text: str,
+        *,
+        split: Split = "sentences",
+        language: str | None = None,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+        on_progress: Progress | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Document:
+        """Generate for every sentence of a text of any length; see ``Client.translate_document``."""
+        work = Translation(text, split, language or options.get("source_language"), on_progress)
+        if work.empty:
+            return await work.run_async(self.generate)
+        size = batch_size_of(await self.info(timeout=timeout), model)
+        return await work.run_async(
+            lambda texts: self.generate(texts, model=model, timeout=timeout, **options), batch_size=size
+        )
 
     async def tokenize(
         self,

@@ -18,10 +18,12 @@ from seqserve_client.channel import (
     Connection,
     Unset,
 )
+from seqserve_client.documents import Document, Split
 from seqserve_client.errors import ModelNotFound
 from seqserve_client.options import GenerationOptions, ScoreOptions
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
+from seqserve_client.translation import Progress, Translation, batch_size_of
 
 
 class ChunkStream(Iterator[Chunk]):
@@ -181,6 +183,37 @@ class Client:
         if not request.pairs:
             return []
         return score_messages.scores_from(self._call(self._stub.Score, request, timeout))
+
+    def translate_document(
+        self,
+        text: str,
+        *,
+        split: Split = "sentences",
+        language: str | None = None,
+        model: str | None = None,
+        timeout: float | Unset | None = UNSET,
+        on_progress: Progress | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Document:
+        """Generate for every sentence of a text of any length, and put the answers together as the sentences were.
+
+        Line breaks, blank lines and indentation stay. A sentence over the source limit is sent in parts; what has no
+        letter and no digit is copied; passages tell of both.
+
+        Args:
+            text: The document. A sentence does not go on behind a line break.
+            split: "sentences", or "lines" for texts that have one on each line already.
+            language: Of the text, for its abbreviations; by default ``source_language``, and without it all known ones.
+            model: Name of the model; needed where the server has several.
+            timeout: Seconds for each of its calls; None for no deadline; by default the client's.
+            on_progress: Called with how many characters of the text are done, and how many there are.
+            **options: See ``GenerationOptions``; they hold for every sentence.
+        """
+        work = Translation(text, split, language or options.get("source_language"), on_progress)
+        if work.empty:
+            return work.run(self.generate)
+        size = batch_size_of(self.info(timeout=timeout), model)
+        return work.run(lambda texts: self.generate(texts, model=model, timeout=timeout, **options), batch_size=size)
 
     def tokenize(
         self,

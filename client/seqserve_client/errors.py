@@ -62,7 +62,7 @@ class InvalidInput(SeqserveError, ValueError):
 
 
 class InputTooLong(InvalidInput):
-    """A source over the model's limit; sources are never truncated."""
+    """A source over the model's limit, or the request's own; nothing is cut off unasked."""
 
 
 class TooManyInputs(InvalidInput):

@@ -133,6 +133,7 @@ def _result(message: seq2seq_pb2.GenerationResult) -> Result:
             first_token=message.timing.first_token_seconds,
         ),
         seed=message.seed if message.HasField("seed") else None,
+        truncated_token_count=message.truncated_token_count,
     )
 
 

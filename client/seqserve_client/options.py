@@ -48,6 +48,9 @@ class GenerationOptions(TypedDict, total=False):
         required_phrases: Phrases that every answer holds, each a text, a list of tokens, or a list of ids. Needs a
             ``beam_size`` over 1.
         banned_phrases: Phrases that no answer holds, in the same forms; texts as the tokenizer writes them.
+        max_source_tokens: Most source tokens, special tokens included; at most and by default the model's limit.
+        stop: Texts at which generation ends; the answer's text ends before the first of them. Not with beams.
+        truncate: Whether a longer source is cut off at its end; else it is refused. The result tells how much went.
     """
 
     max_new_tokens: int | None
@@ -77,6 +80,9 @@ class GenerationOptions(TypedDict, total=False):
     return_alignment: bool | None
     required_phrases: Sequence[Target] | None
     banned_phrases: Sequence[Target] | None
+    max_source_tokens: int | None
+    truncate: bool | None
+    stop: Sequence[str] | None
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -117,9 +123,11 @@ def options_message(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions
         try:
             if name == "suppress_tokens":
                 message.suppress_tokens.extend(_sequence(each) for each in value)
+            elif name in ("required_phrases", "banned_phrases", "stop") and isinstance(value, str):
+                raise TypeError(f"a list of texts, not the string {value!r:.40}")
+            elif name == "stop":
+                message.stop.extend(value)
             elif name in ("required_phrases", "banned_phrases"):
-                if isinstance(value, str):
-                    raise TypeError(f"a list of phrases, not the string {value!r:.40}")
                 getattr(message, name).extend(target_message(each) for each in value)
             elif name == "prefix":
                 message.prefix.CopyFrom(target_message(value))

@@ -55,6 +55,7 @@ class Result:
         output_token_count: Generated tokens of the best one, the end token included.
         timing: Where the time went.
         seed: What the tokens were drawn with; None where they were not drawn.
+        truncated_token_count: Source tokens that ``truncate`` cut off.
     """
 
     hypotheses: list[Hypothesis]
@@ -63,6 +64,7 @@ class Result:
     output_token_count: int
     timing: Timing
     seed: int | None = None
+    truncated_token_count: int = 0
 
     @property
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
@@ -12,7 +13,16 @@ from seqserve_server.plan import need_of
 from seqserve_server.request import Request
 from seqserve_server.search_options import Options, resolve_prefix, resolve_search
 
+Item = TypeVar("Item")
 RETRY_AFTER_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLimit:
+    """Most tokens of a source, special tokens included, and whether what is over is cut off or refused."""
+
+    most: int
+    truncate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,7 @@ class Resolved:
     return_logprobs: bool = False
     return_alignment: bool = False
     replace_unknowns: bool = False
+    source_limit: SourceLimit | None = None
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -53,8 +64,24 @@ def resolve_options(options: Options, model: ModelDescription, max_beam_size: in
     frame = frame_of(options.source_language, options.target_language, model)
     return Resolved(
         search, frame, resolve_prefix(options)[0], bool(options.return_logprobs), bool(options.return_alignment),
-        bool(options.replace_unknowns),
+        bool(options.replace_unknowns), resolve_source_limit(options, model, frame),
     )
+
+
+def resolve_source_limit(options: Options, model: ModelDescription, frame: Frame) -> SourceLimit | None:
+    """The caller's own limit, which is no more than the model's and leaves room for content; None where it has none.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
+    special, most = len(frame.prefix) + len(frame.suffix), options.max_source_tokens
+    if most is None and not options.truncate:
+        return None
+    if most is not None and not 1 <= most <= model.max_source_length:
+        raise InvalidRequest("options.max_source_tokens", f"{most} is outside 1..{model.max_source_length}")
+    if most is not None and most <= special:
+        raise InvalidRequest("options.max_source_tokens", f"{most} leaves no room beside {special} special tokens")
+    return SourceLimit(model.max_source_length if most is None else most, bool(options.truncate))
 
 
 def frame_of(source_language: str | None, target_language: str | None, model: ModelDescription) -> Frame:
@@ -69,16 +96,18 @@ def frame_of(source_language: str | None, target_language: str | None, model: Mo
         raise InvalidRequest(f"options.{error.field}", str(error)) from None
 
 
-def complete_source(content: Sequence[int], model: ModelDescription, frame: Frame, field: str) -> tuple[int, ...]:
+def complete_source(
+    content: Sequence[int], model: ModelDescription, frame: Frame, field: str, limit: SourceLimit | None = None
+) -> tuple[int, ...]:
     """Put the family's special tokens around content ids and check the result.
 
     Raises:
         InvalidRequest: no content, or an id outside the vocabulary.
-        InputTooLong: over the model's source limit.
+        InputTooLong: over the limit, by default the model's; nothing is cut off here.
     """
     if not content:
         raise InvalidRequest(field, "empty: there is nothing to encode")
-    check_length(len(content), model, field)
+    check_length(len(content), model, field, limit)
     _check_ids(content, model, field)
     return frame.complete(tuple(content))
 
@@ -103,15 +132,23 @@ def _check_ids(token_ids: Sequence[int], model: ModelDescription, field: str) ->
             raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is outside 0..{model.source_vocab_size - 1}")
 
 
-def check_length(content: int, model: ModelDescription, field: str) -> None:
-    """Content of so many tokens, with the special tokens around it, is within the model's limit.
+def check_length(content: int, model: ModelDescription, field: str, limit: SourceLimit | None = None) -> None:
+    """Content of so many tokens, with the special tokens around it, is within the limit, by default the model's.
 
     Raises:
         InputTooLong: it is not.
     """
     count = len(model.source_prefix) + content + len(model.source_suffix)
-    if count > model.max_source_length:
-        raise InputTooLong(field, count, model.max_source_length)
+    most = model.max_source_length if limit is None else limit.most
+    if count > most:
+        raise InputTooLong(field, count, most)
+
+
+def content_within(content: Sequence[Item], frame: Frame, limit: SourceLimit | None) -> Sequence[Item]:
+    """The content that special tokens leave room for, where the caller wants the rest cut off; else all of it."""
+    if limit is None or not limit.truncate:
+        return content
+    return content[: limit.most - len(frame.prefix) - len(frame.suffix)]
 
 
 def check_memory(request: Request, limits: SchedulerLimits) -> None:

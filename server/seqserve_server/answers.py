@@ -5,16 +5,18 @@ from dataclasses import dataclass
 
 from seqserve_server.admission import Resolved
 from seqserve_server.decoding import search
+from seqserve_server.decoding.stop_texts import StoppingText
 from seqserve_server.request import Durations, Finished, Request
 from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One input: what is decoded, and the options that say what is told of it."""
+    """One input: what is decoded, the options that say what is told of it, and how many source tokens were cut off."""
 
     request: Request
     options: Resolved
+    truncated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Answer:
     output_token_count: int
     timing: Durations
     seed: int | None
+    truncated_token_count: int = 0
 
 
 def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Answer:
@@ -54,13 +57,15 @@ def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Ans
         output_token_count=len(ended.log_probs),
         timing=ended.times.durations(),
         seed=None if sampling is None else sampling.seed,
+        truncated_token_count=asked.truncated,
     )
 
 
 def _hypothesis(found: search.Hypothesis, options: Resolved, tokenizer: Tokenizer | None) -> Hypothesis:
-    token_ids = [*options.prefix, *found.token_ids]
+    token_ids, stop = [*options.prefix, *found.token_ids], options.search.stop
+    text = tokenizer.decode(token_ids) if tokenizer is not None and stop is None else ""
     return Hypothesis(
-        text=tokenizer.decode(token_ids) if tokenizer is not None else "",
+        text=text if stop is None else stop.answer(found.token_ids),
         tokens=tokenizer.tokens(token_ids) if tokenizer is not None else [],
         token_ids=token_ids,
         score=found.score,
@@ -74,13 +79,19 @@ class GrowingAnswer:
     def __init__(self, asked: Asked, tokenizer: Tokenizer | None) -> None:
         self._owed: Sequence[int] = asked.options.prefix
         self._detokenizer = IncrementalDetokenizer(tokenizer) if tokenizer is not None else None
+        stop = asked.options.search.stop
+        self._stopping = None if stop is None else StoppingText(stop)
 
     def push(self, token_ids: Sequence[int]) -> tuple[str, list[int]]:
         """Tokens that became final; what to send of text and ids."""
         sent, self._owed = [*self._owed, *token_ids], ()
+        if self._stopping is not None:
+            return self._stopping.push(token_ids), sent
         return self._detokenizer.push(sent) if self._detokenizer is not None else "", sent
 
     def finish(self, answer: Answer) -> tuple[str, list[int]]:
         """What is still owed of both when the answer is there."""
         rest, self._owed = list(self._owed), ()
+        if self._stopping is not None:
+            return self._stopping.finish(), rest
         return self._detokenizer.finish(answer.hypotheses[0].text) if self._detokenizer is not None else "", rest

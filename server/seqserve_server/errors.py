@@ -33,7 +33,7 @@ class InvalidRequest(ServerError):
 
 
 class InputTooLong(InvalidRequest):
-    """A source over the model's limit; never truncated."""
+    """A source over the model's limit, or the request's own."""
 
     reason = "INPUT_TOO_LONG"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqserve_server.admission import Resolved, resolve_options
 from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of
-from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_source, read_target
+from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_limited_source, read_stop, read_target
 from seqserve_server.local import LocalModel
 from seqserve_server.request import Finished, Request
 from seqserve_server.scores import Given, Score, read_pairs, score_of
@@ -95,13 +95,17 @@ class InProcess:
         for name in ("required_phrases", "banned_phrases"):
             if (phrases := options.get(name)) is not None:
                 options[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
+        if options.get("stop") is not None:
+            options["stop"] = read_stop(options["stop"], served.tokenizer)
         return resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
 
     def _read(self, kind: str, content: Content, options: Resolved, field: str) -> Asked:
         served = self._local.served
-        source = read_source(kind, content, served.description, options.frame, served.tokenizer, field)
+        source, truncated = read_limited_source(
+            kind, content, served.description, options.frame, served.tokenizer, field, options.source_limit
+        )
         search = seeded(options.search, secrets.randbits(64))
-        return Asked(Request(0, source, options.prompt, search), options)
+        return Asked(Request(0, source, options.prompt, search), options, truncated)
 
 
 def _kind_of(content: Content) -> str:

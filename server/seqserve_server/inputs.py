@@ -1,13 +1,16 @@
 """What a caller sends as a source or as part of a target, in any of its three forms, to checked ids."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
 from seqserve.text_errors import UnencodableText
-from seqserve_server.admission import check_length, complete_source
+from seqserve_server.admission import SourceLimit, check_length, complete_source, content_within
+from seqserve_server.decoding.stop_texts import StopTexts
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.tokenizer import Tokenizer
+from seqserve_server.token_options import check_stop
+from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer
 
 MAX_TEXT_BYTES = 65536
 Content = str | Sequence[str] | Sequence[int]
@@ -17,26 +20,42 @@ def read_source(
     kind: str, content: Content, model: ModelDescription, frame: Frame, tokenizer: Tokenizer | None, field: str, *,
     max_text_bytes: int = MAX_TEXT_BYTES,
 ) -> tuple[int, ...]:
-    """Source ids with the family's special tokens around them.
+    """Source ids with the family's special tokens around them; see ``read_limited_source``."""
+    return read_limited_source(
+        kind, content, model, frame, tokenizer, field, None, max_text_bytes=max_text_bytes
+    )[0]
+
+
+def read_limited_source(
+    kind: str, content: Content, model: ModelDescription, frame: Frame, tokenizer: Tokenizer | None, field: str,
+    limit: SourceLimit | None, *, max_text_bytes: int = MAX_TEXT_BYTES,
+) -> tuple[tuple[int, ...], int]:
+    """Source ids with the family's special tokens around them, and how many tokens of content were cut off.
 
     Args:
         kind: "text" (a string), "tokens" (vocabulary entries) or "token_ids".
         frame: The special tokens, for the languages asked for.
         field: What errors call the input, such as ``inputs[3]``.
+        limit: By default the model's, and nothing is cut off. What is cut off of tokens and ids is not looked at.
 
     Raises:
         InvalidRequest: empty, unknown tokens, ids or languages, too long, or text where the bundle has no tokenizer.
     """
     name = f"{field}.{kind}"
+    whole: Sequence[str] | Sequence[int] = content
     if kind == "token_ids":
-        return complete_source([int(token_id) for token_id in content], model, frame, name)
-    if tokenizer is None:
+        whole = [int(token_id) for token_id in content]
+        kept = content_within(whole, frame, limit)
+    elif tokenizer is None:
         raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
-    if isinstance(content, str):
-        return complete_source(_ids_of_text(content, tokenizer, name, max_text_bytes), model, frame, name)
-    check_length(len(content), model, name)  # before the look-ups: no work on what is refused anyway
-    tokens = [str(token) for token in content]
-    return complete_source(_ids_of_tokens(tokens, tokenizer.id_of, name), model, frame, name)
+    elif isinstance(content, str):
+        whole = _ids_of_text(content, tokenizer, name, max_text_bytes)
+        kept = content_within(whole, frame, limit)
+    else:
+        tokens = content_within([str(token) for token in content], frame, limit)
+        check_length(len(tokens), model, name, limit)  # before the look-ups: no work on what is refused anyway
+        kept = _ids_of_tokens(tokens, tokenizer.id_of, name)
+    return complete_source(kept, model, frame, name, limit), len(whole) - len(kept)
 
 
 def read_target(
@@ -70,6 +89,20 @@ def read_target(
         ids = _ids_of_tokens([str(token) for token in content], tokenizer.target_id_of, name)
     _check_target(ids, model, name)
     return tuple(ids)
+
+
+def read_stop(texts: Sequence[str], tokenizer: Tokenizer | None) -> StopTexts | None:
+    """Texts at which answers end; None for none of them.
+
+    Raises:
+        InvalidRequest: too many, an empty or a long one, or a bundle without a tokenizer.
+    """
+    check_stop(texts)
+    if not texts:
+        return None
+    if tokenizer is None:
+        raise InvalidRequest("options.stop", "this model has no tokenizer, so its answers have no text")
+    return StopTexts.of(texts, partial(IncrementalDetokenizer, tokenizer))
 
 
 def _check_target(ids: Sequence[int], model: ModelDescription, field: str) -> None:

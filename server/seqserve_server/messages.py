@@ -10,7 +10,7 @@ from seqserve_server.admission import Resolved, check_memory, resolve_options
 from seqserve_server.answers import Answer, Asked
 from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.inputs import Content, read_source, read_target
+from seqserve_server.inputs import Content, read_limited_source, read_stop, read_target
 from seqserve_server.request import Durations, FinishReason, Request
 from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
@@ -19,6 +19,7 @@ from seqserve_server.token_options import seeded
 _REASONS = {
     FinishReason.EOS.value: pb.FINISH_REASON_EOS,
     FinishReason.LENGTH.value: pb.FINISH_REASON_LENGTH,
+    FinishReason.STOP.value: pb.FINISH_REASON_STOP,
 }
 _STOPPINGS = {
     Stopping.HEURISTIC: pb.STOPPING_HEURISTIC,
@@ -57,6 +58,8 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
     for name in ("required_phrases", "banned_phrases"):
         if (phrases := given.get(name)) is not None:
             given[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
+    if (texts := given.get("stop")) is not None:
+        given["stop"] = read_stop(texts, model.tokenizer)
     return Options(**given)
 
 
@@ -87,7 +90,7 @@ def read_inputs(
         read_options(options, model, max_text_bytes), model.description, most_beams(model.limits.max_rows)
     )
     return [
-        Asked(_read_request(message, resolved, model, name, max_text_bytes, deadline), resolved)
+        _read_input(message, resolved, model, name, max_text_bytes, deadline)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
     ]
 
@@ -96,17 +99,18 @@ def _names(field: str, count: int) -> list[str]:
     return [f"{field}[{place}]" for place in range(count)] if field == "inputs" else [field] * count
 
 
-def _read_request(
+def _read_input(
     message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int, deadline: float | None
-) -> Request:
+) -> Asked:
     kind, content = content_of(message, field)
-    source = read_source(
-        kind, content, model.description, options.frame, model.tokenizer, field, max_text_bytes=max_text_bytes
+    source, truncated = read_limited_source(
+        kind, content, model.description, options.frame, model.tokenizer, field, options.source_limit,
+        max_text_bytes=max_text_bytes,
     )
     search = seeded(options.search, secrets.randbits(64))  # here, for what is behind knows no chance
     request = Request(0, source, options.prompt, search, deadline=deadline)
     check_memory(request, model.limits)
-    return request
+    return Asked(request, options, truncated)
 
 
 def write_answer(answer: Answer) -> pb.GenerationResult:
@@ -124,6 +128,7 @@ def write_answer(answer: Answer) -> pb.GenerationResult:
         output_token_count=answer.output_token_count,
         timing=_timing(answer.timing),
         seed=answer.seed,
+        truncated_token_count=answer.truncated_token_count,
     )
 
 

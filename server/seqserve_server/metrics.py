@@ -32,7 +32,7 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "seqserve_score_seconds": ("One pass over pairs to score.", LONG),
     "seqserve_batch_rows": ("Rows per decoder step.", ROWS),
 }
-FINISH_REASONS = ("eos", "length", "scored", "deadline", "cancelled", "failed")
+FINISH_REASONS = ("eos", "length", "stop", "scored", "deadline", "cancelled", "failed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The engine on ONNX Runtime: two sessions, state buffers bound as input and output at once."""
+"""The engine on ONNX Runtime: a session for each graph, state buffers bound as input and output at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +9,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription
-from seqserve_server import scorer as scorer_graph
-from seqserve_server.capacity import SINGLE, Capacity
+from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
 from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
 from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
+from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract
 from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
 
-ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
-STEP_INPUTS = ("tokens", "positions", "target_extent", "source_extent", "candidates")
 CROSS = "cross"  # what the scorer takes of the encoder
-STEP_OUTPUTS = ("log_probs", "token_ids", "logits")
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
 
 
@@ -53,9 +50,7 @@ class OrtEngine:
         self._scorer = _open(directory / SCORER_FILE, threads) if wanted else None
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
         self.buffers = StateBuffers(model.states, cache_bytes, self.widths)
-        check_contract(self._encoder, self._decoder, model, self.widths)
-        if self._scorer is not None:
-            _check_names(SCORER_FILE, self._scorer, set(scorer_graph.INPUTS), set(scorer_graph.OUTPUTS))
+        check_contract(self._encoder, self._decoder, self._scorer, model, self.widths)
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
         ]
@@ -261,41 +256,3 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
         )
     except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common base
         raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None
-
-
-def check_contract(
-    encoder: ort.InferenceSession, decoder: ort.InferenceSession, model: ModelDescription, widths: Sequence[int]
-) -> None:
-    """Both graphs have just the inputs and outputs that ``model.json`` and this engine speak of.
-
-    Raises:
-        BundleError: naming the graph and what is missing or in excess.
-    """
-    states = [(state, f"{state.name}.{index}") for state in model.states for index in range(state.count)]
-    inputs = {
-        of_width(name, width): state
-        for state, name in states for width in (widths if state.scope == "request" else SINGLE)
-    }
-    wanted = {
-        ENCODER_FILE: (encoder, set(ENCODER_INPUTS), set[str]()),
-        DECODER_FILE: (
-            decoder,
-            {*STEP_INPUTS, *SourceInputs(widths, 1).inputs(1, [1] * len(widths)), *inputs},
-            {*STEP_OUTPUTS, *(f"{name}.next" for state, name in states if state.update != "constant")},
-        ),
-    }
-    for file, (session, names, outputs) in wanted.items():
-        _check_names(file, session, names, outputs)
-    shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
-    for name, state in inputs.items():
-        for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):
-            if isinstance(declared, int) and declared != actual_size:
-                raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")
-
-
-def _check_names(file: str, session: ort.InferenceSession, inputs: set[str], outputs: set[str]) -> None:
-    actual = {entry.name for entry in session.get_inputs()}
-    if actual != inputs:
-        raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}")
-    if missing := outputs - {entry.name for entry in session.get_outputs()}:
-        raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")

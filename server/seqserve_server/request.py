@@ -18,8 +18,16 @@ class FinishReason(Enum):
 
     EOS = "eos"
     LENGTH = "length"
+    STOP = "stop"
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
+
+
+def reason_of(best: Hypothesis) -> FinishReason:
+    """Why a search that is over ended, by its best hypothesis."""
+    if best.stopped:
+        return FinishReason.STOP
+    return FinishReason.EOS if best.ended else FinishReason.LENGTH
 
 
 @dataclass(frozen=True, slots=True)

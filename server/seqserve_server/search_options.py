@@ -15,9 +15,10 @@ from seqserve.search_defaults import (
     check_repetition,
 )
 from seqserve_server.decoding.search import SearchSettings, Stopping
+from seqserve_server.decoding.stop_texts import StopTexts
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.phrase_options import Phrases, check_phrases, check_required, left_to_require
-from seqserve_server.token_options import Drawing, read_suppressed, resolve_sampling
+from seqserve_server.token_options import Drawing, read_suppressed, resolve_sampling, resolve_stop
 
 Value = TypeVar("Value")
 MAX_COVERAGE_PENALTY = 10
@@ -27,7 +28,7 @@ MAX_COVERAGE_PENALTY = 10
 class Options:
     """Decoding options as a caller sent them; None takes the bundle's default.
 
-    ``prefix`` and phrases are ids that were checked against the vocabulary.
+    ``prefix`` and phrases are ids that were checked against the vocabulary, and ``stop`` texts against their limits.
     """
 
     max_new_tokens: int | None = None
@@ -57,6 +58,9 @@ class Options:
     return_alignment: bool | None = None
     required_phrases: Phrases | None = None
     banned_phrases: Phrases | None = None
+    max_source_tokens: int | None = None
+    truncate: bool | None = None
+    stop: StopTexts | None = None
 
 
 def most_beams(max_rows: int) -> int:
@@ -130,7 +134,8 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         renormalise=defaults.renormalise,
     )
     check_required(settings)
-    return settings
+    unknowns = bool(options.replace_unknowns)
+    return replace(settings, stop=resolve_stop(options.stop, forced, settings, replace_unknowns=unknowns))
 
 
 def resolve_prefix(options: Options) -> tuple[tuple[int, ...], tuple[int, ...], float]:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 
 from seqserve.search_defaults import SearchDefaults, SearchError, check_sampling
 from seqserve_server.decoding.search import Sampling, SearchSettings
+from seqserve_server.decoding.stop_texts import StopTexts
 from seqserve_server.errors import InvalidRequest
 
 # In all sequences of one request: every token of an answer is compared with them.
 MAX_SUPPRESSED_IDS = 4096
+MAX_STOP_TEXTS, MAX_STOP_BYTES = 16, 256  # each is compared with every character of an answer
 MOST_SEED = 2**64 - 1
 
 
@@ -76,6 +78,42 @@ def read_suppressed(sequences: Sequence[Sequence[int]], vocabulary: int) -> tupl
                     f"options.suppress_tokens[{place}]", f"id {token_id} is outside 0..{vocabulary - 1}"
                 )
     return tuple(tuple(sequence) for sequence in sequences)
+
+
+def check_stop(texts: Sequence[str]) -> None:
+    """Texts at which answers end are not too many, and none is empty or long.
+
+    Raises:
+        InvalidRequest: naming the text and the limit.
+    """
+    if len(texts) > MAX_STOP_TEXTS:
+        raise InvalidRequest("options.stop", f"{len(texts)} texts are over {MAX_STOP_TEXTS}")
+    for place, text in enumerate(texts):
+        if not text:
+            raise InvalidRequest(f"options.stop[{place}]", "empty: every answer would end before it begins")
+        if (size := len(text.encode())) > MAX_STOP_BYTES:
+            raise InvalidRequest(f"options.stop[{place}]", f"{size} bytes are over {MAX_STOP_BYTES}")
+
+
+def resolve_stop(
+    stop: StopTexts | None, prefix: tuple[int, ...], search: SearchSettings, *, replace_unknowns: bool
+) -> StopTexts | None:
+    """Stop texts behind a forced prefix.
+
+    Raises:
+        InvalidRequest: there are several hypotheses, each of which would come to its own end, or the text in which they
+            are found would be another afterwards.
+    """
+    if stop is None:
+        return None
+    if search.beam_size > 1:
+        raise InvalidRequest("options.stop", f"it is for a beam of 1, and options.beam_size is {search.beam_size}")
+    if search.alternatives:
+        raise InvalidRequest("options.stop", "it is for one answer, and options.return_alternatives is true")
+    if replace_unknowns:
+        problem = "it ends texts as they were generated, and options.replace_unknowns is true"
+        raise InvalidRequest("options.stop", problem)
+    return replace(stop, prefix=prefix)
 
 
 def seeded(search: SearchSettings, seed: int) -> SearchSettings:

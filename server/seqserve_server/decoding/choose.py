@@ -8,6 +8,7 @@ from seqserve_server.decoding.constrained import ConstrainedBeamSearch
 from seqserve_server.decoding.greedy import GreedySearch
 from seqserve_server.decoding.ruled import RuledSearch
 from seqserve_server.decoding.search import Search, SearchSettings
+from seqserve_server.decoding.stopped import StoppedSearch
 
 
 def search_of(settings: SearchSettings, prompt: Sequence[int]) -> Search:
@@ -18,12 +19,14 @@ def search_of(settings: SearchSettings, prompt: Sequence[int]) -> Search:
     """
     if settings.required:
         return ConstrainedBeamSearch(settings, prompt)
-    search = AlternativesSearch(settings, _plain) if settings.alternatives else _plain(settings)
+    search: Search = AlternativesSearch(settings, _plain) if settings.alternatives else _plain(settings)
     ruled = (
         settings.repetition_penalty != 1 or settings.no_repeat_ngram_size or settings.suppressed
         or settings.sampling is not None or settings.favoured
     )
-    return RuledSearch(search, settings, prompt) if ruled else search
+    if ruled:
+        search = RuledSearch(search, settings, prompt)
+    return search if settings.stop is None else StoppedSearch(search, settings.stop)
 
 
 def _plain(settings: SearchSettings) -> Search:

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from seqserve_server.decoding.stop_texts import StopTexts
+
 
 class Stopping(Enum):
     """When a beam search is over, beside its limit of tokens.
@@ -80,6 +82,7 @@ class SearchSettings:
             without penalties and n-grams. Together no longer than ``max_new_tokens`` allows.
         coverage_penalty: Where it is not 0, all hypotheses that ended are returned, for who can see their attention to
             put in order; and as in CTranslate2 no length penalty of 0 ends a search early.
+        stop: Texts at which the answer ends, or None; only with one beam, and no alternatives.
         renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's
             too where it may not come yet, and log-probabilities are those of what is left; and the start token is none
             that came before.
@@ -106,6 +109,7 @@ class SearchSettings:
     required: tuple[tuple[int, ...], ...] = ()
     coverage_penalty: float = 0.0
     renormalise: bool = False
+    stop: StopTexts | None = None
 
     @property
     def rows(self) -> int:
@@ -123,12 +127,14 @@ class Hypothesis:
             search with ``repetition_penalty``, and where the settings say ``renormalise``, those after the rules.
         score: See ``SearchSettings.length_penalty``; 0 for nothing generated.
         ended: Whether the model chose to end it, and no limit.
+        stopped: Whether a stop text ended it.
     """
 
     token_ids: list[int]
     log_probs: list[float]
     score: float
     ended: bool
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,10 @@ class IncrementalDetokenizer:
         self._sent += len(new)
         return new
 
+    def rest(self) -> str:
+        """What is still owed at the end."""
+        return self.finish(self._tokenizer.decode(self._ids))
+
     def finish(self, whole: str) -> str:
         """What is still owed of the unary text, at the end: the characters that were held back."""
         return whole[self._sent :]

@@ -1,0 +1,56 @@
+"""What the engine and the graphs of a bundle agree on: the names and shapes of inputs and outputs."""
+
+from collections.abc import Sequence
+
+import onnxruntime as ort
+
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription
+from seqserve_server.capacity import SINGLE
+from seqserve_server.scorer import INPUTS as SCORER_INPUTS
+from seqserve_server.scorer import OUTPUTS as SCORER_OUTPUTS
+from seqserve_server.source_inputs import SourceInputs, of_width
+
+ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
+STEP_INPUTS = ("tokens", "positions", "target_extent", "source_extent", "candidates")
+STEP_OUTPUTS = ("log_probs", "token_ids", "logits")
+
+
+def check_contract(
+    encoder: ort.InferenceSession, decoder: ort.InferenceSession, scorer: ort.InferenceSession | None,
+    model: ModelDescription, widths: Sequence[int],
+) -> None:
+    """The graphs have just the inputs and outputs that ``model.json`` and this engine speak of.
+
+    Raises:
+        BundleError: naming the graph and what is missing or in excess.
+    """
+    states = [(state, f"{state.name}.{index}") for state in model.states for index in range(state.count)]
+    inputs = {
+        of_width(name, width): state
+        for state, name in states for width in (widths if state.scope == "request" else SINGLE)
+    }
+    wanted = {
+        ENCODER_FILE: (encoder, set(ENCODER_INPUTS), set[str]()),
+        DECODER_FILE: (
+            decoder,
+            {*STEP_INPUTS, *SourceInputs(widths, 1).inputs(1, [1] * len(widths)), *inputs},
+            {*STEP_OUTPUTS, *(f"{name}.next" for state, name in states if state.update != "constant")},
+        ),
+    }
+    for file, (session, names, outputs) in wanted.items():
+        _check_names(file, session, names, outputs)
+    if scorer is not None:
+        _check_names(SCORER_FILE, scorer, set(SCORER_INPUTS), set(SCORER_OUTPUTS))
+    shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
+    for name, state in inputs.items():
+        for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):
+            if isinstance(declared, int) and declared != actual_size:
+                raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")
+
+
+def _check_names(file: str, session: ort.InferenceSession, inputs: set[str], outputs: set[str]) -> None:
+    actual = {entry.name for entry in session.get_inputs()}
+    if actual != inputs:
+        raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}")
+    if missing := outputs - {entry.name for entry in session.get_outputs()}:
+        raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")
