@@ -22,7 +22,7 @@ from seqserve_server.decoding.search import Hypothesis, Sampling, SearchSettings
 from seqserve_server.decoding.stop_texts import StoppingText, StopTexts
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import read_stop
-from seqserve_server.request import FinishReason, reason_of
+from seqserve_server.request import FinishReason
 from seqserve_server.search_options import Options
 from seqserve_server.tokenizer import IncrementalDetokenizer
 from serving import PENCIL_IDS, PENCIL_TEXT, ask, ask_stream, describe, make_tokenizer, serving
@@ -141,7 +141,7 @@ def test_a_search_ends_with_the_token_that_completes_a_text(
     if size is not None:
         assert stopped.token_ids == free.token_ids[:size]
         assert stopped.log_probs == free.log_probs[: len(stopped.log_probs)]
-        assert reason_of(stopped) is FinishReason.STOP
+        assert FinishReason.of(stopped) is FinishReason.STOP
         assert len(stopped.log_probs) == size
     elif _certain([*free.token_ids, 4], stops) and first_stop(_text(free.token_ids), stops, 0):
         assert (stopped.token_ids, stopped.stopped) == (free.token_ids, True)  # seen only at the end

@@ -39,9 +39,13 @@ class Answer:
             del record["seed"]
         if not record["truncated_token_count"]:
             del record["truncated_token_count"]
+        if not record["source_tokens"]:
+            del record["source_tokens"]
         for hypothesis in record["hypotheses"]:
             if not hypothesis["token_log_probs"]:
                 del hypothesis["token_log_probs"]
+            if hypothesis["alignment"] is None:
+                del hypothesis["alignment"]
         return cls(result.hypotheses, record)
 
 

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end the answer before this text; may be repeated; not with beams",
     )
     _add_rules(parser.add_argument_group("rules and draws"))
+    _add_attention(parser.add_argument_group("attention"))
     _add_prefix(parser.add_argument_group("beginnings and phrases"))
 
 
@@ -86,6 +87,17 @@ def _ids(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"ids between commas, not {text!r:.40}") from None
+
+
+def _add_attention(attention: argparse._ArgumentGroup) -> None:
+    attention.add_argument(
+        "--coverage-penalty", type=float, metavar="X",
+        help="put answers in order by how much of the source they attended to, too; not with --stream",
+    )
+    attention.add_argument(
+        "--replace-unknowns", action="store_true", default=None,
+        help="unknown tokens give way to the source token that they attended to most; not with --stream",
+    )
 
 
 def _add_prefix(beginnings: argparse._ArgumentGroup) -> None:

@@ -65,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object per line; with --stream, one per chunk"
     )
     parser.add_argument(
+        "--return-alignment", action="store_true", default=None,
+        help="with --json, the attention that each token paid to the source; seqserve align draws it",
+    )
+    parser.add_argument(
         "--return-logprobs", action="store_true", default=None, help="with --json, log-probabilities of tokens too"
     )
     documents.add_arguments(parser)
@@ -79,8 +83,9 @@ def run(options: argparse.Namespace) -> int:
         return _run_document(options)
     if options.split or options.output or options.language:
         raise exits.CommandError("--split, --language and --output are for --document", exits.USAGE)
-    if options.return_logprobs and not options.json:
-        raise exits.CommandError("--return-logprobs is shown with --json only", exits.USAGE)
+    for name in ("return_logprobs", "return_alignment"):
+        if getattr(options, name) and not options.json:
+            raise exits.CommandError(f"--{name.replace('_', '-')} is shown with --json only", exits.USAGE)
     if options.stream and several(options) and not options.json:
         raise exits.CommandError("--stream prints one answer as it grows; for several add --json", exits.USAGE)
     blocks = blocks_of_texts(options.texts)

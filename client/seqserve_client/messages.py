@@ -119,6 +119,7 @@ def _result(message: seq2seq_pb2.GenerationResult) -> Result:
             Hypothesis(
                 text=each.text, tokens=list(each.tokens), token_ids=list(each.token_ids), score=each.score,
                 token_log_probs=list(each.token_log_probs),
+                alignment=alignment_from(each.alignment.rows) if each.HasField("alignment") else None,
             )
             for each in message.hypotheses
         ],
@@ -133,8 +134,14 @@ def _result(message: seq2seq_pb2.GenerationResult) -> Result:
             first_token=message.timing.first_token_seconds,
         ),
         seed=message.seed if message.HasField("seed") else None,
+        source_tokens=list(message.source_tokens),
         truncated_token_count=message.truncated_token_count,
     )
+
+
+def alignment_from(rows: Iterable[seq2seq_pb2.AlignmentRow]) -> list[list[float]]:
+    """One list of weights per target token."""
+    return [list(row.weights) for row in rows]
 
 
 def _finish_reason(number: int) -> str:

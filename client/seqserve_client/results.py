@@ -16,6 +16,8 @@ class Hypothesis:
             own, whatever was banned or drawn.
         token_log_probs: They, in order, that of the end token last where there is one; empty unless asked for with
             ``return_logprobs``.
+        alignment: For each of ``token_ids``, the weight of each source token, special tokens included; a row adds up
+            to 1. None unless asked for with ``return_alignment``.
     """
 
     text: str
@@ -23,6 +25,7 @@ class Hypothesis:
     token_ids: list[int]
     score: float
     token_log_probs: list[float] = field(default_factory=list)
+    alignment: list[list[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Result:
         timing: Where the time went.
         seed: What the tokens were drawn with; None where they were not drawn.
         truncated_token_count: Source tokens that ``truncate`` cut off.
+        source_tokens: The columns of alignments; empty without them, and where the model has no tokenizer.
     """
 
     hypotheses: list[Hypothesis]
@@ -65,6 +69,7 @@ class Result:
     timing: Timing
     seed: int | None = None
     truncated_token_count: int = 0
+    source_tokens: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:

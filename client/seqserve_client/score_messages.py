@@ -1,10 +1,11 @@
 """Between Python values and the messages of the Score call."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from seqserve.v1 import seq2seq_pb2
 from seqserve_client.errors import InvalidInput
+from seqserve_client.messages import alignment_from
 from seqserve_client.options import ScoreOptions
 from seqserve_client.results import ScoreResult
 
@@ -99,8 +100,3 @@ def scores_from(response: seq2seq_pb2.ScoreResponse) -> list[ScoreResult]:
         )
         for each in response.results
     ]
-
-
-def alignment_from(rows: Iterable[seq2seq_pb2.AlignmentRow]) -> list[list[float]]:
-    """One list of weights per target token."""
-    return [list(row.weights) for row in rows]

@@ -174,6 +174,10 @@ class SentencePieceVocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids. Special tokens and ids without an entry are left out; the first token loses its space."""
         tokens = [self.texts[token_id] for token_id in ids if token_id in self.texts and token_id not in self._special]
+        return self.join(tokens)
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of pieces; the first loses its space."""
         if not tokens:
             return ""
         return tokens[0].replace(SPACE, "") + "".join(tokens[1:]).replace(SPACE, " ")

@@ -46,8 +46,8 @@ class Resolved:
         return self.frame.prompt + self.prefix
 
     @property
-    def wants_scores(self) -> bool:
-        """Whether answers need a pass of the scorer, for their attention."""
+    def wants_attention(self) -> bool:
+        """Whether answers need a pass of the scorer."""
         return self.return_alignment or self.replace_unknowns or self.search.coverage_penalty != 0
 
 

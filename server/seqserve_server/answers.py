@@ -1,12 +1,14 @@
 """What a caller gets for one input, before it takes the wire's form: the same from a server and in-process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from seqserve_server.admission import Resolved
+from seqserve_server.attention import Attended, Weights, covered, unknown_target_id, without_unknowns
 from seqserve_server.decoding import search
 from seqserve_server.decoding.stop_texts import StoppingText
 from seqserve_server.request import Durations, Finished, Request
+from seqserve_server.served_model import ServedModel
 from seqserve_server.tokenizer import IncrementalDetokenizer, Tokenizer
 
 
@@ -25,6 +27,7 @@ class Hypothesis:
 
     Attributes:
         token_log_probs: Of generated tokens, the end token's included; empty where they were not asked for.
+        alignment: For each of ``token_ids`` the weight of each source token; None where it was not asked for.
     """
 
     text: str
@@ -32,6 +35,7 @@ class Hypothesis:
     token_ids: list[int]
     score: float
     token_log_probs: list[float]
+    alignment: list[list[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Answer:
     timing: Durations
     seed: int | None
     truncated_token_count: int = 0
+    source_tokens: list[str] = field(default_factory=list)
 
 
 def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Answer:
@@ -59,6 +64,33 @@ def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Ans
         seed=None if sampling is None else sampling.seed,
         truncated_token_count=asked.truncated,
     )
+
+
+def with_attention(ended: Finished, weights: Sequence[Weights], asked: Asked, model: ServedModel) -> Answer:
+    """The answer to an input whose options ask for attention.
+
+    Args:
+        weights: Of each hypothesis, rows for its prefix and its tokens at least.
+    """
+    attended, tokenizer = covered(Attended(ended, list(weights)), asked.options), model.tokenizer
+    answer = answer_of(attended.ended, asked, tokenizer)
+    hypotheses = [
+        _attended(each, rows, asked, model) for each, rows in zip(answer.hypotheses, attended.weights, strict=True)
+    ]
+    named = asked.options.return_alignment and tokenizer is not None
+    source_tokens = tokenizer.source_tokens(asked.request.source) if named and tokenizer is not None else []
+    return replace(answer, hypotheses=hypotheses, source_tokens=source_tokens)
+
+
+def _attended(hypothesis: Hypothesis, weights: Weights, asked: Asked, model: ServedModel) -> Hypothesis:
+    options, tokenizer, ids = asked.options, model.tokenizer, hypothesis.token_ids
+    unknown = unknown_target_id(model.description, tokenizer)
+    if options.replace_unknowns and tokenizer is not None and unknown is not None and unknown in ids:
+        tokens = without_unknowns(ids, weights, asked.request, options, unknown, tokenizer)
+        hypothesis = replace(hypothesis, tokens=tokens, text=tokenizer.join(tokens))
+    if options.return_alignment:
+        hypothesis = replace(hypothesis, alignment=weights[: len(ids)].tolist())
+    return hypothesis
 
 
 def _hypothesis(found: search.Hypothesis, options: Resolved, tokenizer: Tokenizer | None) -> Hypothesis:

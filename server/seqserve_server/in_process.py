@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqserve_server.admission import Resolved, resolve_options
-from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of
+from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of, with_attention
+from seqserve_server.attention import check_attention, pairs_of, scorable, weights_of
 from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_limited_source, read_stop, read_target
 from seqserve_server.local import LocalModel
 from seqserve_server.request import Finished, Request
@@ -48,17 +49,15 @@ class InProcess:
             [each.request.source for each in asked], [resolved.prompt] * len(asked),
             searches=[each.request.search for each in asked],
         )
-        tokenizer = self._local.served.tokenizer
-        return [answer_of(end, each, tokenizer) for each, end in zip(asked, ended, strict=True)]
+        return [self._answer(end, each) for each, end in zip(asked, ended, strict=True)]
 
     def stream(self, kind: str, content: Content, **options: Any) -> Iterator[Chunk]:
         """Tokens of one input as they become final; the last chunk has the result. Arguments as for ``generate``."""
-        asked = self._read(kind, content, self._resolve(options), "input")
-        tokenizer, request = self._local.served.tokenizer, asked.request
-        growing = GrowingAnswer(asked, tokenizer)
+        asked = self._read(kind, content, self._resolve(options, streamed=True), "input")
+        request, growing = asked.request, GrowingAnswer(asked, self._local.served.tokenizer)
         for part in self._local.stream(request.source, request.prompt, search=request.search):
             if isinstance(part, Finished):
-                answer = answer_of(part, asked, tokenizer)
+                answer = self._answer(part, asked)
                 text, ids = growing.finish(answer)
                 yield Chunk(text, ids, answer)
             else:
@@ -80,7 +79,16 @@ class InProcess:
         ended = self._local.score_pairs([each.request for each in asked])
         return [score_of(end, each, served) for each, end in zip(asked, ended, strict=True)]
 
-    def _resolve(self, options: dict[str, Any]) -> Resolved:
+    def _answer(self, ended: Finished, asked: Asked) -> Answer:
+        """After a pass of the scorer where the options ask for attention."""
+        served = self._local.served
+        if not asked.options.wants_attention:
+            return answer_of(ended, asked, served.tokenizer)
+        pairs = pairs_of(ended, asked.request, asked.options, served.description.eos_id)
+        scored = self._local.score_pairs([pair for pair in pairs if scorable(pair)])
+        return with_attention(ended, weights_of(pairs, iter(scored)), asked, served)
+
+    def _resolve(self, options: dict[str, Any], *, streamed: bool = False) -> Resolved:
         options, served = dict(options), self._local.served
         if (word := options.get("stopping")) is not None:
             options["stopping"] = read_stopping(word)
@@ -97,7 +105,9 @@ class InProcess:
                 options[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
         if options.get("stop") is not None:
             options["stop"] = read_stop(options["stop"], served.tokenizer)
-        return resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
+        resolved = resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
+        check_attention(resolved, served.tokenizer, can_score=served.engine.can_score, streamed=streamed)
+        return resolved
 
     def _read(self, kind: str, content: Content, options: Resolved, field: str) -> Asked:
         served = self._local.served

@@ -8,6 +8,7 @@ from seqserve.search_defaults import SearchDefaults
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.admission import Resolved, check_memory, resolve_options
 from seqserve_server.answers import Answer, Asked
+from seqserve_server.attention import check_attention
 from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import Content, read_limited_source, read_stop, read_target
@@ -85,10 +86,12 @@ def read_inputs(
 
     Raises:
         InvalidRequest: naming the field and the limit. Nothing has been started then.
+        NoScorer: something is asked for that needs one.
     """
     resolved = resolve_options(
         read_options(options, model, max_text_bytes), model.description, most_beams(model.limits.max_rows)
     )
+    check_attention(resolved, model.tokenizer, can_score=model.engine.can_score, streamed=field == "input")
     return [
         _read_input(message, resolved, model, name, max_text_bytes, deadline)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
@@ -120,6 +123,7 @@ def write_answer(answer: Answer) -> pb.GenerationResult:
             pb.Hypothesis(
                 text=each.text, tokens=each.tokens, token_ids=each.token_ids, score=each.score,
                 token_log_probs=each.token_log_probs,
+                alignment=None if each.alignment is None else write_alignment(each.alignment),
             )
             for each in answer.hypotheses
         ],
@@ -129,7 +133,13 @@ def write_answer(answer: Answer) -> pb.GenerationResult:
         timing=_timing(answer.timing),
         seed=answer.seed,
         truncated_token_count=answer.truncated_token_count,
+        source_tokens=answer.source_tokens,
     )
+
+
+def write_alignment(weights: Sequence[Sequence[float]]) -> pb.Alignment:
+    """[target, source], row by row."""
+    return pb.Alignment(rows=[pb.AlignmentRow(weights=row) for row in weights])
 
 
 def _timing(spent: Durations) -> pb.Timing:

@@ -22,12 +22,12 @@ class FinishReason(Enum):
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
 
-
-def reason_of(best: Hypothesis) -> FinishReason:
-    """Why a search that is over ended, by its best hypothesis."""
-    if best.stopped:
-        return FinishReason.STOP
-    return FinishReason.EOS if best.ended else FinishReason.LENGTH
+    @classmethod
+    def of(cls, best: Hypothesis) -> "FinishReason":
+        """Why a search that is over ended, by its best hypothesis."""
+        if best.stopped:
+            return cls.STOP
+        return cls.EOS if best.ended else cls.LENGTH
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,28 +19,10 @@ from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.deadlines import Deadlines
 from seqserve_server.decoding import search_of
 from seqserve_server.decoding.search import Hypothesis
-from seqserve_server.engine import (
-    Changes,
-    Layout,
-    PlaceMove,
-    PlaceRelease,
-    RowMove,
-    RowRelease,
-    Source,
-)
+from seqserve_server.engine import Changes, Layout, PlaceMove, PlaceRelease, RowMove, RowRelease, Source
 from seqserve_server.placement import Place, Space, widths_for
 from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_now, need_of
-from seqserve_server.request import (
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    Request,
-    ScoreRequest,
-    Times,
-    TokensChosen,
-    reason_of,
-)
+from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, ScoreRequest, Times, TokensChosen
 from seqserve_server.score_queue import NOT_FINITE, ScoreQueue
 
 NOTHING = Hypothesis([], [], 0.0, ended=False)
@@ -184,7 +166,7 @@ class Scheduler:
             if advance.stable and request.stream:
                 events.append(TokensChosen(request.id, advance.stable))
             if advance.found is not None:
-                events.append(self._finish(running, reason_of(advance.found[0]), advance.found, now))
+                events.append(self._finish(running, FinishReason.of(advance.found[0]), advance.found, now))
                 continue
             running.assign_lanes(advance.live)
             if len(running.rows) > 1:

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.messages import content_of
+from seqserve_server.messages import content_of, write_alignment
 from seqserve_server.scores import Given, Score
 from seqserve_server.scoring import ScoreOptions
 
@@ -42,11 +39,6 @@ def write_score(score: Score) -> pb.ScoreResult:
         token_ids=score.token_ids,
         tokens=score.tokens,
         input_token_count=score.input_token_count,
-        alignment=None if score.alignment is None else write_alignment(score.alignment),
+        alignment=None if score.alignment is None else write_alignment(score.alignment.tolist()),
         source_tokens=score.source_tokens,
     )
-
-
-def write_alignment(alignment: NDArray[np.float32]) -> pb.Alignment:
-    """[target, source], row by row."""
-    return pb.Alignment(rows=[pb.AlignmentRow(weights=weights.tolist()) for weights in alignment])

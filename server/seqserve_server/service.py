@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,7 +14,9 @@ from grpc_status import rpc_status
 from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve.v1 import seq2seq_pb2_grpc
-from seqserve_server.answers import GrowingAnswer, answer_of
+from seqserve_server import answers
+from seqserve_server.answers import Asked, GrowingAnswer, answer_of, with_attention
+from seqserve_server.attention import pairs_of, scorable, weights_of
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, ServerError, UnknownModel
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
@@ -56,9 +58,8 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
             )
             ended = await self._dispatcher.generate([each.request for each in asked])
-            return pb.GenerateResponse(results=[
-                write_answer(answer_of(end, each, model.tokenizer)) for each, end in zip(asked, ended, strict=True)
-            ])
+            found = await self._answers(asked, ended, model)
+            return pb.GenerateResponse(results=[write_answer(answer) for answer in found])
 
         return await _guarded(context, answer)
 
@@ -75,7 +76,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             async with aclosing(self._dispatcher.stream(asked.request)) as parts:
                 async for part in parts:
                     if isinstance(part, Finished):
-                        answer = answer_of(part, asked, model.tokenizer)
+                        (answer,) = await self._answers([asked], [part], model)
                         text, ids = growing.finish(answer)
                         result = write_answer(answer)
                         await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids, result=result))
@@ -131,6 +132,23 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
 
         del request  # it has no fields
         return await _guarded(context, answer)
+
+    async def _answers(
+        self, asked: Sequence[Asked], ended: Sequence[Finished], model: ServedModel
+    ) -> list[answers.Answer]:
+        """Answers to inputs of one call, after a pass of the scorer where its options ask for attention."""
+        if not asked[0].options.wants_attention:
+            return [answer_of(end, each, model.tokenizer) for each, end in zip(asked, ended, strict=True)]
+        pairs = [
+            pairs_of(end, each.request, each.options, model.description.eos_id)
+            for each, end in zip(asked, ended, strict=True)
+        ]
+        wanted = [pair for some in pairs for pair in some if scorable(pair)]
+        scored = iter(await self._dispatcher.score(wanted, admitted=True))
+        return [
+            with_attention(end, weights_of(some, scored), each, model)
+            for each, end, some in zip(asked, ended, pairs, strict=True)
+        ]
 
     def _find(self, name: str) -> ServedModel:
         if self._served is None:

@@ -77,6 +77,10 @@ class Tokenizer(ABC):
         """Text of ids; special tokens are left out."""
 
     @abstractmethod
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, of which some may be none of the target's; none is special."""
+
+    @abstractmethod
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
 

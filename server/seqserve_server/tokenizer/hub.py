@@ -37,6 +37,12 @@ class HubTokenizer(Tokenizer):
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, of which some may be none of the target's."""
+        decoder = self._inner.decoder
+        text: str = " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+        return text
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
         entries = (self._inner.id_to_token(token_id) for token_id in ids)

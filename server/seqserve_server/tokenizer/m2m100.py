@@ -45,6 +45,11 @@ class M2M100Tokenizer(Tokenizer):
         text: str = self._processor.Decode(pieces) if pieces else ""
         return text.strip()
 
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, of which some may be none of the target's."""
+        text: str = self._processor.Decode(list(tokens)) if tokens else ""
+        return text.strip()
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
         return [self._vocabulary.tokens_by_id.get(token_id, f"<{token_id}>") for token_id in ids]

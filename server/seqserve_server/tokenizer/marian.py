@@ -73,6 +73,11 @@ class MarianTokenizer(Tokenizer):
         text: str = self._decoding.Decode(pieces) if pieces else ""
         return text.replace(_SPACE, " ").strip()
 
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, of which some may be none of the target's."""
+        text: str = self._decoding.Decode(list(tokens)) if tokens else ""
+        return text.replace(_SPACE, " ").strip()
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Target entries of ids; an id without an entry reads as its number in angle brackets."""
         return [self._entries.get(token_id, f"<{token_id}>") for token_id in ids]

@@ -50,6 +50,10 @@ class SentencePieceTokenizer(Tokenizer):
         """Text of ids; special tokens and ids without an entry are left out."""
         return self._vocabulary.decode(ids)
 
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, of which some may be none of the target's."""
+        return self._vocabulary.join(tokens)
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Vocabulary entries of ids; an id without an entry reads as its number in angle brackets."""
         return [self._vocabulary.texts.get(token_id, f"<{token_id}>") for token_id in ids]

@@ -46,6 +46,10 @@ class WordTokenizer(Tokenizer):
         """Words between single spaces; special tokens and ids without an entry are left out."""
         return " ".join(self._texts[token_id] for token_id in ids if token_id in self._texts)
 
+    def join(self, tokens: Sequence[str]) -> str:
+        """Text of tokens, of which some may be none of the target's."""
+        return " ".join(tokens)
+
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Target entries of ids; an id without an entry reads as its number in angle brackets."""
         return _entries(self._entries, ids)
