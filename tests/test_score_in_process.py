@@ -12,10 +12,9 @@ from seqserve_server.errors import InvalidRequest, NoScorer
 from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
 from seqserve_server.ort_engine import OrtEngine
-from seqserve_server.scores import Given
 from test_beam_service import client_of
 
-PAIRS: list[tuple[Given, Given]] = [
+PAIRS: Any = [
     (("token_ids", [5 + place for place in range(1 + 3 * number)]), ("token_ids", [6 + number] * number))
     for number in range(6)
 ]
@@ -32,7 +31,7 @@ def test_a_target_has_the_scores_of_being_generated_whatever_else_is_scored(tiny
         sources = [source for (_, source), _ in PAIRS]
         answers = model.generate("token_ids", sources, max_new_tokens=12, return_logprobs=True)
         ended = [(source, answer.hypotheses[0]) for source, answer in zip(sources, answers, strict=True)]
-        pairs: list[tuple[Given, Given]] = [
+        pairs: Any = [
             (("token_ids", source), ("token_ids", found.token_ids)) for source, found in ended
         ]
         together = model.score([*pairs, *PAIRS], return_alignment=True)
@@ -51,7 +50,7 @@ def test_a_target_has_the_scores_of_being_generated_whatever_else_is_scored(tiny
 
 async def test_a_server_scores_and_decodes_at_once_with_the_bits_of_each_alone(tiny_bundle: Path) -> None:
     sources = [list(source) for (_, source), _ in PAIRS]
-    targets: Any = [list(target) for _, (_, target) in PAIRS]
+    targets = [list(target) for _, (_, target) in PAIRS]
     with LocalModel.open(tiny_bundle) as local:
         model = InProcess(local)
         alone = [told(model.score([pair], return_alignment=True)[0]) for pair in PAIRS]
