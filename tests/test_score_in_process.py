@@ -49,8 +49,8 @@ def test_a_target_has_the_scores_of_being_generated_whatever_else_is_scored(tiny
 
 
 async def test_a_server_scores_and_decodes_at_once_with_the_bits_of_each_alone(tiny_bundle: Path) -> None:
-    sources = [list(source) for (_, source), _ in PAIRS]
-    targets = [list(target) for _, (_, target) in PAIRS]
+    sources: Any = [list(source) for (_, source), _ in PAIRS]
+    targets: Any = [list(target) for _, (_, target) in PAIRS]
     with LocalModel.open(tiny_bundle) as local:
         model = InProcess(local)
         alone = [told(model.score([pair], return_alignment=True)[0]) for pair in PAIRS]
@@ -61,7 +61,8 @@ async def test_a_server_scores_and_decodes_at_once_with_the_bits_of_each_alone(t
         calls = [
             client.score(source_token_ids=sources, target_token_ids=targets, return_alignment=True) for _ in range(8)
         ]
-        generated, *scored = await asyncio.gather(client.generate(token_ids=sources), *calls)
+        answered: list[Any] = await asyncio.gather(client.generate(token_ids=sources), *calls)
+    generated, *scored = answered
     assert [result.hypotheses[0].token_ids for result in generated] == answers
     for results in scored:
         assert [told(each) for each in results] == alone
