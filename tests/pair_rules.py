@@ -38,8 +38,8 @@ def check_turn(
     """What one step may score, and in which order."""
     assert not (encoded and scored), "running rows wait for an encoder batch and for pairs"
     pairs = [pair for batch in scored for pair in batch]
-    tokens = sum(len(pair.source) + len(pair.target) for pair in pairs)
-    assert len(pairs) <= 1 or tokens <= hand.limits.encode_tokens, "running rows wait for more than one budget of pairs"
+    cost = sum(len(pair.source) + 3 * len(pair.target) for pair in pairs)
+    assert len(pairs) <= 1 or cost <= hand.limits.encode_tokens, "running rows wait for more than one budget of pairs"
     for batch in scored:
         for lengths in ([len(pair.source) for pair in batch], [len(pair.target) for pair in batch]):
             blocks = [math.ceil(length / 16) for length in lengths]

@@ -1,72 +1,88 @@
-"""Pairs of a bundle in this process, and the commands that score with one; the scorer itself is made up."""
+"""Pairs of a real bundle: in this process, by the commands, and from a server that decodes meanwhile."""
 
-from collections.abc import Sequence
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from seqserve_cli.main import main
-from seqserve_server.engine import Pair, Scored
 from seqserve_server.errors import InvalidRequest, NoScorer
 from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
 from seqserve_server.ort_engine import OrtEngine
-from seqserve_server.scores import Given
+from test_beam_service import client_of
 
-PAIRS: list[tuple[Given, Given]] = [
-    (("token_ids", [5] * (1 + number)), ("token_ids", [6 + number] * number)) for number in range(5)
+PAIRS: Any = [
+    (("token_ids", [5 + place for place in range(1 + 3 * number)]), ("token_ids", [6 + number] * number))
+    for number in range(6)
 ]
 
 
-def made_up(engine: OrtEngine, pairs: Sequence[Pair]) -> list[Scored]:
-    """Minus an eighth of each id; the n-th token attends to the n-th of the source."""
-    found = []
-    for pair in pairs:
-        tokens = np.array(pair.target[pair.prompt :], dtype=np.float32)
-        attention = np.eye(len(tokens), len(pair.source), dtype=np.float32)
-        found.append(Scored((-tokens / 8).astype(np.float32), attention))
-    return found
+def told(result: Any) -> tuple[list[float], list[list[float]]]:
+    """What must not depend on anything else that runs."""
+    return result.token_log_probs, np.asarray(result.alignment).tolist()
 
 
-@pytest.fixture
-def with_scorer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OrtEngine, "can_score", True)
-    monkeypatch.setattr(OrtEngine, "score", made_up)
-
-
-@pytest.mark.usefixtures("with_scorer")
-def test_pairs_of_all_lengths_are_answered_in_order(tiny_bundle: Path) -> None:
-    with LocalModel.open(tiny_bundle, threads=1, encode_tokens=16) as local:
-        end, model = local.description.eos_id, InProcess(local)
-        for _ in range(2):  # ids go on
-            results = model.score(PAIRS, length_penalty=0.0, return_alignment=True)
-            for number, result in enumerate(results):
-                tokens = [6 + number] * number
-                assert result.token_ids == tokens
-                assert result.token_log_probs == [-token / 8 for token in (*tokens, end)]
-                assert result.score == sum(result.token_log_probs)
-                assert result.alignment is not None
-                assert result.alignment.shape == (number, result.input_token_count)
+def test_a_target_has_the_scores_of_being_generated_whatever_else_is_scored(tiny_bundle: Path) -> None:
+    with LocalModel.open(tiny_bundle, threads=1, encode_tokens=40) as local:
+        model = InProcess(local)
+        sources = [source for (_, source), _ in PAIRS]
+        answers = model.generate("token_ids", sources, max_new_tokens=12, return_logprobs=True)
+        ended = [(source, answer.hypotheses[0]) for source, answer in zip(sources, answers, strict=True)]
+        pairs: Any = [
+            (("token_ids", source), ("token_ids", found.token_ids)) for source, found in ended
+        ]
+        together = model.score([*pairs, *PAIRS], return_alignment=True)
+        for (source, found), result in zip(ended, together, strict=False):
+            generated = found.token_log_probs
+            assert np.allclose(result.token_log_probs[: len(generated)], generated, atol=1e-5)
+            assert result.token_ids == found.token_ids
+            assert result.alignment is not None
+            assert result.alignment.shape == (len(found.token_ids), len(source) + 1)
+            assert np.allclose(result.alignment.sum(axis=1), 1, atol=1e-5)
+        alone = [model.score([pair], return_alignment=True)[0] for pair in (*pairs, *PAIRS)]
+        assert [told(each) for each in together] == [told(each) for each in alone]
         with pytest.raises(InvalidRequest, match=r"pairs\[1\].target.token_ids\[0\]"):
             model.score([PAIRS[0], (PAIRS[0][0], ("token_ids", [-1]))])
-        (generated,) = model.generate("token_ids", [[5, 6]], max_new_tokens=4)
-        assert generated.hypotheses
 
 
-@pytest.mark.usefixtures("with_scorer")
+async def test_a_server_scores_and_decodes_at_once_with_the_bits_of_each_alone(tiny_bundle: Path) -> None:
+    sources: Any = [list(source) for (_, source), _ in PAIRS]
+    targets: Any = [list(target) for _, (_, target) in PAIRS]
+    with LocalModel.open(tiny_bundle) as local:
+        model = InProcess(local)
+        alone = [told(model.score([pair], return_alignment=True)[0]) for pair in PAIRS]
+        answers = [model.generate("token_ids", [source])[0].hypotheses[0].token_ids for source in sources]
+    async with client_of(tiny_bundle, max_rows=4) as client:
+        (info,) = (await client.info()).models
+        assert (info.has_scorer, info.alignment_source) == (True, "layer 1 of 2, mean of 2 heads")
+        calls = [
+            client.score(source_token_ids=sources, target_token_ids=targets, return_alignment=True) for _ in range(8)
+        ]
+        answered: list[Any] = await asyncio.gather(client.generate(token_ids=sources), *calls)
+    generated, *scored = answered
+    assert [result.hypotheses[0].token_ids for result in generated] == answers
+    for results in scored:
+        assert [told(each) for each in results] == alone
+
+
 def test_the_commands_score_with_a_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = ["--model", str(tiny_bundle), "--token-ids"]
     assert main(["score", *bundle, "--length-penalty", "0", "5 6", "8 16"]) == 0
-    score = capsys.readouterr().out
+    score = float(capsys.readouterr().out)
     with LocalModel.open(tiny_bundle) as local:
-        end = local.description.eos_id
-        (answer,) = InProcess(local).generate("token_ids", [[5, 6, 7]])
-    assert float(score) == pytest.approx(-(8 + 16 + end) / 8)
-    assert main(["align", *bundle, "--format", "pharaoh", "5 6 7"]) == 0
-    aligned = capsys.readouterr().out.split()
-    assert len(aligned) == len(answer.hypotheses[0].token_ids)
-    assert aligned[:3] == ["0-0", "1-1", "2-2"]
+        model = InProcess(local)
+        (answer,) = model.generate("token_ids", [[5, 6, 7]], max_new_tokens=5)
+        (scored,) = model.score([(("token_ids", [5, 6]), ("token_ids", [8, 16]))])
+        assert model.alignment_source == "tiny: layer 1 of 2, mean of 2 heads"
+    assert score == pytest.approx(sum(scored.token_log_probs), rel=1e-5)
+    target = " ".join(map(str, answer.hypotheses[0].token_ids))
+    assert main(["align", *bundle, "--format", "pharaoh", "5 6 7", target]) == 0
+    aligned = [pair.split("-") for pair in capsys.readouterr().out.split()]
+    assert [int(target) for _, target in aligned] == list(range(len(answer.hypotheses[0].token_ids)))
+    assert {int(source) for source, _ in aligned} <= {0, 1, 2, 3}
     assert main(["score", *bundle, "5", "-1"]) == 1
     assert capsys.readouterr().err.startswith("seqserve: line 1: INVALID_ARGUMENT: pairs[0].target.token_ids[0]: ")
 

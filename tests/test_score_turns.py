@@ -75,7 +75,7 @@ class Traffic(HandLoop):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_requests_and_pairs_go_on_side_by_side_and_each_has_one_end(seed: int) -> None:
-    traffic = Traffic(max_rows=(1, 4, 16)[seed % 3], encode_tokens=(16, 40, 400)[seed // 2])
+    traffic = Traffic(max_rows=(1, 4, 16)[seed % 3], encode_tokens=(16, 80, 800)[seed // 2])
     traffic.play(seed)
     ends = [traffic.ended[number] for number in traffic.pairs]
     assert {type(end) for end in ends} == {PairScored, Finished, Failed}
@@ -86,10 +86,10 @@ def test_requests_and_pairs_go_on_side_by_side_and_each_has_one_end(seed: int) -
 
 
 def test_a_stream_has_a_token_in_every_step_while_pairs_are_scored_in_slices() -> None:
-    hand = HandLoop(make_limits(4, encode_tokens=24))
+    hand = HandLoop(make_limits(4, encode_tokens=48))
     stream = hand.submit((26, END), 20, stream=True)
     hand.step()
-    pairs = [hand.submit_pair(SOURCE, (14, 28, END)) for _ in range(9)]  # of 7 tokens each
+    pairs = [hand.submit_pair(SOURCE, (14, 28, END)) for _ in range(9)]  # of 3 and 4 tokens each, which cost 15
     for done in (3, 6, 9):
         hand.step()
         assert [isinstance(hand.ended.get(number), PairScored) for number in pairs].count(True) == done
@@ -185,7 +185,7 @@ class ForgetsWhoCancels(Scheduler):
 
 
 class ScoresWithoutBound(ScoreQueue):
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, budget: int) -> None:
         super().__init__(1 << 30)
 
 
@@ -258,6 +258,6 @@ def test_a_planted_bug_of_the_queue_is_found(bug: type[ScoreQueue], symptom: str
 
 def play_some(queue: type[ScoreQueue]) -> None:
     for seed in range(5):
-        traffic = Traffic(encode_tokens=160)
-        traffic.scheduler.pairs = queue(160)
+        traffic = Traffic(encode_tokens=400)
+        traffic.scheduler.pairs = queue(400)
         traffic.play(seed)

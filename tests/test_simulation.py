@@ -21,7 +21,7 @@ def test_adversarial_arrivals_are_served_in_order_in_time_and_without_starving_a
     simulation = Simulation(LIMITS)
     simulation.play(adversarial(seed, 700))
     reasons = {event.reason for event in simulation.ended.values() if isinstance(event, Finished)}
-    assert reasons == set(FinishReason)
+    assert reasons == set(FinishReason) - {FinishReason.STOP}  # the pencil has no texts
     failures = {event.message for event in simulation.ended.values() if isinstance(event, Failed)}
     assert failures == {"the encoder failed", "the model produced a value that is not finite"}
     assert sum(simulation.engine.steps) + len(simulation.requests) > 4_000  # tokens and requests of this one run

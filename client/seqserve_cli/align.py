@@ -21,14 +21,17 @@ lines of stdin, with a tab between source and target where there is one.
 In a terminal it looks like this, a row for each target token and a column for each source token, read downwards;
 --output draws it:
 
-            d p   <
-          T o l   /
-          w g a   s
-          o s y . >
-  Zwei    ██
-  Hunde   ░░▓▓
-  spielen   ░░▓▓
-  .             ▓▓░░
+             ▁ ▁     ▁
+           ▁ d p   ▁ s   <
+           T o l ▁ t n   /
+           w g a i h o   s
+           o s y n e w . >
+  ▁Zwei    ██
+  ▁Hunde     ▓▓
+  ▁spielen     ██
+  ▁im            ▒▒  ░░
+  ▁Schnee            ██
+  .            ░░      ▒▒░░
 
 --format pharaoh prints the most attended source token of each target token as SOURCE-TARGET, counted from 0. All
 source tokens count, special tokens too, as --json lists them.
@@ -94,8 +97,9 @@ async def _align(options: argparse.Namespace, blocks: AsyncIterator[list[pairs.P
 
     if options.model:
         with remote.errors_as_one_line("in-process"):
-            model = pairs.BundleModel(Bundle(options.model), options)
-            answer = pairs.answering(model, kind, aligned=True)
+            bundle = Bundle(options.model)
+            title = bundle.alignment_source
+            answer = pairs.answering(pairs.BundleModel(bundle, options), kind, aligned=True)
             await answer_in_order(blocks, answer, emit, batch_size=pairs.IN_PROCESS_BATCH_SIZE, calls_in_flight=1)
         return
     with remote.errors_as_one_line(options.target):

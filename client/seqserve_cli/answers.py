@@ -134,6 +134,11 @@ class Bundle:
         with self._errors():
             return list(self._model.generate(IN_PROCESS_KINDS[kind], contents, **decoding_options(options)))
 
+    @property
+    def alignment_source(self) -> str:
+        """The model, and whose attention its alignments are."""
+        return self._model.alignment_source
+
     def score(self, pairs: list[Any], options: ScoreOptions) -> list[Any]:
         """Results with the fields of the client's, of pairs of sources and targets, each with its kind."""
         with self._errors():

@@ -82,7 +82,7 @@ def draw(path: Path, result: Any, title: str) -> None:
     axes.set_yticks(range(len(target)), labels=target, parse_math=False)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
-    axes.set_xlabel("source")
+    axes.set_xlabel("source", labelpad=8)
     axes.set_ylabel("target")
     figure.colorbar(image, ax=axes, label="attention", shrink=0.8)
     if title:

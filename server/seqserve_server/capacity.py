@@ -128,8 +128,8 @@ class SchedulerLimits:
 
     Attributes:
         max_rows: Most rows that run at once.
-        encode_tokens: Most source tokens encoded between two decoder steps (a longer source goes alone): the bound on
-            how long arrivals can hold up running rows.
+        encode_tokens: Most source tokens encoded between two decoder steps (a longer source goes alone), or pairs that
+            cost as much scored: the bound on how long arrivals can hold up running rows.
         cache_bytes: Most bytes of state buffers.
         cost: What the state of rows and places costs.
         widths: Of the graph's places, ascending; the first is 1.

@@ -64,6 +64,12 @@ class InProcess:
                 text, ids = growing.push(part)
                 yield Chunk(text, ids)
 
+    @property
+    def alignment_source(self) -> str:
+        """The model, and whose attention its alignments are; empty where it has none."""
+        description = self._local.description
+        return f"{description.name}: {description.alignment}" if description.alignment is not None else ""
+
     def score(self, pairs: Sequence[tuple[Given, Given]], **options: Any) -> list[Score]:
         """One result per pair of a source and a target, each with its kind.
 

@@ -114,7 +114,7 @@ class ModelMetrics(Collector):
             gauge.add_metric(values, value)
             yield gauge
         for name, text, count in (
-            ("seqserve_input_tokens", "Source tokens of requests that were given rows.", self._input_tokens),
+            ("seqserve_input_tokens", "Source tokens of requests with rows, and of pairs.", self._input_tokens),
             ("seqserve_output_tokens", "Tokens generated, end tokens included.", self._output_tokens),
             ("seqserve_encoder_cache_hits", "Sources that the encoder was spared.", reuse.hits),
             ("seqserve_encoder_cache_misses", "Sources that it encoded.", reuse.misses),

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from seqserve_server.decoding.search import Hypothesis, SearchSettings
 from seqserve_server.engine import Pair
 
+TARGET_COST = 3
+"""Source tokens that are encoded in the time that one target token takes: it goes through a decoder and the logits of a
+whole vocabulary. Measured: 3.2, in a pass of the demo model over 16 pairs of 16 and 16 tokens, on one thread."""
+
 
 class FinishReason(Enum):
     """Why a request ended without failing."""
@@ -67,9 +71,9 @@ class ScoreRequest:
     deadline: float | None = None
 
     @property
-    def tokens(self) -> int:
-        """What a pass has to compute for it."""
-        return len(self.pair.source) + len(self.pair.target)
+    def cost(self) -> int:
+        """What a pass has to compute for it, in tokens of an encoder batch."""
+        return len(self.pair.source) + TARGET_COST * len(self.pair.target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ class ScoreQueue:
     """In order of arrival. A pair is in it until its terminal event, so that no fault on the way can lose it.
 
     Args:
-        tokens: Most source and target tokens of one turn (a larger pair goes alone): the bound on how long a turn can
-            hold up running rows.
+        budget: Most that the pairs of one turn cost (a larger pair goes alone), in tokens of an encoder batch: the
+            bound on how long a turn can hold up running rows.
     """
 
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
         self._waiting: dict[int, ScoreRequest] = {}
         self._suspects: set[int] = set()
 
@@ -48,11 +48,11 @@ class ScoreQueue:
     def turn(self) -> list[list[ScoreRequest]]:
         """The first pairs, as many as one turn takes, in passes of similar length. They stay in the queue."""
         chosen: list[ScoreRequest] = []
-        tokens = 0
+        cost = 0
         for request in self._waiting.values():
-            tokens += request.tokens
+            cost += request.cost
             suspect = request.id in self._suspects
-            if chosen and (suspect or tokens > self._tokens):
+            if chosen and (suspect or cost > self._budget):
                 break
             chosen.append(request)
             if suspect:
