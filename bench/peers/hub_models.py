@@ -145,14 +145,22 @@ def make_model(kind: str, tokenizer: Any) -> Any:
 
 
 def make_marian(common: dict[str, Any], size: int) -> Any:
-    """With what OPUS-MT's conversions set; ``size`` is the vocabulary's, whose last token is padding and the start."""
+    """With what OPUS-MT's conversions set; ``size`` is the vocabulary's, whose last token is padding and the start.
+
+    Marian itself has no such token: it begins with zeros, which is what the conversions put into its row.
+    """
     pad = size - 1
     model = transformers.MarianMTModel(transformers.MarianConfig(
         **common, activation_function="swish", static_position_embeddings=True, pad_token_id=pad, eos_token_id=0,
         bos_token_id=0, forced_eos_token_id=0, decoder_start_token_id=pad, share_encoder_decoder_embeddings=True,
         normalize_before=False, normalize_embedding=False, add_final_layer_norm=False,
     ))
-    model.generation_config.update(num_beams=4, bad_words_ids=[[pad]], forced_eos_token_id=0)
+    model.generation_config.update(
+        num_beams=4, bad_words_ids=[[pad]], forced_eos_token_id=0, renormalize_logits=True
+    )
+    table: Tensor = model.model.shared.weight
+    table.data[pad] = 0.0
+    table.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([pad]), 0.0))  # as an output it has one
     return model
 
 
