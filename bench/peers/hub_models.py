@@ -158,7 +158,7 @@ def make_marian(common: dict[str, Any], size: int) -> Any:
     model.generation_config.update(
         num_beams=4, bad_words_ids=[[pad]], forced_eos_token_id=0, renormalize_logits=True
     )
-    table: Tensor = model.model.shared.weight
+    table: Any = model.model.shared.weight
     table.data[pad] = 0.0
     table.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([pad]), 0.0))  # as an output it has one
     return model

@@ -9,7 +9,13 @@ from seqserve_export.families.bart_weights import Read, read_directory
 from seqserve_export.families.byte_pairs import FILES, MERGES_FILE, VOCABULARY_FILE, read_byte_pairs
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import digests, has_model_type
-from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, HubText, check_tokenizer, read_hub_tokenizer
+from seqserve_export.families.hub_tokenizer import (
+    TOKENIZER_FILE,
+    HubText,
+    check_tokenizer,
+    read_hub_tokenizer,
+    read_settings,
+)
 from seqserve_export.model import TransformerConfig
 from seqserve_export.sentencepiece_files import FAIRSEQ_FILE, HABITS, SentencePieceFiles
 from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
@@ -110,9 +116,20 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
                 *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE, *made_of))
             ]),
         },
-        no_tokenizer=no_tokenizer(directory, TOKENIZER_FILE, *([PIECES_FILE] if read.layout is PEGASUS else [])),
+        no_tokenizer=no_text(directory, read.layout),
         notes=read.notes,
     )
+
+
+def no_text(directory: Path, layout: Layout) -> str:
+    """What there would have to be; BART's two files go together, and may be another class's."""
+    if layout is not BART:
+        return no_tokenizer(directory, TOKENIZER_FILE, PIECES_FILE)
+    pair = (VOCABULARY_FILE, MERGES_FILE)
+    there = [name for name in pair if (directory / name).is_file()]
+    if len(there) == len(pair) and (name := read_settings(directory).get("tokenizer_class")):
+        return f"without {TOKENIZER_FILE} ({SETTINGS_FILE} gives {' and '.join(pair)} to {name:.80})"
+    return no_tokenizer(directory, TOKENIZER_FILE, *(pair if there else ()))
 
 
 def no_tokenizer(directory: Path, *files: str) -> str:

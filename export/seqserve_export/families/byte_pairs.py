@@ -1,6 +1,5 @@
 """BART's vocab.json and merges.txt as the ``tokenizer.json`` that transformers 5 builds of them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ NAMED = {
     "cls_token": "<s>", "mask_token": "<mask>",
 }
 SETTINGS = {
-    "tokenizer_class": TEXT.or_null(), "add_prefix_space": FLAG,
+    "tokenizer_class": TEXT.or_null(), "add_prefix_space": FLAG, "trim_offsets": FLAG,
     **dict.fromkeys((DECODER, "extra_special_tokens", "additional_special_tokens"), COLLECTION.or_null()),
 }
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
@@ -53,19 +52,17 @@ def read_byte_pairs(directory: Path) -> tuple[dict[str, Any], dict[str, Any]] | 
     except UnicodeDecodeError as error:
         raise ExportError(f"{directory / MERGES_FILE}: not UTF-8: {error.reason}") from None
     merges = list(_merges(directory / MERGES_FILE, lines, vocabulary))
-    settings = {**NAMED, **_merged(directory, settings)}
     try:
-        added = _added(settings, vocabulary)
+        settings = {**NAMED, **_merged(directory, settings)}
+        return _tokenizer(vocabulary, merges, _added(settings, vocabulary), settings), settings
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ExportError(f"{path}: special tokens of an unknown form: {error!r:.80}") from None
-    ids = vocabulary | {token["content"]: token["id"] for token in added}
-    return _tokenizer(vocabulary, merges, added, ids, settings), settings
 
 
 def _tokenizer(
-    vocabulary: dict[str, int], merges: list[list[str]], added: list[dict[str, Any]], ids: dict[str, int],
-    settings: Mapping[str, Any],
+    vocabulary: dict[str, int], merges: list[list[str]], added: list[dict[str, Any]], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
+    ids = vocabulary | {token["content"]: token["id"] for token in added}
     spaced = settings.get("add_prefix_space", False)
     separator, start = (str(token_text(settings[name])) for name in ("sep_token", "cls_token"))
     flags = {"trim_offsets": True, "use_regex": True}
