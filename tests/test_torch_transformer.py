@@ -99,6 +99,16 @@ def test_named_vocabularies_make_a_bundle_of_text(tmp_path: Path) -> None:
     assert tokenizer.decode([2, 5, 1, 0, 7, 3]) == "wort5 <unk> wort7"
 
 
+def test_vocabularies_may_be_named_as_the_books_are(tmp_path: Path) -> None:
+    write(tmp_path / "source", {})
+    names = write_words(tmp_path / "source")
+    for side, name in names.items():
+        (tmp_path / "source" / name).rename(tmp_path / "source" / f"{side}{Path(name).suffix}")
+        names[side] = f"{side}{Path(name).suffix}"
+    (tmp_path / "source" / "config.json").write_text(json.dumps(settings(**names)))
+    assert choose_family(tmp_path / "source").name == "torch"
+
+
 @pytest.mark.parametrize(("changed", "told"), [
     ({"target_vocab": ...}, "source_vocab and target_vocab go together"),
     ({"source_vocab": "../source/source.json"}, "source_vocab '../source/source.json' is not the name of a file in"),
