@@ -135,7 +135,7 @@ def without_tokenizer(source: Path, directory: Path) -> Path:
 
 
 @pytest.mark.parametrize(("source", "files", "told"), [
-    (BART, ["vocab.json", "merges.txt"], "without tokenizer.json (there is vocab.json, merges.txt)"),
+    (BART, ["vocab.json"], "without tokenizer.json or merges.txt (there is vocab.json)"),
     (DATA / "hub/pegasus", [], "without tokenizer.json or spiece.model"),
     (M2M100, ["vocab.json"], "without tokenizer.json or sentencepiece.bpe.model (there is vocab.json)"),
     (M2M100, ["sentencepiece.bpe.model", "tokenizer_config.json"],

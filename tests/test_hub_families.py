@@ -185,7 +185,7 @@ def test_what_is_not_done_as_there_is_noted(tmp_path: Path) -> None:
     assert load(directory).all_notes == (), "transformers does not apply it to byte pairs either"
     (directory / "tokenizer.json").rename(directory / "merges.txt")
     assert load(directory).all_notes == (
-        "without tokenizer.json (there is merges.txt): the bundle takes and returns token ids",
+        "without tokenizer.json or vocab.json (there is merges.txt): the bundle takes and returns token ids",
     )
     assert (load(directory).source_prefix, load(directory).source_suffix) == ((0,), (2,))
     directory = copy("mbart50", tmp_path)

@@ -1,7 +1,6 @@
 """Models around ``torch.nn.Transformer``: equal to PyTorch's own forward, and refused where a name does not fit."""
 
 import json
-import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,50 +9,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from checkpoint_edits import change_json, change_tensors
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
-from seqserve_export.model.positions import sinusoid_table
 from seqserve_export.pipeline import ExportOptions, export_bundle
 from seqserve_export.word_files import WordFiles
 from seqserve_server.local import LocalModel
 from seqserve_server.tokenizer.words import WordTokenizer
+from translator import Translator
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 IDS, PREFIX = [7, 5, 19, 3], [2, 4, 9, 9, 21, 8]
-
-
-class Translator(nn.Module):
-    """What people build around ``nn.Transformer``: scaled embeddings, added positions, an output layer."""
-
-    def __init__(self, *, stored_positions: bool, tied: bool, **options: Any) -> None:
-        super().__init__()
-        self.scale = math.sqrt(24)
-        self.transformer = nn.Transformer(
-            24, 4, num_encoder_layers=2, num_decoder_layers=3, dim_feedforward=40, batch_first=True, **options
-        )
-        self.source, self.target = nn.Embedding(25, 24), nn.Embedding(31, 24)
-        self.generator = nn.Linear(24, 31, bias=not tied)
-        if tied:
-            self.generator.weight = self.target.weight
-        table = sinusoid_table(60, 24, "interleaved")
-        if stored_positions:
-            table = torch.randn(60, 1, 24) * 0.1
-        self.register_buffer("table", table, persistent=stored_positions)
-
-    def forward(self, source: list[int], target: list[int]) -> Tensor:
-        """Logits [len(target), vocabulary]."""
-        def embed(table: nn.Embedding, ids: list[int]) -> Tensor:
-            positions = self.get_buffer("table").reshape(60, 24)[: len(ids)]
-            embedded: Tensor = table(torch.tensor([ids])) * self.scale + positions
-            return embedded
-
-        mask = nn.Transformer.generate_square_subsequent_mask(len(target))
-        states = self.transformer(embed(self.source, source), embed(self.target, target), tgt_mask=mask)
-        logits: Tensor = self.generator(states)[0]
-        return logits
 
 
 def settings(**changed: Any) -> dict[str, Any]:
@@ -130,6 +97,16 @@ def test_named_vocabularies_make_a_bundle_of_text(tmp_path: Path) -> None:
     assert set(checkpoint.provenance["source_files"]) >= {"source.json", "target.txt"}
     tokenizer = WordTokenizer(checkpoint.tokenizer.vocabulary)
     assert tokenizer.decode([2, 5, 1, 0, 7, 3]) == "wort5 <unk> wort7"
+
+
+def test_vocabularies_may_be_named_as_the_books_are(tmp_path: Path) -> None:
+    write(tmp_path / "source", {})
+    names = write_words(tmp_path / "source")
+    for side, name in names.items():
+        (tmp_path / "source" / name).rename(tmp_path / "source" / f"{side}{Path(name).suffix}")
+        names[side] = f"{side}{Path(name).suffix}"
+    (tmp_path / "source" / "config.json").write_text(json.dumps(settings(**names)))
+    assert choose_family(tmp_path / "source").name == "torch"
 
 
 @pytest.mark.parametrize(("changed", "told"), [

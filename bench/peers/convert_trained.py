@@ -2,7 +2,9 @@
 
     .venv-peers/bin/python bench/peers/convert_trained.py DIRECTORY OUT
 
-The converter reads settings that transformers 5 no longer has; they are put back, with the values of the classes.
+The converter reads settings that transformers 5 no longer has; they are put back, with the values of the classes. It
+takes T5's scaled outputs from ``tie_word_embeddings``, which transformers 5 makes true for mT5 too, whose outputs are
+not scaled: for mT5 the switch is turned off once the model is loaded.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ctranslate2.converters import TransformersConverter
 
@@ -18,6 +21,17 @@ SETTINGS = {
     "mbart": {"normalize_before": True, "add_final_layer_norm": True, "normalize_embedding": True},
     "pegasus": {"normalize_before": True, "add_final_layer_norm": True, "normalize_embedding": False},
 }
+
+
+class Converter(TransformersConverter):  # type: ignore[misc]
+    """CTranslate2's own."""
+
+    def load_model(self, *given: Any, **options: Any) -> Any:
+        """By transformers, with the switch that the converter takes for scaled outputs."""
+        model = super().load_model(*given, **options)
+        if model.config.model_type == "mt5":
+            model.config.tie_word_embeddings = False
+        return model
 
 
 def main() -> None:
@@ -32,7 +46,7 @@ def main() -> None:
         settings = json.loads(path.read_text(encoding="utf-8"))
         settings.update(SETTINGS.get(settings["model_type"], {}))
         path.write_text(json.dumps(settings), encoding="utf-8")
-        TransformersConverter(str(copy)).convert(str(options.out), force=True)
+        Converter(str(copy)).convert(str(options.out), force=True)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ ENTRIES, WIDTH, HEADS, FFN, LAYERS = 2000, 128, 4, 256, 2
 BATCH, PEAK, WARMUP = 64, 2e-3, 200
 CODES = {"mbart": ("en_XX", "de_DE", "fr_XX"), "mbart50": ("en_XX", "de_DE", "fr_XX"),
          "nllb": ("eng_Latn", "deu_Latn", "fra_Latn"), "m2m100": ("en", "de", "fr")}
+SIDES = {"source": "en", "target": "de"}  # of Marian, whose sides have SentencePiece models of their own
 PIECES = {"pegasus": "spiece.model", "t5": "spiece.model", "mt5": "spiece.model", "m2m100": "sentencepiece.bpe.model",
           "mbart": "sentencepiece.bpe.model", "mbart50": "sentencepiece.bpe.model", "nllb": "sentencepiece.bpe.model"}
 TOKENIZERS = {"mbart": "MBartTokenizer", "mbart50": "MBart50Tokenizer", "nllb": "NllbTokenizer", "t5": "T5Tokenizer",
@@ -65,6 +66,22 @@ def train_pieces(texts: list[str], path: Path, kind: str) -> None:
         byte_fallback=kind == "mt5", **ids,
     )
     path.with_suffix(".vocab").unlink()
+    path.with_suffix(".model").rename(path)
+
+
+def make_marian_tokenizer(data: Path, directory: Path) -> Any:
+    """As OPUS-MT directories have it: two models, one vocabulary in an order of its own, the padding token last."""
+    pieces = set()
+    for side, language in SIDES.items():
+        path = directory / f"{side}.spm"
+        train_pieces(sentences(data, language, "train"), path, "marian")
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        pieces |= {model.id_to_piece(number) for number in range(model.get_piece_size())}
+    entries = ["</s>", "<unk>", *sorted(pieces - {"<s>", "</s>", "<unk>"}), "<pad>"]
+    (directory / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(entries)}))
+    settings = {"tokenizer_class": "MarianTokenizer", "source_lang": "eng", "target_lang": "deu"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return transformers.MarianTokenizer.from_pretrained(directory)
 
 
 def make_tokenizer(kind: str, texts: list[str], directory: Path) -> Any:
@@ -118,11 +135,33 @@ def make_model(kind: str, tokenizer: Any) -> Any:
         return transformers.MBartForConditionalGeneration(
             transformers.MBartConfig(**common, decoder_start_token_id=start)
         )
+    if kind == "marian":
+        return make_marian(common, size)
     if kind == "pegasus":
         return transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(**common))
     return transformers.M2M100ForConditionalGeneration(
         transformers.M2M100Config(**common, decoder_start_token_id=2, decoder_layerdrop=0.0, encoder_layerdrop=0.0)
     )
+
+
+def make_marian(common: dict[str, Any], size: int) -> Any:
+    """With what OPUS-MT's conversions set; ``size`` is the vocabulary's, whose last token is padding and the start.
+
+    Marian itself has no such token: it begins with zeros, which is what the conversions put into its row.
+    """
+    pad = size - 1
+    model = transformers.MarianMTModel(transformers.MarianConfig(
+        **common, activation_function="swish", static_position_embeddings=True, pad_token_id=pad, eos_token_id=0,
+        bos_token_id=0, forced_eos_token_id=0, decoder_start_token_id=pad, share_encoder_decoder_embeddings=True,
+        normalize_before=False, normalize_embedding=False, add_final_layer_norm=False,
+    ))
+    model.generation_config.update(
+        num_beams=4, bad_words_ids=[[pad]], forced_eos_token_id=0, renormalize_logits=True
+    )
+    table: Any = model.model.shared.weight
+    table.data[pad] = 0.0
+    table.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([pad]), 0.0))  # as an output it has one
+    return model
 
 
 def encode_pairs(kind: str, tokenizer: Any, folder: Path, count: int) -> list[Pair]:
@@ -194,7 +233,7 @@ def build(kind: str, data: Path, directory: Path, seconds: float) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     languages = ("en", "de", "fr") if kind in CODES else ("en", "de")
     texts = [line for code in languages for line in sentences(data, code, "train")]
-    tokenizer = make_tokenizer(kind, texts, partial)
+    tokenizer = make_marian_tokenizer(data, partial) if kind == "marian" else make_tokenizer(kind, texts, partial)
     model = make_model(kind, tokenizer)
     train(kind, model, encode_pairs(kind, tokenizer, data, 29000), seconds, lambda line: print(line, flush=True))
     model.generation_config.max_length = 60
@@ -211,7 +250,7 @@ def build(kind: str, data: Path, directory: Path, seconds: float) -> None:
 
 def main() -> None:
     """Build what is asked for and missing."""
-    kinds = ("bart", "mbart", "mbart50", "pegasus", "nllb", "m2m100", "t5", "mt5")
+    kinds = ("bart", "mbart", "mbart50", "pegasus", "nllb", "m2m100", "t5", "mt5", "marian")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", choices=[*kinds, []], metavar="CLASS", help=", ".join(kinds))
     parser.add_argument("--data", type=Path, required=True, help="folder with the Multi30k files")

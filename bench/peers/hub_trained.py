@@ -15,7 +15,7 @@ from seqserve_export import reference
 from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_server.tokenizer import Tokenizer
 
-FAMILIES = {"bart", "pegasus", "mbart", "m2m100"}
+FAMILIES = {"bart", "pegasus", "mbart", "m2m100", "marian"}
 SPLITS, LANGUAGES = ("train", "val", "test_2016_flickr"), ("en", "de", "fr")
 TRANSLATED, BATCH, ID_BATCH = 200, 50, 2000
 AWKWARD = (

@@ -119,6 +119,7 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
 
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
     model.generation_config.max_length = None  # ``generate`` warns at every call of limits that are set twice
+    never = model.generation_config.bad_words_ids or []  # what a call gives replaces these, even None does
     found = []
     for case in cases:
         wanted, prompt = case["settings"], case["prompt"]
@@ -136,7 +137,7 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
                 repetition_penalty=wanted.get("repetition_penalty", 1.0),
                 no_repeat_ngram_size=wanted.get("no_repeat_ngram_size", 0),
                 suppress_tokens=[ids[0] for ids in held_down if len(ids) == 1] or None,
-                bad_words_ids=[ids for ids in held_down if len(ids) > 1] or None,
+                bad_words_ids=[*never, *(ids for ids in held_down if len(ids) > 1)] or None,
             )
         rows = [row[len(prompt) :] for row in output.sequences.tolist()]
         rows = [row[: row.index(facts["eos_id"])] if facts["eos_id"] in row else row for row in rows]
@@ -145,7 +146,8 @@ def by_transformers(directory: Path, facts: dict[str, Any], cases: list[dict[str
         else:  # the model's own log-probabilities, before what held tokens down
             chosen = output.sequences[0, 1:].tolist()[-len(output.logits) :]
             steps = zip(output.logits, chosen, strict=True)
-            own = [torch.log_softmax(step[0], -1)[token].item() for step, token in steps]
+            out = torch.tensor([ids[0] for ids in never if len(ids) == 1], dtype=torch.int64)  # as bundles do
+            own = [torch.log_softmax(step[0].index_fill(0, out, -torch.inf), -1)[token].item() for step, token in steps]
             limit = facts["longest"] + len(prompt) - 1
             if model.generation_config.forced_eos_token_id is not None and len(own) == limit:
                 own[-1] = 0.0  # there was no choice

@@ -79,24 +79,32 @@ class HubFile(TokenizerFiles):
 
     Attributes:
         unknown_id: The id of the unknown token, if there is one.
+        content: The file, where it was made of others; ``path`` is then the first of these.
     """
 
     path: Path
     unknown_id: int | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    content: str | None = field(default=None, compare=False, repr=False)
 
     def write(self, directory: Path) -> None:
-        """Copy it."""
+        """Copy it, or write it for the first time."""
         target = directory / bundle.TOKENIZER_FILE
         target.parent.mkdir()
-        shutil.copyfile(self.path, target)
+        if self.content is None:
+            shutil.copyfile(self.path, target)
+        else:
+            target.write_text(self.content, encoding="utf-8")
 
     def encoder(self) -> Encoder:
         """By the ``tokenizers`` library."""
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(self.path))
+            if self.content is None:
+                tokenizer = Tokenizer.from_file(str(self.path))
+            else:
+                tokenizer = Tokenizer.from_str(self.content)
         except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
             raise ExportError(f"{self.path}: not a usable tokenizer: {error}") from None
         tokenizer.no_truncation()  # as the server does

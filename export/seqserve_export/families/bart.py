@@ -1,12 +1,22 @@
 """Hugging Face BART and Pegasus directories: one language, or none that the model knows of."""
 
+import json
 from pathlib import Path
 
+from seqserve_export.errors import ExportError
 from seqserve_export.families.bart_layout import Layout
 from seqserve_export.families.bart_weights import Read, read_directory
+from seqserve_export.families.byte_pairs import FILES, MERGES_FILE, VOCABULARY_FILE, read_byte_pairs
 from seqserve_export.families.checkpoint import LoadedCheckpoint
 from seqserve_export.families.files import digests, has_model_type
-from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
+from seqserve_export.families.hub_tokenizer import (
+    TOKENIZER_FILE,
+    HubText,
+    check_tokenizer,
+    read_hub_tokenizer,
+    read_settings,
+)
+from seqserve_export.model import TransformerConfig
 from seqserve_export.sentencepiece_files import FAIRSEQ_FILE, HABITS, SentencePieceFiles
 from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile
 
@@ -35,7 +45,7 @@ PEGASUS = Layout(
 )
 # Files that hold a tokenizer which transformers would convert, and this project does not.
 PIECES_FILE = HABITS["pegasus"].file
-OTHER_TOKENIZERS = (PIECES_FILE, FAIRSEQ_FILE, "vocab.json", "merges.txt", "vocab.txt")
+OTHER_TOKENIZERS = (PIECES_FILE, FAIRSEQ_FILE, VOCABULARY_FILE, MERGES_FILE, "vocab.txt")
 
 
 def recognises_bart(directory: Path) -> bool:
@@ -60,12 +70,33 @@ def load_pegasus(directory: Path) -> LoadedCheckpoint:
     return _load(directory, read_directory(directory, PEGASUS), ())
 
 
+def read_bart_text(directory: Path, config: TransformerConfig) -> HubText | None:
+    """``vocab.json`` and ``merges.txt``, where there is no ``tokenizer.json``.
+
+    Raises:
+        ExportError: naming the file and what is malformed, or does not fit the model.
+    """
+    read = read_byte_pairs(directory)
+    if read is None:
+        return None
+    path, (values, settings) = directory / VOCABULARY_FILE, read
+    content = json.dumps(values, ensure_ascii=False)
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        raise ExportError(f"{path}: has a token that cannot be written in UTF-8") from None
+    return check_tokenizer(path, values, settings, config, content)
+
+
 def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpoint:
     config, generation = read.model.config, read.generation
     text = read_hub_tokenizer(directory, config)
+    if text is None and read.layout is BART:
+        text = read_bart_text(directory, config)
     tokenizer: HubFile | SentencePieceFiles | None = None if text is None else text.file
     if tokenizer is None and read.layout is PEGASUS and (directory / PIECES_FILE).is_file():
         tokenizer = SentencePieceFiles.read(directory, "pegasus", config)
+    made_of = FILES if text is not None and text.file.content is not None else ()
     fewest, most = generation.answer_limits(len(generation.prompt), config.max_target_length)
     return LoadedCheckpoint(
         family=read.layout.family,
@@ -82,12 +113,23 @@ def _load(directory: Path, read: Read, prefix: tuple[int, ...]) -> LoadedCheckpo
         provenance={
             **read.provenance,
             "source_files": digests([
-                *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE))
+                *read.files, *(directory / name for name in (TOKENIZER_FILE, SETTINGS_FILE, PIECES_FILE, *made_of))
             ]),
         },
-        no_tokenizer=no_tokenizer(directory, TOKENIZER_FILE, *([PIECES_FILE] if read.layout is PEGASUS else [])),
+        no_tokenizer=no_text(directory, read.layout),
         notes=read.notes,
     )
+
+
+def no_text(directory: Path, layout: Layout) -> str:
+    """What there would have to be; BART's two files go together, and may be another class's."""
+    if layout is not BART:
+        return no_tokenizer(directory, TOKENIZER_FILE, PIECES_FILE)
+    pair = (VOCABULARY_FILE, MERGES_FILE)
+    there = [name for name in pair if (directory / name).is_file()]
+    if len(there) == len(pair) and (name := read_settings(directory).get("tokenizer_class")):
+        return f"without {TOKENIZER_FILE} ({SETTINGS_FILE} gives {' and '.join(pair)} to {name:.80})"
+    return no_tokenizer(directory, TOKENIZER_FILE, *(pair if there else ()))
 
 
 def no_tokenizer(directory: Path, *files: str) -> str:

@@ -41,7 +41,10 @@ _BLOCK, _BLOCK_NAME = re.compile(r"^(encoder|decoder)\.blks\.(?:block)?(\d+)\.")
 
 
 def recognises(directory: Path) -> bool:
-    """Two vocabularies beside the weights."""
+    """Two vocabularies beside the weights, and no config.json that says what format they are of."""
+    path = directory / CONFIG_FILE
+    if path.is_file() and "format" in read_json(path):
+        return False
     return all(_vocabulary_file(directory, name) is not None for name in VOCABULARIES)
 
 

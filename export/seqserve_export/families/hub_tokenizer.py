@@ -43,9 +43,20 @@ def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | 
         ExportError: naming the file and what is malformed, or does not fit the model.
     """
     path = directory / TOKENIZER_FILE
-    if not path.is_file():
-        return None
-    values, settings = read_json(path), read_settings(directory)
+    return check_tokenizer(path, read_json(path), read_settings(directory), config) if path.is_file() else None
+
+
+def check_tokenizer(
+    path: Path, values: dict[str, Any], settings: dict[str, Any], config: TransformerConfig, content: str | None = None
+) -> HubText:
+    """The values of a ``tokenizer.json``.
+
+    Args:
+        path: The file, or the one that errors are about where the values were made, which ``content`` then has.
+
+    Raises:
+        ExportError: naming the file and what is malformed, or does not fit the model.
+    """
     try:
         entries = _entries(values["model"])
         added = {str(token["content"]): int(token["id"]) for token in values.get("added_tokens") or []}
@@ -73,7 +84,7 @@ def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | 
     notes: tuple[str, ...] = ()
     if settings.get(CLEAN_UP) and kind != "BPE":  # transformers 5 ignores the setting for byte-pair encodings
         notes = (f"{SETTINGS_FILE}: {CLEAN_UP} is not applied: texts keep the spaces before punctuation",)
-    return HubText(HubFile(path, unknown, notes), added, prefix, suffix)
+    return HubText(HubFile(path, unknown, notes, content), added, prefix, suffix)
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
