@@ -67,6 +67,20 @@ def test_what_a_directory_says_is_in_the_checkpoint() -> None:
     assert any("compute_type float32" in note for note in checkpoint.notes)
 
 
+@pytest.mark.parametrize(("said", "expected"), [
+    ({}, (1, (0,))),  # CTranslate2's own default
+    ({"alignment_layer": 0}, (0, (0,))),
+    ({"alignment_layer": -2, "alignment_heads": 2}, (0, (0, 1))),
+    ({"alignment_layer": 1, "alignment_heads": 0}, (1, (0, 1))),
+])
+def test_layer_and_heads_of_the_alignment_are_those_of_the_file(
+    tmp_path: Path, said: dict[str, int], expected: tuple[int, tuple[int, ...]]
+) -> None:
+    variables = {f"decoder/{name}": np.array(value, np.int16) for name, value in said.items()}
+    write_directory(tmp_path, tiny_variables(layers=2) | variables)
+    assert load(tmp_path).alignment == expected
+
+
 def test_marian_starts_from_a_token_of_zeros_that_is_never_chosen() -> None:
     model = load(GOLDEN / "marian").model
     rows = len(vocabularies(GOLDEN / "marian")[0])  # the converter cut <pad>

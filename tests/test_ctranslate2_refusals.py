@@ -152,6 +152,10 @@ def test_an_activation_without_a_counterpart_is_refused(tmp_path: Path) -> None:
           "decoder/projection/weight_scale": np.zeros(23, np.float32)}, "decoder/projection/weight not finite"),
         ({"encoder/num_heads": np.array(5, np.int16), "decoder/num_heads": np.array(5, np.int16)}, "5 heads"),
         ({"encoder/num_heads": np.zeros(3, np.int16)}, "encoder/num_heads has shape [3] where one value is expected"),
+        ({"decoder/alignment_layer": np.array(1, np.int16)}, "alignment_layer: there is no layer 1 among 1"),
+        ({"decoder/alignment_layer": np.array(-2, np.int16)}, "alignment_layer: there is no layer -2 among 1"),
+        ({"decoder/alignment_heads": np.array(3, np.int16)}, "alignment_heads: 3 of 2 heads"),
+        ({"decoder/alignment_heads": np.array(-1, np.int16)}, "alignment_heads: -1 of 2 heads"),
     ],
 )
 def test_variables_that_do_not_fit_are_named(

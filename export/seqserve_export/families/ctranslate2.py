@@ -90,7 +90,7 @@ def load(directory: Path, pieces: Path | None = None) -> LoadedCheckpoint:
         default_max_new_tokens=min(DEFAULT_MAX_NEW_TOKENS, model.config.max_target_length),
         default_min_new_tokens=DEFAULT_MIN_NEW_TOKENS,
         search=DEFAULT_SEARCH,
-        alignment=_alignment(attributes, model.config),
+        alignment=_alignment(attributes, model.config, file.path),
         tokenizer=tokenizer_of(pieces or directory, source, target, tokens),
         provenance={"source_class": f"CTranslate2 {file.spec}", "source_files": digests(names),
                     "ctranslate2": _origin(file, attributes, tokens, pieces or directory)},
@@ -184,10 +184,14 @@ def _origin(file: ModelFile, attributes: Attributes, tokens: Tokens, pieces: Pat
     }
 
 
-def _alignment(attributes: Attributes, config: TransformerConfig) -> tuple[int, tuple[int, ...]]:
+def _alignment(attributes: Attributes, config: TransformerConfig, file: Path) -> tuple[int, tuple[int, ...]]:
     """CTranslate2's choice, which has a default: the first head of the last layer."""
-    layer, count = attributes.alignment
-    return layer % config.decoder_layers, tuple(range(count or config.heads))
+    (layer, count), layers = attributes.alignment, config.decoder_layers
+    if not -layers <= layer < layers:
+        raise ExportError(f"{file}: alignment_layer: there is no layer {layer} among {layers}")
+    if not 0 <= count <= config.heads:
+        raise ExportError(f"{file}: alignment_heads: {count} of {config.heads} heads")
+    return layer % layers, tuple(range(count or config.heads))
 
 
 def _notes(file: ModelFile, tokens: Tokens, directory: Path) -> tuple[str, ...]:
