@@ -31,11 +31,12 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 
 
 def test_every_setting_has_a_flag_and_a_variable() -> None:
-    other = {"host": "::1", "device": "cpu", "log_level": "debug", "reflection": "false"}
+    other = {"host": "::1", "device": "cpu", "log_level": "debug", "reflection": "false", "no_scorer": "true"}
     for entry in settings():
         value = other.get(entry.name, "70000" if entry.name in ("cache_bytes", "max_message_bytes") else "3")
         flag, variable = f"--{entry.name.replace('_', '-')}", f"SEQSERVE_{entry.name.upper()}"
-        by_flag, by_variable = parse("b", flag, value), parse("b", environment={variable: value})
+        by_flag = parse("b", flag, *([] if entry.default is False else [value]))
+        by_variable = parse("b", environment={variable: value})
         assert by_flag == by_variable
         assert getattr(by_flag, entry.name) != entry.default
 
@@ -56,6 +57,7 @@ def test_an_unknown_variable_of_ours_is_refused_and_others_are_not_looked_at() -
     (["--device", "tpu"], {}, "--device: 'tpu' is not one of auto, cpu, cuda"),
     (["--log-level", "loud"], {}, "--log-level: 'loud' is not one of"),
     ([], {"SEQSERVE_REFLECTION": "yes"}, "SEQSERVE_REFLECTION: 'yes' is neither true nor false"),
+    ([], {"SEQSERVE_NO_SCORER": "1"}, "SEQSERVE_NO_SCORER: '1' is neither true nor false"),
     ([], {"SEQSERVE_MAX_INPUTS": ""}, "SEQSERVE_MAX_INPUTS: '' is not a whole number"),
     ([], {"SEQSERVE_DRAIN_SECONDS": "-1"}, "--drain-seconds: -1 is not in 0..3600"),
 ])

@@ -45,6 +45,7 @@ class ServerConfig:
     max_streams: int = _setting(4096, "most concurrent calls of one connection", 1, 1 << 20)
     drain_seconds: int = _setting(30, "on SIGTERM, seconds that running calls have to finish", 0, 3600)
     reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
+    no_scorer: bool = _setting(False, "leave the scorer closed, which saves its memory: no scores, no alignments")
     log_level: str = _setting("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
@@ -87,8 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for entry in settings():
         name, variable = entry.name.replace("_", "-"), ENVIRONMENT_PREFIX + entry.name.upper()
+        # A switch that is off takes no value on the command line; its variable is true or false.
+        kind: dict[str, Any] = {"action": "store_const", "const": "true"} if entry.default is False else {
+            "metavar": name.rsplit("-", 1)[-1].upper()
+        }
         parser.add_argument(
-            f"--{name}", dest=entry.name, default=None, metavar=name.rsplit("-", 1)[-1].upper(),
+            f"--{name}", dest=entry.name, default=None, **kind,
             help=f"{entry.metadata['help']} [{variable}] (default: {_plain(entry.default)})",
         )
 

@@ -67,7 +67,7 @@ def open_model(config: ServerConfig) -> ServedModel:
         raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
     limits = EngineLimits(
         config.threads, config.max_rows, config.cache_bytes, config.encode_tokens,
-        encoder_cache_bytes=config.encoder_cache_bytes,
+        encoder_cache_bytes=config.encoder_cache_bytes, scorer=not config.no_scorer,
     )
     model = ServedModel.open(config.bundles[0], limits)
     wanted, most = model.description.search.beam_size, most_beams(limits.max_rows)
