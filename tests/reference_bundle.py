@@ -62,7 +62,7 @@ class ReferenceBundle:
 
 def opener(bundle: ReferenceBundle) -> "Callable[..., ReferenceBundle]":
     """What the pipeline opens bundles with."""
-    def open_bundle(directory: Path, /, *, verify: bool) -> ReferenceBundle:
+    def open_bundle(directory: Path, /, *, verify: bool, scorer: bool) -> ReferenceBundle:
         assert directory.is_dir()
         assert not verify, "there is no manifest before the proof"
         return bundle

@@ -73,7 +73,7 @@ def test_a_bundle_decodes_as_the_book_would(tmp_path: Path, positions: str | Non
     options = ExportOptions(
         source=tmp_path / "book", out=tmp_path / "out", checkpoint=SourceOptions(positions=positions)
     )
-    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    export_bundle(options, lambda directory, **how: LocalModel.open(directory, threads=1, **how))
     start, end = TARGET.index("<bos>"), TARGET.index("<eos>")
     random = Random(3)
     sources = [[*random.choices(range(4, 24), k=random.randrange(1, 30)), IDS[-1]] for _ in range(200)]
@@ -98,7 +98,7 @@ def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(
     write_book(tmp_path / "book", settings={"num_heads": 4})
     assert TARGET.index("<eos>") >= len(SOURCE)
     options = ExportOptions(source=tmp_path / "book", out=tmp_path / "out")
-    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    export_bundle(options, lambda directory, **how: LocalModel.open(directory, threads=1, **how))
     assert verify_command.run(argparse.Namespace(bundle=tmp_path / "out")) == 0
     assert "the same alone and in a batch" in capsys.readouterr().out
     warm_up(ServedModel.open(tmp_path / "out", EngineLimits(threads=1)))

@@ -34,8 +34,9 @@ GRAPHS = ("encoder.onnx", "decoder.onnx")
 
 
 @contextmanager
-def open_bundle(directory: Path, /, *, verify: bool) -> Iterator[LocalModel]:
-    yield LocalModel.open(directory, threads=1, verify=verify)
+def open_bundle(directory: Path, /, *, verify: bool, scorer: bool) -> Iterator[LocalModel]:
+    with LocalModel.open(directory, threads=1, verify=verify, scorer=scorer) as opened:
+        yield opened
 
 
 def export(source: Path, out: Path, **options: Any) -> Exported:

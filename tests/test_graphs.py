@@ -29,7 +29,7 @@ def test_the_graphs_compute_what_the_model_computes(built: Built) -> None:
     with LocalModel.open(built.bundle, verify=False) as local:
         report = parity.prove(
             built.checkpoint.model, local, sources, max_new_tokens=12, arrivals=proof_sources.arrivals(len(sources))
-        )
+        ).with_scores(local, sources)
     assert report.passed, report.table()
     assert report.longest_source == report.longest_target == 64
 

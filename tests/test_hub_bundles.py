@@ -26,7 +26,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("m2m100", "bart"):
             export_bundle(
                 ExportOptions(source=GOLDEN / name, out=directory / name),
-                lambda path, *, verify: LocalModel.open(path, threads=1, verify=verify),
+                lambda path, **how: LocalModel.open(path, threads=1, **how),
             )
         yield directory
 

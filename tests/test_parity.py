@@ -31,7 +31,8 @@ SOURCES = [
 
 
 def prove(bundle: ReferenceBundle, sources: Sequence[ProofSource] = SOURCES) -> ParityReport:
-    return parity.prove(MODEL, bundle, sources, max_new_tokens=8, arrivals=[0, 1, 2])
+    found = parity.prove(MODEL, bundle, sources, max_new_tokens=8, arrivals=[0, 1, 2])
+    return found.with_scores(bundle, sources)
 
 
 def checkpoint(model: Transformer = MODEL) -> LoadedCheckpoint:
@@ -55,9 +56,9 @@ def test_the_model_itself_passes() -> None:
 class Noisy(ReferenceBundle):
     """Adds to one kind of output."""
 
-    def __init__(self, states: float = 0.0, logits: float = 0.0) -> None:
+    def __init__(self, states: float = 0.0, logits: float = 0.0, scores: float = 0.0) -> None:
         super().__init__(MODEL)
-        self.states, self.logits = states, logits
+        self.states, self.logits, self.scores = states, logits, scores
 
     def encoder_states(self, source_ids: Sequence[int], /) -> NDArray[np.float32]:
         return super().encoder_states(source_ids) + np.float32(self.states)
@@ -67,9 +68,16 @@ class Noisy(ReferenceBundle):
     ) -> NDArray[np.float32]:
         return super().step_logits(source_ids, target_ids, prompt, last) + np.float32(self.logits)
 
+    def score_targets(
+        self, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], prompts: Sequence[Sequence[int]], /
+    ) -> list[NDArray[np.float32]]:
+        *others, last = super().score_targets(sources, targets, prompts)
+        last[-1] += np.float32(self.scores)
+        return [*others, last]
+
 
 @pytest.mark.parametrize("error", [2e-4, np.nan, np.inf])
-@pytest.mark.parametrize("kind", ["states", "logits"])
+@pytest.mark.parametrize("kind", ["states", "logits", "scores"])
 def test_an_error_above_the_tolerance_is_a_miss(kind: str, error: float) -> None:
     report = prove(Noisy(**{kind: error}))
     assert not report.passed
@@ -170,8 +178,8 @@ def test_a_default_of_least_tokens_stays_out_of_the_proof() -> None:
     sources = proof_sources.random_sources(described(checkpoint(model)), 40)
     ends = reference.greedy(model, [source.ids for source in sources], 8)
     assert any(result.finish_reason == "eos" for result in ends), "the default would show"
-    report = parity.prove(model, Longer(model), sources, max_new_tokens=8, arrivals=list(range(len(sources))))
-    assert report.passed
+    proof = parity.prove(model, Longer(model), sources, max_new_tokens=8, arrivals=list(range(len(sources))))
+    assert proof.with_scores(Longer(model), sources).passed
 
 
 def test_random_sources_cover_length_one_and_the_longest_and_end_with_the_end_token() -> None:

@@ -30,8 +30,9 @@ from tiny_model import write_native
 
 
 @contextmanager
-def open_bundle(directory: Path, /, *, verify: bool) -> Iterator[LocalModel]:
-    yield LocalModel.open(directory, threads=1, verify=verify)
+def open_bundle(directory: Path, /, *, verify: bool, scorer: bool) -> Iterator[LocalModel]:
+    with LocalModel.open(directory, threads=1, verify=verify, scorer=scorer) as opened:
+        yield opened
 
 
 def write_tokenizer(path: Path, size: int) -> None:
@@ -112,7 +113,7 @@ def test_a_row_has_the_same_bits_in_any_company(exported: tuple[Exported, Path])
 def test_a_scale_over_the_whole_batch_would_be_seen(exported: tuple[Exported, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(exported[1], broken)
-    for name in ("encoder.onnx", "decoder.onnx"):
+    for name in ("encoder.onnx", "decoder.onnx", "scorer.onnx"):
         graph = onnx.load(broken / name, load_external_data=False)
         (axes,) = (tensor for tensor in graph.graph.initializer if tensor.name == "quantize.last_axis")
         axes.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 1], dtype=np.int64), axes.name))
@@ -121,7 +122,9 @@ def test_a_scale_over_the_whole_batch_would_be_seen(exported: tuple[Exported, Pa
         sources = [[5, 6, 7, model.description.eos_id], [40, 41, model.description.eos_id]]
         alone = [model.generate([one], max_new_tokens=6, min_new_tokens=6)[0] for one in sources]
         together = model.generate(sources, max_new_tokens=6, min_new_tokens=6)
-    assert [one.log_probs for one in alone] != [one.log_probs for one in together]
+        one, other = model.score(sources[:1], [[5, 6]])[0], model.score(sources, [[5, 6], [40]])[0]
+    assert [each.log_probs for each in alone] != [each.log_probs for each in together]
+    assert one.log_probs.tobytes() != other.log_probs.tobytes()
 
 
 def test_too_little_agreement_leaves_no_bundle(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +224,9 @@ def test_errors_of_logits_seen_piece_by_piece_are_those_of_all_together() -> Non
 
 
 class Silent:
-    """A bundle whose answers end at once, as a decoder."""
+    """A bundle whose answers end at once, as a decoder; its scorer is never asked."""
+
+    can_score = True
 
     def generate(self, sources: Sequence[Sequence[int]], prompts: object, /, **_: Any) -> list[Finished]:
         return [Finished(0, FinishReason.EOS, [Hypothesis([], [-0.5], -0.5, ended=True)], Times(0.0))] * len(sources)

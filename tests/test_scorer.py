@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -134,9 +135,14 @@ def test_more_than_one_pass_holds_gives_the_same_bits(local: LocalModel, monkeyp
     asked = pairs(12, most=200)
     together = [as_bits(scored) for scored in local.score(*asked)]
     monkeypatch.setattr(scorer, "MOST_LOGIT_BYTES", 4 * 200 * 30)
-    sizes = []
+    sizes: list[int] = []
+
+    def counted(session: ort.InferenceSession, part: Sequence[Pair], cross: NDArray[np.float32]) -> list[Scored]:
+        sizes.append(len(part))
+        return run(session, part, cross)
+
     run = scorer.run_scorer
-    monkeypatch.setattr("seqserve_server.ort_engine.run_scorer", lambda *given: sizes.append(len(given[1])) or run(*given))
+    monkeypatch.setattr("seqserve_server.ort_engine.run_scorer", counted)
     assert [as_bits(scored) for scored in local.score(*asked)] == together
     assert len(sizes) > 3
     assert sum(sizes) == 12

@@ -58,7 +58,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             source=write_directory(directory / "flan"), out=directory / "out", sentences=directory / "lines.txt",
             precision=request.param, checkpoint=SourceOptions(max_source_length=300, max_target_length=200),
         )
-        export_bundle(options, lambda path, *, verify: LocalModel.open(path, threads=1, verify=verify))
+        export_bundle(options, lambda path, **how: LocalModel.open(path, threads=1, **how))
     return directory / "out"
 
 

@@ -38,7 +38,7 @@ def test_a_marian_directory_becomes_a_bundle_of_text(tmp_path: Path, monkeypatch
     source, out = write_directory(tmp_path / "opus"), tmp_path / "out"
     (tmp_path / "lines.txt").write_text(">>deu<< A man rides a horse.\n\nTwo dogs.\n")
     options = ExportOptions(source=source, out=out, sentences=tmp_path / "lines.txt")
-    exported = export_bundle(options, lambda path, *, verify: LocalModel.open(path, threads=1, verify=verify))
+    exported = export_bundle(options, lambda path, **how: LocalModel.open(path, threads=1, **how))
     assert not any("tokenizer" in note for note in exported.notes)
     assert exported.description.unk_id == 1
     listed = json.loads((out / "manifest.json").read_text())["files"]

@@ -66,7 +66,7 @@ def test_logits_are_those_of_pytorch(tmp_path: Path, values: dict[str, Any], mad
 def test_a_bundle_decodes_as_pytorch_would(tmp_path: Path) -> None:
     source = write(tmp_path / "source", settings(source_prefix=[2]))
     options = ExportOptions(source=tmp_path / "source", out=tmp_path / "out")
-    export_bundle(options, lambda directory, *, verify: LocalModel.open(directory, threads=1, verify=verify))
+    export_bundle(options, lambda directory, **how: LocalModel.open(directory, threads=1, **how))
     random = Random(3)
     sources = [[2, *random.choices(range(4, 25), k=random.randrange(1, 30)), 3] for _ in range(200)]
     with LocalModel.open(tmp_path / "out", threads=1) as model:

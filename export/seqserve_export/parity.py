@@ -1,9 +1,11 @@
 """The proof: an exported bundle, run by the server's own engine, against the PyTorch model it came from.
 
-Four comparisons on at least 200 sources: encoder states, teacher-forced step logits, greedy tokens, and the same greedy
-decoding once more through mixed batches with staggered arrivals, where every bit has to be that of decoding alone.
+Five comparisons on at least 200 sources: encoder states, teacher-forced step logits, greedy tokens, the same greedy
+decoding once more through mixed batches with staggered arrivals, where every bit has to be that of decoding alone, and
+the scorer's log-probabilities of what was decoded.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -72,8 +74,8 @@ class BundleDecoder(Protocol):
 class Opener(Protocol):
     """Opens a bundle directory; with ``verify`` False it has no manifest yet."""
 
-    def __call__(self, directory: Path, /, *, verify: bool) -> AbstractContextManager[BundleDecoder]:
-        """The opened bundle."""
+    def __call__(self, directory: Path, /, *, verify: bool, scorer: bool) -> AbstractContextManager[BundleDecoder]:
+        """The opened bundle; ``scorer`` False leaves that closed, whose weights the runtime holds a second time."""
 
 
 @dataclass
@@ -93,11 +95,37 @@ class _Measured:
     differences: list[Difference] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What was found without the scorer, and what that has to say.
+
+    Attributes:
+        targets: What the model decoded, of each source.
+        scores: Log-probabilities [len(target)] of each, by the model.
+    """
+
+    report: ParityReport
+    targets: list[list[int]]
+    scores: list[NDArray[np.float64]]
+
+    def with_scores(self, bundle: BundleDecoder, sources: Sequence[ProofSource]) -> ParityReport:
+        """The report with the error of the scorer on what the model decoded, all of it together."""
+        asked = [each for each in zip(sources, self.targets, self.scores, strict=True) if each[1]]
+        found = bundle.score_targets(
+            [source.ids for source, _, _ in asked], [target for _, target, _ in asked],
+            [source.prompt for source, _, _ in asked],
+        )
+        error = 0.0
+        for own, (_, _, scores) in zip(found, asked, strict=True):
+            error = _larger(error, largest_error(own, scores))
+        return dataclasses.replace(self.report, score_error=error)
+
+
 def prove(
     model: Transformer, bundle: BundleDecoder, sources: Sequence[ProofSource], *,
     max_new_tokens: int, arrivals: Sequence[int], forced_end: bool = False,
     progress: Callable[[int], None] = lambda _: None,
-) -> ParityReport:
+) -> Proof:
     """Compare a bundle with its model: the graphs alone, without the family's default of ``min_new_tokens``.
 
     Args:
@@ -121,9 +149,8 @@ def prove(
         [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens,
         min_new_tokens=0, arrivals=arrivals,
     )
-    score_error = _score_error(bundle, sources, measured) if bundle.can_score else None
     tie_gap = 2 * measured.logits_error
-    return ParityReport(
+    report = ParityReport(
         sources=len(sources),
         source_tokens=sum(len(source.ids) for source in sources),
         longest_source=max(len(source.ids) for source in sources),
@@ -134,7 +161,7 @@ def prove(
         logits_error=measured.logits_error,
         largest_logit=measured.largest_logit,
         log_prob_error=measured.log_prob_error,
-        score_error=score_error,
+        score_error=None,
         equal=measured.equal,
         ties=[difference for difference in measured.differences if difference.gap < tie_gap],
         misses=[difference for difference in measured.differences if not difference.gap < tie_gap],
@@ -143,6 +170,7 @@ def prove(
             if not same_bits(one, other)
         ],
     )
+    return Proof(report, measured.targets, measured.scores)
 
 
 def _compare_batch(
@@ -190,22 +218,6 @@ def _log_probs(logits: NDArray[np.float32], tokens: Sequence[int]) -> NDArray[np
     largest = exact.max(axis=-1, keepdims=True)
     own: NDArray[np.float64] = exact - largest - np.log(np.exp(exact - largest).sum(axis=-1, keepdims=True))
     return own[np.arange(len(tokens)), list(tokens)]
-
-
-def _score_error(bundle: BundleDecoder, sources: Sequence[ProofSource], measured: _Measured) -> float:
-    """Of the scorer on what the reference decoded, all of it together."""
-    asked = [
-        (source, target, expected)
-        for source, target, expected in zip(sources, measured.targets, measured.scores, strict=True) if target
-    ]
-    scores = bundle.score_targets(
-        [source.ids for source, _, _ in asked], [target for _, target, _ in asked],
-        [source.prompt for source, _, _ in asked],
-    )
-    error = 0.0
-    for found, (_, _, expected) in zip(scores, asked, strict=True):
-        error = _larger(error, largest_error(found, expected))
-    return error
 
 
 def chosen_tokens(decoded: reference.Decoded, eos_id: int) -> list[int]:

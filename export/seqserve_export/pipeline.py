@@ -195,14 +195,18 @@ def _prove(
     model: Transformer, description: ModelDescription, directory: Path, sources: list[proof_sources.ProofSource],
     max_new_tokens: int, open_bundle: Opener, progress: Progress,
 ) -> ParityReport:
-    """The report of a bundle that passed."""
-    with _reference_threads(model), open_bundle(directory, verify=False) as opened:
-        report = parity.prove(
+    """The report of a bundle that passed. The scorer is opened by itself: beside all else it would raise the peak."""
+    with _reference_threads(model), open_bundle(directory, verify=False, scorer=False) as opened:
+        proof = parity.prove(
             model, opened, sources,
             max_new_tokens=min(max_new_tokens, description.max_new_tokens), forced_end=description.forced_end,
             arrivals=proof_sources.arrivals(len(sources)),
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )
+    report = proof.report
+    if description.alignment is not None:
+        with open_bundle(directory, verify=False, scorer=True) as opened:
+            report = proof.with_scores(opened, sources)
     if not report.passed:
         raise ParityError("the exported graphs miss the source model; no bundle was written", report.table())
     return report

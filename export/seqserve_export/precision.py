@@ -48,7 +48,7 @@ def round_bundle(
     work = directory / precision
     work.mkdir()
     write_rounded(directory, work, description, precision, progress)
-    with open_bundle(directory, verify=False) as opened:
+    with open_bundle(directory, verify=False, scorer=False) as opened:
         exact = ExactAnswers.of(
             opened, sources, max_new_tokens=max_new_tokens, progress=progress,
             last=max(1, KEPT_LOGITS // LOGIT_SOURCES // description.target_vocab_size),
@@ -56,14 +56,14 @@ def round_bundle(
     measured = work if precision == "int8" else work / EMULATION
     if measured != work:
         (work / bundle.WEIGHTS_FILE).rename(measured / bundle.WEIGHTS_FILE)  # both graphs' weights are the same
-    with open_bundle(measured, verify=False) as opened:
+    with open_bundle(measured, verify=False, scorer=True) as opened:
         report = compare(
             exact, opened, sources, precision=precision, max_new_tokens=max_new_tokens, arrivals=arrivals,
             min_agreement=min_agreement, progress=progress,
         )
     if measured != work:
         (measured / bundle.WEIGHTS_FILE).rename(work / bundle.WEIGHTS_FILE)
-        with open_bundle(work, verify=False) as opened:
+        with open_bundle(work, verify=False, scorer=False) as opened:
             own = logit_errors(exact, opened, sources, precision)
         report = dataclasses.replace(report, own_largest=own.largest, own_mean=own.mean)
     report = dataclasses.replace(report, bytes_before=graph_bytes(directory), bytes_after=graph_bytes(work))
@@ -179,14 +179,36 @@ def compare(
     pairs = [(one.token_ids, other.token_ids) for one, other in zip(exact.answers, alone, strict=True)]
     longer = sum(max(len(one), len(other)) for one, other in pairs)
     equal = sum(map(_equal_tokens, exact.answers, alone))
+    scores = score_errors(rounded, sources, alone) if rounded.can_score else None
     return PrecisionReport(
         precision=precision, sources=len(ids), bytes_before=0, bytes_after=0,
         logit_largest=errors.largest, logit_mean=errors.mean, logit_deviation=errors.deviation,
         tokens_equal=equal / longer if longer else 1.0,  # no token differs either
         sources_equal=sum(one == other for one, other in pairs),
         mixed_equal=sum(map(_same_bits, alone, mixed)), min_agreement=min_agreement,
+        score_largest=None if scores is None else float(scores.max()),
+        score_mean=None if scores is None else float(scores.mean()),
         texts=_compare_texts(exact.texts, _texts(rounded, sources, alone)),
     )
+
+
+def score_errors(
+    opened: BundleDecoder, sources: Sequence[ProofSource], answers: Sequence[Generated]
+) -> NDArray[np.float32] | None:
+    """[tokens]: how far the scorer is from what the same bundle's steps said of each token of its answers.
+
+    None where no answer has a token. End tokens are left out: an answer says whether it ended, not by which token.
+    """
+    asked = [(source, answer) for source, answer in zip(sources, answers, strict=True) if answer.token_ids]
+    if not asked:
+        return None
+    found = opened.score_targets(
+        [source.ids for source, _ in asked], [answer.token_ids for _, answer in asked],
+        [source.prompt for source, _ in asked],
+    )
+    stepped = [np.array(answer.log_probs[: len(answer.token_ids)], dtype=np.float32) for _, answer in asked]
+    errors: NDArray[np.float32] = np.abs(np.concatenate(list(found)) - np.concatenate(stepped))
+    return errors
 
 
 def logit_errors(

@@ -12,6 +12,9 @@ SUPPRESSED_FROM = 1e9
 # Float16 graphs run on the CPU skip roundings (``graphs.emulate``). Off by more than this times what all roundings
 # cost, they are not the graphs that were measured.
 OWN_ERROR = 2.0
+# The scorer and the steps of one bundle hold the same rounded weights: apart by a twenty-fifth of what rounding costs
+# (two models measured). By more than this part of it, they are not the same.
+SCORE_ERROR = 0.2
 HOW = {"fp16": ", computed on the CPU in float32 and rounded to float16\n  after every operator; no GPU was asked"}
 
 
@@ -28,6 +31,9 @@ class PrecisionReport:
         mixed_equal: Sources with the same bits alone and in mixed batches; must be all.
         own_largest, own_mean: Errors of the written graphs' logits where those that were measured are other graphs,
             namely emulations in float32 (fp16); else None.
+        score_largest, score_mean: How far the scorer's log-probabilities are from those of this bundle's own steps fed
+            the same tokens; None without a scorer. Not 0: where two ways round differently, a value may fall into the
+            next of 255 levels.
         texts: How alike the texts of the given sentences are; None without sentences.
     """
 
@@ -44,6 +50,8 @@ class PrecisionReport:
     min_agreement: float
     own_largest: float | None = None
     own_mean: float | None = None
+    score_largest: float | None = None
+    score_mean: float | None = None
     texts: TextScores | None = None
 
     @property
@@ -52,15 +60,23 @@ class PrecisionReport:
         return self.own_mean is None or self.own_mean <= OWN_ERROR * self.logit_mean
 
     @property
+    def scores_right(self) -> bool:
+        """Whether the scorer and the steps are as near to each other as the same weights have to be."""
+        return self.score_mean is None or self.score_mean <= SCORE_ERROR * self.logit_mean
+
+    @property
     def passed(self) -> bool:
         """Whether the bundle may be written."""
-        return self.mixed_equal == self.sources and self.tokens_equal >= self.min_agreement and self.own_right
+        agrees = self.mixed_equal == self.sources and self.tokens_equal >= self.min_agreement
+        return agrees and self.own_right and self.scores_right
 
     def table(self) -> str:
         """For people."""
         def mark(good: bool) -> str:
             return "ok" if good else "MISSED"
 
+        # float16 errs in the third digit, 8 bits in the first
+        digits = 3 if self.precision == "int8" else 4
         megabytes = self.bytes_before / 1e6, self.bytes_after / 1e6
         texts = () if self.texts is None else (
             f"  texts of {f'{self.texts.sentences} sentences':28} BLEU {self.texts.bleu:.1f}, chrF "
@@ -70,14 +86,17 @@ class PrecisionReport:
             f"  step logits of the graphs as written  largest error {self.own_largest:.3f}, mean {self.own_mean:.4f}   "
             f"{mark(self.own_right)}",
         )
-        # float16 errs in the third digit, 8 bits in the first
-        digits = 3 if self.precision == "int8" else 4
+        scores = () if self.score_mean is None else (
+            f"  scores against its own steps          largest error {self.score_largest:.{digits - 1}f}, "
+            f"mean {self.score_mean:.{digits + 1}f}   {mark(self.scores_right)}",
+        )
         return "\n".join((
             f"{self.precision} against the float32 graphs above{HOW.get(self.precision, '')}",
             f"  size of the graphs                    {megabytes[0]:.1f} MB before, {megabytes[1]:.1f} MB after",
             f"  step logits (deviation {self.logit_deviation:.2f})          "
             f"largest error {self.logit_largest:.{digits - 1}f}, mean {self.logit_mean:.{digits}f}",
             *own,
+            *scores,
             f"  tokens equal                          {self.tokens_equal:.1%}, at least {self.min_agreement:.1%} "
             f"asked for   {mark(self.tokens_equal >= self.min_agreement)}",
             f"  sources equal                         {self.sources_equal} of {self.sources}",

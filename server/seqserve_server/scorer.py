@@ -11,7 +11,7 @@ from seqserve_server.engine import Pair, Scored
 
 INPUTS = ("tokens", "positions", "wanted", "pad_index", "pack_index", "source_lengths", "source_pad_index", "cross")
 OUTPUTS = ("log_probs", "alignment")
-MOST_LOGIT_BYTES = 64 * 2**20  # in one pass: it holds those of all its tokens, twice
+MOST_LOGIT_BYTES = 16 * 2**20  # in one pass, which holds those of all its tokens three times
 
 
 def passes_of(pairs: Sequence[Pair], vocabulary: int) -> Iterator[Sequence[Pair]]:
