@@ -3,8 +3,8 @@
     PYTHONPATH=bench .venv/bin/python bench/option_mixes.py BUNDLE DATA [--sentences 84] [--mixes 4]
 
 Every sentence is asked for with every kind of option, and its greedy translation scored, through gRPC: first one call
-at a time, by a server that keeps no encoded sources; then all calls in random order, many at once, by one that does. The
-same is then done once with a runtime that does not prepack weights, which has to find differences in float32: else the
+at a time, by a server that keeps no encoded sources; then all calls in random order, many at once, by one that does.
+The same is done once with a runtime that does not prepack weights, which has to find differences in float32: else the
 comparison could not see what it looks for. Sums of integers have no order that could show.
 """
 

@@ -97,11 +97,14 @@ def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(
 ) -> None:
     write_book(tmp_path / "book", settings={"num_heads": 4})
     assert TARGET.index("<eos>") >= len(SOURCE)
-    options = ExportOptions(source=tmp_path / "book", out=tmp_path / "out")
+    options = ExportOptions(source=tmp_path / "book", out=tmp_path / "out", scorer=False)
     export_bundle(options, lambda directory, **how: LocalModel.open(directory, threads=1, **how))
     assert verify_command.run(argparse.Namespace(bundle=tmp_path / "out")) == 0
     assert "the same alone and in a batch" in capsys.readouterr().out
-    warm_up(ServedModel.open(tmp_path / "out", EngineLimits(threads=1)))
+    served = ServedModel.open(tmp_path / "out", EngineLimits(threads=1))
+    warm_up(served)
+    assert not (tmp_path / "out" / "scorer.onnx").exists()
+    assert (served.engine.can_score, served.description.alignment) == (False, None)
 
 
 def test_special_tokens_come_from_each_sides_own_vocabulary(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--max-{side}-length", type=int, metavar="N",
             help=f"t5: longest {side} in tokens, end token included (default: n_positions of config.json, else 1024)",
         )
+    parser.add_argument(
+        "--no-scorer", dest="scorer", action="store_false",
+        help="leave out the graph that scores given targets and tells alignments; fp16 bundles have none",
+    )
     parser.add_argument("--force", action="store_true", help="replace an older bundle at OUT")
 
 
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
     options = ExportOptions(
         source=args.source, out=args.out, family=args.family, precision=args.precision, name=args.name,
         sentences=args.sentences, force=args.force, min_agreement=args.min_agreement, sha256=args.sha256,
+        scorer=args.scorer,
         checkpoint=SourceOptions(
             heads=args.heads, positions=args.positions,
             max_source_length=args.max_source_length, max_target_length=args.max_target_length,

@@ -59,6 +59,7 @@ class ExportOptions:
     force: bool = False
     min_agreement: float = 0.0
     sha256: str | None = None  # of the weights file, in hexadecimal
+    scorer: bool = True
     checkpoint: SourceOptions = NOTHING_SAID
 
 
@@ -91,6 +92,8 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     checkpoint = _load(options)
     try:
         description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
+        if not options.scorer or options.precision == "fp16":  # which has none in the end
+            description = dataclasses.replace(description, alignment=None)
     except BundleError as error:  # what a family's own checks let through
         raise ExportError(f"{options.source}: cannot become a bundle: {error}") from error
     if options.sentences is None:
