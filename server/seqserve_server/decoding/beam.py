@@ -93,6 +93,8 @@ class BeamSearch:
         live: list[_Node] = []
         steps: list[Continuation] = []
         for place, (total, token, parent, log_prob) in enumerate(ranked):
+            if place >= beam and len(live) == beam:  # an end that ranks lower does not count either
+                break
             if token == end:
                 if place < beam:
                     self._end(total, parents[parent], log_prob, place)

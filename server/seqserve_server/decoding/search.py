@@ -7,7 +7,7 @@ best next tokens of each, and answers which hypotheses live on, grown by one tok
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,8 +137,7 @@ class Hypothesis:
     stopped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Continuation:
+class Continuation(NamedTuple):
     """A live hypothesis after a step: the one at ``parent`` among those before it, and a token more."""
 
     parent: int
