@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -207,6 +208,8 @@ def _prove(
             progress=lambda done: progress(f"proving: {done} of {len(sources)} sources"),
         )
     report = proof.report
+    del opened
+    gc.collect()  # an engine and its loop refer to each other, and hold the weights and the caches
     if description.alignment is not None:
         with open_bundle(directory, verify=False, scorer=True) as opened:
             report = proof.with_scores(opened, sources)

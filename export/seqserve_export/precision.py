@@ -53,6 +53,8 @@ def round_bundle(
             opened, sources, max_new_tokens=max_new_tokens, progress=progress,
             last=max(1, KEPT_LOGITS // LOGIT_SOURCES // description.target_vocab_size),
         )
+    del opened
+    gc.collect()  # an engine and its loop refer to each other, and hold the weights and the caches
     measured = work if precision == "int8" else work / EMULATION
     if measured != work:
         (work / bundle.WEIGHTS_FILE).rename(measured / bundle.WEIGHTS_FILE)  # both graphs' weights are the same
