@@ -66,11 +66,12 @@ def answer(source: seq2seq_pb2.Input, options: seq2seq_pb2.GenerationOptions) ->
     limit = options.max_new_tokens if options.HasField("max_new_tokens") else len(ids) + 1
     pieces = [word.upper() for word in words][:limit]
     lengths = range(len(ids[:limit]), -1, -1)[: max(1, options.num_hypotheses)]  # an empty one is the last
+    aligned, columns = options.return_alignment, [*(words or map(str, source.token_ids.ids)), "</s>"]
     return seq2seq_pb2.GenerationResult(
         hypotheses=[
             seq2seq_pb2.Hypothesis(
                 text=" ".join(pieces[:length]), tokens=pieces[:length], token_ids=ids[:length],
-                score=float(place - len(ids)),
+                score=float(place - len(ids)), alignment=attention(length, len(columns)) if aligned else None,
             )
             for place, length in enumerate(lengths)
         ],
@@ -78,7 +79,14 @@ def answer(source: seq2seq_pb2.Input, options: seq2seq_pb2.GenerationOptions) ->
         input_token_count=len(ids) + 1,
         output_token_count=min(limit, len(ids) + 1),
         timing=TIMING,
+        source_tokens=columns if aligned else [],
     )
+
+
+def attention(targets: int, sources: int) -> seq2seq_pb2.Alignment:
+    """Each token attends to one source token, one after the other."""
+    rows = [[float(place == row % sources) for place in range(sources)] for row in range(targets)]
+    return seq2seq_pb2.Alignment(rows=[seq2seq_pb2.AlignmentRow(weights=row) for row in rows])
 
 
 def score(pair: seq2seq_pb2.ScorePair, options: seq2seq_pb2.ScoreOptions) -> seq2seq_pb2.ScoreResult:
@@ -88,13 +96,11 @@ def score(pair: seq2seq_pb2.ScorePair, options: seq2seq_pb2.ScoreOptions) -> seq
     ids = list(pair.target.token_ids.ids) if kind == "token_ids" else [len(word) for word in words]
     source = [*(pair.source.tokens.tokens or pair.source.text.split() or map(str, pair.source.token_ids.ids)), "</s>"]
     log_probs = [*(-each / 4 for each in ids), -0.5]
-    rows = [[float(place == row % len(source)) for place in range(len(source))] for row in range(len(ids))]
-    alignment = seq2seq_pb2.Alignment(rows=[seq2seq_pb2.AlignmentRow(weights=row) for row in rows])
     penalty = options.length_penalty if options.HasField("length_penalty") else 1.0
     return seq2seq_pb2.ScoreResult(
         score=sum(log_probs) / len(log_probs) ** penalty,
         token_log_probs=log_probs, token_ids=ids, tokens=words, input_token_count=len(source),
-        alignment=alignment if options.return_alignment else None,
+        alignment=attention(len(ids), len(source)) if options.return_alignment else None,
         source_tokens=source if options.return_alignment else [],
     )
 

@@ -170,8 +170,28 @@ def test_a_source_alone_is_decoded_and_its_answer_aligned(
     assert capsys.readouterr().out == "0-0 1-1\n0-0 1-1\n\n0-0 1-1 2-2\n"
     generated = [call for call in server.servicer.calls if isinstance(call, seq2seq_pb2.GenerateRequest)]
     assert [source.text for call in generated for source in call.inputs] == ["two dogs", "a b c"]
+    scored = [call for call in server.servicer.calls if isinstance(call, seq2seq_pb2.ScoreRequest)]
+    assert [pair.target.text for call in scored for pair in call.pairs] == ["b c"]
+    assert align(server, "--json", "two dogs") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "source_tokens": ["two", "dogs", "</s>"], "tokens": ["TWO", "DOGS"], "token_ids": [3, 4],
+        "alignment": [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "score": -2.0,
+    }
     assert align(server, "long words") == 1
     assert "line 1: INVALID_ARGUMENT: " in capsys.readouterr().err
+
+
+def test_an_answer_that_the_models_limit_cuts_off_is_aligned(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A target of that length has no room for the end token that Score adds."""
+    assert main(["align", "--json", "--model", str(tiny_bundle), "--token-ids", "5"]) == 0
+    aligned = json.loads(capsys.readouterr().out)
+    assert len(aligned["token_ids"]) == len(aligned["alignment"]) == 128
+    assert all(len(row) == 2 and sum(row) == pytest.approx(1, abs=1e-5) for row in aligned["alignment"])
+    target = " ".join(map(str, aligned["token_ids"]))
+    assert main(["align", "--model", str(tiny_bundle), "--token-ids", "5", target]) == exits.FAILURE
+    assert "pairs[0].target" in capsys.readouterr().err
 
 
 def test_align_as_json_has_all_weights(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from seqserve_client import AsyncClient
 
 DESCRIPTION = """\
 Show which source tokens each target token attends to: the decoder's cross-attention, when that token was chosen.
-A source without a target is decoded first, and its answer aligned. Pairs are arguments, the lines of two files, or
-lines of stdin, with a tab between source and target where there is one.
+A source without a target is decoded, and its answer aligned, be it cut off at the model's limit. Pairs are arguments,
+the lines of two files, or lines of stdin, with a tab between source and target where there is one.
 
 In a terminal it looks like this, a row for each target token and a column for each source token, read downwards;
 --output draws it:
@@ -47,6 +47,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     pairs.add_arguments(parser, "its target; without one, the source's answer is aligned")
+    parser.set_defaults(return_alignment=True)  # decoding options are read by name
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--output", type=Path, metavar="FILE", help="draw one pair into this file: "

@@ -5,9 +5,10 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from seqserve_cli import exits, remote
 from seqserve_cli.answers import IN_PROCESS_KINDS, Bundle, Content, decoding_options, parsed
@@ -113,16 +114,34 @@ def _lines(stream: Any) -> Iterator[str]:
         yield from block
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The best answer to a source without a target, with the fields of an aligned pair. It may have been cut off."""
+
+    score: float
+    token_ids: list[int]
+    tokens: list[str]
+    input_token_count: int
+    alignment: list[list[float]]
+    source_tokens: list[str]
+
+    @classmethod
+    def of_result(cls, result: Any) -> Self:
+        """From a result of generating with its alignment."""
+        best = result.hypotheses[0]
+        return cls(
+            best.score, best.token_ids, best.tokens, result.input_token_count, best.alignment, result.source_tokens
+        )
+
+
 class Model(Protocol):
     """Who scores."""
 
-    async def score(
-        self, kinds: tuple[str, str], contents: list[tuple[Content, Content]], *, aligned: bool
-    ) -> list[Any]:
-        """Results of the client, or with the same fields, of pairs of the two kinds."""
+    async def score(self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool) -> list[Any]:
+        """Results of the client, or with the same fields, of pairs."""
 
-    async def generate(self, kind: str, contents: list[Content]) -> list[list[int]]:
-        """Ids of the best answers."""
+    async def decode(self, kind: str, contents: list[Content]) -> list[Decoded]:
+        """Best answers and their alignments."""
 
 
 class ServerModel:
@@ -131,24 +150,22 @@ class ServerModel:
     def __init__(self, client: AsyncClient, options: argparse.Namespace) -> None:
         self._client, self._options = client, options
 
-    async def score(
-        self, kinds: tuple[str, str], contents: list[tuple[Content, Content]], *, aligned: bool
-    ) -> list[Any]:
+    async def score(self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool) -> list[Any]:
         """One call."""
         names = {"texts": "{}s", "tokens": "{}_tokens", "token_ids": "{}_token_ids"}
         sides: dict[str, Any] = {
             names[kind].format(side): list(values)
-            for kind, side, values in zip(kinds, ("source", "target"), zip(*contents, strict=True), strict=True)
+            for side, values in zip(("source", "target"), zip(*contents, strict=True), strict=True)
         }
         return list(await self._client.score(
             model=self._options.model_name, **sides, **score_options(self._options, aligned)
         ))
 
-    async def generate(self, kind: str, contents: list[Content]) -> list[list[int]]:
+    async def decode(self, kind: str, contents: list[Content]) -> list[Decoded]:
         """One call."""
         arguments: dict[str, Any] = {kind: contents, **decoding_options(self._options)}
         results = await self._client.generate(model=self._options.model_name, **arguments)
-        return [result.hypotheses[0].token_ids for result in results]
+        return [Decoded.of_result(result) for result in results]
 
 
 class BundleModel:
@@ -157,18 +174,16 @@ class BundleModel:
     def __init__(self, bundle: Bundle, options: argparse.Namespace) -> None:
         self._bundle, self._options = bundle, options
 
-    async def score(
-        self, kinds: tuple[str, str], contents: list[tuple[Content, Content]], *, aligned: bool
-    ) -> list[Any]:
+    async def score(self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool) -> list[Any]:
         """Away from the event loop, which reads on."""
-        source, target = (IN_PROCESS_KINDS[kind] for kind in kinds)
-        pairs = [((source, left), (target, right)) for left, right in contents]
+        given = IN_PROCESS_KINDS[kind]
+        pairs = [((given, source), (given, target)) for source, target in contents]
         return await asyncio.to_thread(self._bundle.score, pairs, score_options(self._options, aligned))
 
-    async def generate(self, kind: str, contents: list[Content]) -> list[list[int]]:
+    async def decode(self, kind: str, contents: list[Content]) -> list[Decoded]:
         """Likewise."""
         results = await asyncio.to_thread(self._bundle.generate, self._options, kind, contents)
-        return [result.hypotheses[0].token_ids for result in results]
+        return [Decoded.of_result(result) for result in results]
 
 
 def score_options(options: argparse.Namespace, aligned: bool) -> ScoreOptions:
@@ -190,15 +205,15 @@ def answering(model: Model, kind: str, *, aligned: bool) -> Callable[[int, list[
             those = [place for place in places if (pairs[place][1] is None) == lone]
             if not those:
                 continue
+            found: list[Any]
             with _lines_named(first, those):
-                targets: list[Any]
                 if lone:
-                    targets = await model.generate(kind, [sources[place] for place in those])
+                    found = list(await model.decode(kind, [sources[place] for place in those]))
                 else:
                     targets = [parsed(pairs[place][1] or "", first + place, kind) for place in those]
-                contents = [(sources[place], target) for place, target in zip(those, targets, strict=True)]
-                scored = await model.score((kind, "token_ids" if lone else kind), contents, aligned=aligned)
-            for place, result in zip(those, scored, strict=True):
+                    contents = [(sources[place], target) for place, target in zip(those, targets, strict=True)]
+                    found = await model.score(kind, contents, aligned=aligned)
+            for place, result in zip(those, found, strict=True):
                 results[place] = result
         return results
 
