@@ -69,7 +69,7 @@ class ParityReport:
             error("encoder states", self.encoder_error),
             error(f"step logits (best up to {self.largest_logit:.3g})", self.logits_error),
             error("log-probabilities", self.log_prob_error),
-            *([] if self.score_error is None else [error("scores of the same tokens in one pass", self.score_error)]),
+            *([] if self.score_error is None else [error("scores, all tokens in one pass", self.score_error)]),
             line("greedy tokens equal", f"{self.equal} of {self.sources}", not self.misses),
             line("mixed batches, same bits as alone", f"{same} of {self.sources}", not self.mixed_differences),
         ]
