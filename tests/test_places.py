@@ -1,5 +1,6 @@
 """Cross-attention that reads places of several widths: in the graph, and in what is computed with it."""
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,11 @@ def test_what_is_added_can_be_taken_out_again() -> None:
     assert facts(changed) == facts(traced)
 
 
+def write_description(directory: Path, built: Built) -> None:
+    """Of a bundle whose scorer was left out."""
+    (directory / "model.json").write_text(dataclasses.replace(built.description, alignment=None).to_json())
+
+
 def test_a_graph_with_its_places_taken_out_gives_the_same_bits_and_refuses_beams(tmp_path: Path, built: Built) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
@@ -104,7 +110,7 @@ def test_a_graph_with_its_places_taken_out_gives_the_same_bits_and_refuses_beams
         model = onnx_ir.load(built.bundle / name)
         without_places(model)
         weights.save(model, plain / name)
-    (plain / "model.json").write_bytes((built.bundle / "model.json").read_bytes())
+    write_description(plain, built)
     with LocalModel.open(built.bundle, verify=False) as whole, LocalModel.open(plain, verify=False) as bare:
         assert bare.served.limits.widths == (1,)
         given = sources(whole, 12)
@@ -155,7 +161,7 @@ def test_int8_has_the_same_bits_alone_and_in_any_mix(tmp_path: Path, built: Buil
         model = onnx_ir.load(built.bundle / name)
         quantize(model)
         weights.save(model, tmp_path / name)
-    (tmp_path / "model.json").write_bytes((built.bundle / "model.json").read_bytes())
+    write_description(tmp_path, built)
     with LocalModel.open(tmp_path, verify=False, threads=1) as rounded:
         assert_same_in_any_company(rounded, 21)
 
