@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peers.search_parity import vocabulary
+from peers.search_parity import sources_of, vocabulary
 
 # CTranslate2's log-probability of an alternative's first token is off by one amount for all alternatives of a source:
 # up to 4e-4 from what its own ``score_batch`` says.
@@ -46,17 +46,16 @@ def decode(options: argparse.Namespace) -> None:
     """Write our answers."""
     from multi30k import sentences
     from seqserve_server.admission import resolve_options
-    from seqserve_server.inputs import read_source
     from seqserve_server.local import LocalModel
     from seqserve_server.search_options import Options, most_beams, read_stopping
 
     local, rng = LocalModel.open(options.bundle, threads=2), random.Random(0)
-    model, words = local.description, local.served.tokenizer
+    model = local.description
     frame = model.framing.frame()
     texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
-    sources = [read_source("text", text, model, frame, words, "input") for text in texts]
+    sources = sources_of(local, texts, options.tokenizer)
     said = [answer.token_ids for answer in local.generate(sources)]
-    turns = [{"peer": peer, **kind} for peer, kinds in KINDS.items() for kind in kinds]
+    turns = [{"peer": peer, **kind} for peer, kinds in KINDS.items() if options.only in (None, peer) for kind in kinds]
     cases = []
     for place, source in enumerate(sources):
         settings = dict(turns[place % len(turns)])
@@ -182,6 +181,8 @@ def main() -> None:
     ours.add_argument("data", type=Path)
     ours.add_argument("out", type=Path)
     ours.add_argument("--sentences", type=int, default=300)
+    ours.add_argument("--tokenizer", type=Path, metavar="BUNDLE", help="split texts as this bundle does")
+    ours.add_argument("--only", choices=tuple(KINDS), help="the cases for this library")
     for peer in KINDS:
         theirs = commands.add_parser(peer)
         theirs.add_argument("answers", type=Path)

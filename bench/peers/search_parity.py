@@ -62,28 +62,34 @@ def liked(local: Any, sources: list[Any]) -> list[list[int]]:
     return [*([token] for token in sorted(often)), *left[:8]]
 
 
+def sources_of(local: Any, texts: list[str], tokenizer: Path | None) -> list[tuple[int, ...]]:
+    """Complete ids of texts, which the bundle ``tokenizer`` splits where the model itself takes tokens only."""
+    from seqserve_server.admission import frame_of
+    from seqserve_server.inputs import read_source
+    from seqserve_server.local import LocalModel
+
+    model, own = local.description, local.served.tokenizer
+    contents: list[tuple[str, Any]] = [("text", text) for text in texts]
+    if tokenizer is not None:
+        words: Any = LocalModel.open(tokenizer, threads=1).served.tokenizer
+        contents = [("tokens", words.source_tokens(words.encode(text))) for text in texts]
+    return [read_source(kind, content, model, frame_of(None, None, model), own, "input") for kind, content in contents]
+
+
 def decode(options: argparse.Namespace) -> None:
     """Write our answers."""
     from multi30k import sentences
     from seqserve_server.admission import frame_of
-    from seqserve_server.inputs import read_source
     from seqserve_server.local import LocalModel
     from seqserve_server.search_options import Options, most_beams, read_stopping, resolve_search
 
     local = LocalModel.open(options.bundle, threads=2)
     model, rng = local.description, random.Random(0)
     frame = frame_of(None, None, model)
-    words = LocalModel.open(options.tokenizer, threads=1).served.tokenizer if options.tokenizer else None
-    tokenizer = local.served.tokenizer
     texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
     kinds = RULES if options.rules == "search" else REPETITION
     cases = []
-    for place, text in enumerate(texts):
-        if words is None:
-            source = read_source("text", text, model, frame, tokenizer, "input")
-        else:
-            tokens = words.source_tokens(words.encode(text))
-            source = read_source("tokens", tokens, model, frame, tokenizer, "input")
+    for place, source in enumerate(sources_of(local, texts, options.tokenizer)):
         for turn in range(options.turns):
             cases.append((source, settings_of(place * options.turns + turn, kinds)))
     searches, held_down = [], liked(local, [source for source, _ in cases[::4]])
