@@ -177,6 +177,7 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--unknown", metavar="TOKEN", default="<unk>")
+    parser.add_argument("--sentences", type=int, default=300, help="to compare (%(default)s)")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(2)
@@ -189,7 +190,8 @@ def main() -> int:
     to_transformers(model, options.out / "transformers")
     to_ctranslate2(model, names, options.unknown, options.out / "ctranslate2")
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(options.directory / "tokenizer.json"))
-    texts = [tokenizer.encode(text, add_special_tokens=False) for text in sentences(options.data, "en")[:300]]
+    chosen = sentences(options.data, "en")[: options.sentences]
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in chosen]
     found = errors(model, options.out, names, texts)
     print(f"largest error of logits, {len(texts)} sentences: transformers {found[0]:.1e}, CTranslate2 {found[1]:.1e}")
     return int(max(found) > TOLERANCE)

@@ -88,6 +88,7 @@ def decode(options: argparse.Namespace) -> None:
     frame = frame_of(None, None, model)
     texts = sentences(options.data, "en", "test_2016_flickr")[: options.sentences]
     kinds = RULES if options.rules == "search" else REPETITION
+    kinds = {peer: kinds[peer] for peer in kinds if options.only in (None, peer)}
     cases = []
     for place, source in enumerate(sources_of(local, texts, options.tokenizer)):
         for turn in range(options.turns):
@@ -253,6 +254,7 @@ def main() -> None:
     ours.add_argument("--tokenizer", type=Path, metavar="BUNDLE", help="split texts as this bundle does")
     ours.add_argument("--sentences", type=int, default=300)
     ours.add_argument("--rules", choices=("search", "repetition"), default="search")
+    ours.add_argument("--only", choices=tuple(RULES), help="the cases for this library")
     ours.add_argument("--turns", type=int, default=4, help="sets of options for each sentence (%(default)s)")
     for peer in RULES:
         theirs = commands.add_parser(peer)
