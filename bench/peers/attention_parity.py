@@ -12,15 +12,13 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from peers.narrow_choices import ROUNDING, narrow_choices
 from peers.search_parity import sources_of, vocabulary
 
 TOLERANCE, ATTENTION_TOLERANCE, LONGEST = 1e-4, 1e-5, 48
-ROUNDING = 1e-5  # of the sum of a few dozen log-probabilities in float32, which is how CTranslate2 keeps it
 KINDS: list[dict[str, Any]] = [
     *({"beam_size": beams, "num_hypotheses": beams, "length_penalty": 1.0} for beams in (1, 4)),
     *(
@@ -33,26 +31,6 @@ KINDS: list[dict[str, Any]] = [
       for beams in (1, 4)),
 ]
 PREFIXED = [{**kind, "prefixed": True} for kind in KINDS if kind.get("coverage_penalty", 0) in (0, 0.2, 1.0)]
-
-
-@contextmanager
-def narrow_choices() -> Iterator[list[float]]:
-    """How much better the last hypothesis that lived on was, at every step, than the first that did not."""
-    from unittest.mock import patch
-
-    from seqserve_server.decoding.beam import BeamSearch
-
-    gaps: list[float] = []
-    ranked = BeamSearch._ranked
-
-    def watched(self: Any, *given: Any) -> Any:
-        found = ranked(self, *given)
-        beam, live = self._settings.beam_size, [each[0] for each in found if each[1] != self._settings.end_id]
-        gaps.extend([live[beam] - live[beam - 1]] if len(live) > beam else [])
-        return found
-
-    with patch.object(BeamSearch, "_ranked", watched):
-        yield gaps
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -82,7 +60,8 @@ def decode(options: argparse.Namespace) -> None:
                     stopping="patience", patience=1.0, return_alignment=True, **given,
                 )
             cases.append({
-                "source": list(source), "settings": settings, "prefix": given.get("prefix", []), "gap": min(gaps, default=1.0),
+                "source": list(source), "settings": settings, "prefix": given.get("prefix", []),
+                "gap": min(gaps, default=1.0),
                 "hypotheses": [[each.tokens, each.score, each.alignment, each.token_ids] for each in answer.hypotheses],
             })
     pairs = [(("token_ids", ids[: len(ids) - framed]), ("token_ids", target))
