@@ -20,7 +20,7 @@ from peers.narrow_choices import ROUNDING, narrow_choices
 from peers.search_parity import sources_of, vocabulary
 
 # CTranslate2's log-probability of an alternative's first token is off by one amount for all alternatives of a source,
-# up to 2.4e-3 from what its own ``score_batch`` says: that is the offset, and errors are what scores differ by beyond it.
+# up to 2.4e-3 from what its own ``score_batch`` says: the offset. Errors are what scores differ by beyond it.
 TOLERANCE, LONGEST = 1e-4, 40
 KINDS: dict[str, list[dict[str, Any]]] = {
     "transformers": [
