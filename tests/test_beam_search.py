@@ -251,3 +251,18 @@ def test_what_is_stable_is_never_taken_back_and_never_late(case: tuple[SearchSet
         assert told == common([each.token_ids for each in [*able, *best]])
     assert list(told) == step.found[0].token_ids
     assert search.so_far() == step.found[0]
+
+
+@pytest.mark.parametrize(("first", "forced", "live", "ends_at_once"), [
+    ([0.3, 0.6, 0.1], 0, [A, B], True),
+    ([0.3, 0.6, 0.1], 1, [A], False),
+    ([0.6, 0.3, 0.1], 1, [A, B], True),
+])
+def test_behind_a_forced_prefix_nothing_but_the_best_ends_at_once_in_bundles_from_ctranslate2(
+    first: list[float], forced: int, live: list[int], ends_at_once: bool
+) -> None:
+    model = by_last_token([first, [0.5, 0.1, 0.4], [0.0, 0.9, 0.1]])
+    chosen = replace(TWO, stopping=Stopping.PATIENCE, renormalise=True, extra_length=forced, coverage_penalty=1.0)
+    found, advances = search_all(BeamSearch(chosen), model)
+    assert advances[0].live == [Continuation(0, token) for token in live]
+    assert ([] in [each.token_ids for each in found]) == ends_at_once

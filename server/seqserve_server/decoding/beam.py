@@ -90,6 +90,8 @@ class BeamSearch:
         beam, end = settings.beam_size, settings.end_id
         last = length >= settings.max_new_tokens
         best_before = self._found[0] if self._found else None
+        if length == 1 and not last and settings.renormalise and settings.extra_length:
+            ranked = _without_early_end(ranked, beam, end)
         live: list[_Node] = []
         steps: list[Continuation] = []
         for place, (total, token, parent, log_prob) in enumerate(ranked):
@@ -217,6 +219,15 @@ class BeamSearch:
             node = node.parent
         forced = self._settings.forced_end and last.length + 1 >= self._settings.max_new_tokens
         return Hypothesis(token_ids[::-1], log_probs[::-1], -negated, end_log_prob is not None and not forced)
+
+
+def _without_early_end(ranked: Sequence[Ranked], beam: int, end: int) -> Sequence[Ranked]:
+    """Behind a forced prefix CTranslate2 lets nothing end at once that is not the best; the place of it is lost.
+
+    There are no two end tokens, since all continuations have one parent.
+    """
+    early = next((place for place, each in enumerate(ranked[:beam]) if each[1] == end), 0)
+    return [*ranked[:early], *ranked[early + 1 : beam]] if early else ranked
 
 
 def _above(node: _Node) -> _Node:

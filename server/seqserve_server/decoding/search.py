@@ -85,7 +85,8 @@ class SearchSettings:
         stop: Texts at which the answer ends, or None; only with one beam, and no alternatives.
         renormalise: As CTranslate2 has it: with any of these four, penalties and bans change logits, the end token's
             too where it may not come yet, and log-probabilities are those of what is left; and the start token is none
-            that came before.
+            that came before. And where a prefix was forced (``extra_length``), no hypothesis of several ends at once
+            that is not the best.
     """
 
     end_id: int
