@@ -12,9 +12,9 @@ SUPPRESSED_FROM = 1e9
 # Float16 graphs run on the CPU skip roundings (``graphs.emulate``). Off by more than this times what all roundings
 # cost, they are not the graphs that were measured.
 OWN_ERROR = 2.0
-# The scorer and the steps of one bundle hold the same rounded weights. Where a value of theirs lies between two integers,
-# they may round it differently, and deep models carry that on: measured on three models they are apart by 4 to 27 % of
-# what rounding costs. By more than all of it, they are not the same.
+# The scorer and the steps of one bundle hold the same rounded weights. Where a value lies between two integers they may
+# round it differently, and deep models carry that on: on three models they are apart by 4 to 27 % of what rounding
+# costs. By more than all of it, they are not the same.
 SCORE_ERROR = 1.0
 HOW = {"fp16": ", computed on the CPU in float32 and rounded to float16\n  after every operator; no GPU was asked"}
 
