@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from beam_reference import Tokens
 from rules_reference import END, START, Logits, decode, own_log_probs, random_model
-from seqserve_server.decoding.constrained import Phrases
+from seqserve_server.decoding.constrained import Phrases, Progress
 from seqserve_server.decoding.search import SearchSettings, Stopping
 
 SIZE = 12
@@ -18,6 +18,13 @@ PHRASES = st.lists(st.lists(st.integers(2, SIZE - 1), min_size=1, max_size=3).ma
 
 def holds(tokens: Tokens, phrase: Tokens) -> bool:
     return f",{','.join(map(str, phrase))}," in f",{','.join(map(str, tokens))},"
+
+
+def followed(phrases: Phrases, tokens: Tokens) -> Progress:
+    progress = phrases.begin()
+    for token in tokens:
+        progress = phrases.after(progress, token)
+    return progress
 
 
 def score_of(model: Logits, tokens: Tokens, chosen: SearchSettings, *, ended: bool) -> float:
@@ -82,9 +89,33 @@ def test_a_beam_that_holds_everything_finds_the_best_answer_with_the_phrases(
 def test_a_phrase_within_another_comes_with_it() -> None:
     phrases = Phrases([(5, 6), (6,), (5, 6, 7)])
     assert phrases.tokens == 3
-    assert phrases.missing((2, 5, 6, 7)) == []
-    assert [phrases.achieved(tokens) for tokens in ((2,), (2, 5), (5, 6), (5, 5), (6, 5, 6, 8))] == [0, 1, 2, 1, 0]
-    assert phrases.next_tokens((2, 5)) == {5, 6}
+    assert followed(phrases, (2, 5, 6, 7)).missing == ()
+    achieved = [followed(phrases, tokens).achieved for tokens in ((2,), (2, 5), (5, 6), (5, 5), (6, 5, 6, 8))]
+    assert achieved == [0, 1, 2, 1, 0]
+    assert phrases.next_tokens(followed(phrases, (2, 5))) == {5: 1, 6: 2}
+
+
+SHORT = st.lists(st.integers(0, 2), max_size=12).map(tuple)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4), SHORT)
+def test_progress_is_what_the_definition_counts_after_every_token(given_phrases: list[Tokens], tokens: Tokens) -> None:
+    phrases = Phrases(given_phrases)
+    outer = [one for one in dict.fromkeys(given_phrases)
+             if not any(one != other and holds(other, one) for other in given_phrases)]
+
+    def defined(sequence: Tokens) -> int:
+        missing = [phrase for phrase in outer if not holds(sequence, phrase)]
+        begun = (size for phrase in missing for size in range(1, len(phrase)) if sequence[-size:] == phrase[:size])
+        return phrases.tokens - sum(map(len, missing)) + max(begun, default=0)
+
+    progress = followed(phrases, tokens)
+    assert progress.achieved == defined(tokens)
+    following = phrases.next_tokens(progress)
+    for token in range(4):
+        assert following.get(token, progress.whole) == defined((*tokens, token))
+        assert phrases.after(progress, token).achieved == defined((*tokens, token))
 
 
 @pytest.mark.parametrize("beam", [2, 5])

@@ -118,6 +118,8 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
      "options.required_phrases: options.no_repeat_ngram_size is 2, not 0"),
     ({"required_phrases": [pb.Target(text="c d e")], "beam_size": 2, "banned_phrases": [pb.Target(text="d")]},
      "options.required_phrases[0]: it holds [6], which is banned"),
+    ({"required_phrases": [pb.Target(text="a"), pb.Target(text="a"), pb.Target(text="c d e")], "beam_size": 2,
+      "banned_phrases": [pb.Target(text="d")]}, "options.required_phrases[2]: it holds [6], which is banned"),
     ({"required_phrases": [pb.Target(text="c d e")], "beam_size": 2, "max_new_tokens": 2},
      "options.required_phrases: 3 tokens do not fit options.max_new_tokens 2"),
     ({"banned_phrases": [pb.Target()]}, "options.banned_phrases[0]: one of text, tokens and token_ids is required"),

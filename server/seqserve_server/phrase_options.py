@@ -28,8 +28,12 @@ def left_to_require(phrases: Phrases, prefix: Sequence[int]) -> Phrases:
     return tuple(phrase for phrase in dict.fromkeys(phrases) if not _holds(prefix, phrase))
 
 
-def check_required(search: SearchSettings) -> None:
+def check_required(search: SearchSettings, phrases: Phrases) -> None:
     """What is required can be had, together with the other options.
+
+    Args:
+        search: Requires those of the phrases that :func:`left_to_require` left.
+        phrases: As the caller gave them.
 
     Raises:
         InvalidRequest: naming the phrase and what it contradicts.
@@ -47,9 +51,10 @@ def check_required(search: SearchSettings) -> None:
     for holds, problem in contradictions:
         if holds:
             raise InvalidRequest(FIELD, problem)
-    for place, phrase in enumerate(search.required):
+    for phrase in search.required:
         for ban in search.suppressed:
             if _holds(phrase, ban):
+                place = phrases.index(phrase)
                 raise InvalidRequest(f"{FIELD}[{place}]", f"it holds {list(ban)[:20]}, which is banned or suppressed")
     count, room = sum(map(len, search.required)), search.max_new_tokens - search.forced_end
     if count > MAX_REQUIRED_TOKENS:

@@ -133,7 +133,7 @@ def resolve_search(options: Options, model: ModelDescription, max_beam_size: int
         coverage_penalty=_coverage(options),
         renormalise=defaults.renormalise,
     )
-    check_required(settings)
+    check_required(settings, options.required_phrases or ())
     unknowns = bool(options.replace_unknowns)
     return replace(settings, stop=resolve_stop(options.stop, forced, settings, replace_unknowns=unknowns))
 

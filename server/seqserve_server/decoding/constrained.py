@@ -5,7 +5,8 @@ numbers of tokens achieved, and what one cannot fill goes to the next. To the be
 hypothesis, its own best one and those that begin or go on with a phrase that it lacks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,33 +14,87 @@ from numpy.typing import NDArray
 from seqserve_server.decoding.bans import Suppression, Tokens
 from seqserve_server.decoding.beam import BeamSearch, Ranked
 from seqserve_server.decoding.drawing import best
+from seqserve_server.decoding.matching import failures, matched
 from seqserve_server.decoding.search import Advance, SearchSettings
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a hypothesis has of the phrases.
+
+    Attributes:
+        missing: Numbers of those that it lacks.
+        begun: Of each of these, how many of its tokens stand at the hypothesis' end; less than all.
+        whole: Tokens of the phrases that it has.
+    """
+
+    missing: tuple[int, ...]
+    begun: tuple[int, ...]
+    whole: int
+
+    @property
+    def achieved(self) -> int:
+        """Tokens of whole phrases, and of the longest that is begun."""
+        return self.whole + max(self.begun, default=0)
+
+
 class Phrases:
-    """Sequences of tokens that an answer has to hold, each once at least, in any order; they may overlap."""
+    """Sequences of tokens that an answer has to hold, each once at least, in any order; they may overlap.
+
+    Followed as Knuth, Morris and Pratt do: a token costs what the missing phrases are long, whatever came before.
+    """
 
     def __init__(self, phrases: Sequence[Tokens]) -> None:
         # One that lies within another comes with it.
         self._phrases = [
             one for one in dict.fromkeys(phrases) if not any(one != other and _holds(other, one) for other in phrases)
         ]
+        self._failures = [failures(phrase) for phrase in self._phrases]
         self.tokens = sum(map(len, self._phrases))
 
-    def missing(self, tokens: Tokens) -> list[Tokens]:
-        """Those that a sequence lacks."""
-        return [phrase for phrase in self._phrases if not _holds(tokens, phrase)]
+    def begin(self) -> Progress:
+        """Of nothing."""
+        count = len(self._phrases)
+        return Progress(tuple(range(count)), (0,) * count, 0)
 
-    def achieved(self, tokens: Tokens) -> int:
-        """How many tokens of the phrases a sequence has: of whole ones, and of the longest that it ends in."""
-        missing = self.missing(tokens)
-        begun = max((_begun(tokens, phrase) for phrase in missing), default=0)
-        return self.tokens - sum(map(len, missing)) + begun
+    def next_tokens(self, progress: Progress) -> dict[int, int]:
+        """Tokens that begin or go on with a missing phrase, and what is achieved with each; others leave ``whole``."""
+        whole: dict[int, int] = {}
+        begun: dict[int, int] = {}
+        for number, length in zip(progress.missing, progress.begun, strict=True):
+            phrase, table = self._phrases[number], self._failures[number]
+            seen: set[int] = set()  # with what is longer
+            for size in _ends(table, length):
+                token = phrase[size]
+                if size + 1 == len(phrase):
+                    whole[token] = whole.get(token, 0) + len(phrase)
+                elif token not in seen:
+                    begun[token] = max(begun.get(token, 0), size + 1)
+                seen.add(token)
+        return {
+            token: progress.whole + whole.get(token, 0) + begun.get(token, 0) for token in {**whole, **begun}
+        }
 
-    def next_tokens(self, tokens: Tokens) -> set[int]:
-        """What begins or goes on with a phrase that is missing."""
-        missing = self.missing(tokens)
-        return {phrase[0] for phrase in missing} | {phrase[_begun(tokens, phrase)] for phrase in missing}
+    def after(self, progress: Progress, token: int) -> Progress:
+        """With a token more."""
+        missing, begun, whole = [], [], progress.whole
+        for number, length in zip(progress.missing, progress.begun, strict=True):
+            phrase = self._phrases[number]
+            size = matched(phrase, self._failures[number], length, token)
+            if size == len(phrase):
+                whole += size
+            else:
+                missing.append(number)
+                begun.append(size)
+        return Progress(tuple(missing), tuple(begun), whole)
+
+
+def _ends(table: Sequence[int], length: int) -> Iterator[int]:
+    """This length of a beginning, and the shorter ones that it ends with."""
+    while length:
+        yield length
+        length = table[length - 1]
+    yield 0
 
 
 def _holds(tokens: Tokens, phrase: Tokens) -> bool:
@@ -47,16 +102,10 @@ def _holds(tokens: Tokens, phrase: Tokens) -> bool:
     return any(tokens[place : place + size] == phrase for place in range(len(tokens) - size + 1))
 
 
-def _begun(tokens: Tokens, phrase: Tokens) -> int:
-    """How many tokens of a phrase stand at the end of a sequence; less than all."""
-    most = min(len(phrase) - 1, len(tokens))
-    return next((size for size in range(most, 0, -1) if tokens[-size:] == phrase[:size]), 0)
-
-
 class ConstrainedBeamSearch(BeamSearch):
     """A beam search in which only hypotheses with all phrases end, and none is kept that has no room left for them."""
 
-    __slots__ = ("_histories", "_phrases", "_prompt", "_suppressed", "_suppression")
+    __slots__ = ("_gains", "_histories", "_phrases", "_progress", "_suppressed", "_suppression")
 
     def __init__(self, settings: SearchSettings, prompt: Sequence[int]) -> None:
         super().__init__(settings)
@@ -64,7 +113,8 @@ class ConstrainedBeamSearch(BeamSearch):
         self._suppression = Suppression(settings.suppressed)
         self._suppressed = np.array(sorted(self._suppression.always), dtype=np.int64)
         self._histories: list[Tokens] = [tuple(prompt)]
-        self._prompt = len(prompt)
+        self._progress = [self._phrases.begin()]  # of what is behind the prompt
+        self._gains = [self._phrases.next_tokens(each) for each in self._progress]
 
     @property
     def candidates(self) -> int:
@@ -81,7 +131,7 @@ class ConstrainedBeamSearch(BeamSearch):
         logits: Sequence[NDArray[np.float32]] = (),
     ) -> Advance:
         """Take one step."""
-        settings, histories = self._settings, self._histories
+        settings, histories, progress = self._settings, self._histories, self._progress
         self._length += 1
         left = settings.max_new_tokens - self._length - settings.forced_end
         rows = [
@@ -95,6 +145,8 @@ class ConstrainedBeamSearch(BeamSearch):
             ranked = self._fitting(rows, left, strict=True) or self._fitting(rows, left, strict=False)
         advance = self._take(self._share_out(ranked))
         self._histories = [(*histories[each.parent], each.token) for each in advance.live]
+        self._progress = [self._phrases.after(progress[each.parent], each.token) for each in advance.live]
+        self._gains = [self._phrases.next_tokens(each) for each in self._progress]
         return advance
 
     def _fitting(self, rows: Sequence[NDArray[np.float64]], left: int, *, strict: bool) -> list[Ranked]:
@@ -106,9 +158,9 @@ class ConstrainedBeamSearch(BeamSearch):
     def _continuations(self, parent: int, log_probs: NDArray[np.float64], strict: bool) -> list[Ranked]:
         """What a hypothesis may go on with: its best tokens, what a phrase needs, and the end if it has all."""
         settings, history, total = self._settings, self._histories[parent], self._live[parent].total
-        end, needed, scores = settings.end_id, self._phrases.next_tokens(history[self._prompt :]), log_probs.copy()
+        end, needed, scores = settings.end_id, self._gains[parent], log_probs.copy()
         scores[self._suppressed] = -np.inf
-        scores[list(self._suppression.after(history) - (set() if strict else needed))] = -np.inf
+        scores[list(self._suppression.after(history) - (set() if strict else needed.keys()))] = -np.inf
         if needed or self._length <= settings.min_new_tokens:
             scores[end] = -np.inf
         tokens = dict.fromkeys([*best(scores, settings.beam_size + 1).tolist(), *sorted(needed)])
@@ -119,7 +171,7 @@ class ConstrainedBeamSearch(BeamSearch):
 
     def _achieved(self, continuation: Ranked) -> int:
         _, token, parent, _ = continuation
-        return self._phrases.achieved((*self._histories[parent][self._prompt :], token))
+        return self._gains[parent].get(token, self._progress[parent].whole)
 
     def _share_out(self, ranked: list[Ranked]) -> list[Ranked]:
         """Ends, and as many others as there are beams: from each bank its part, the fullest bank first."""

@@ -106,7 +106,10 @@ class RuledSearch:
 
     def _favoured(self, history: Tokens) -> int | None:
         """The next token of what is favoured, for a hypothesis that followed it so far."""
-        favoured, generated = self._settings.favoured, history[self._prompt :]
+        favoured = self._settings.favoured
+        if not favoured:
+            return None
+        generated = history[self._prompt :]
         follows = len(generated) < len(favoured) and generated == favoured[: len(generated)]
         return favoured[len(generated)] if follows else None
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+from seqserve_server.decoding.matching import failures, matched
+
 
 class GrowingText(Protocol):
     """The text of a sequence that grows; it is never taken back."""
@@ -25,8 +27,7 @@ class StopTexts:
     """Some texts, none empty, and how ids become text.
 
     Attributes:
-        failures: For each text and each length of a beginning of it, minus one: the longest shorter beginning that this
-            one ends with (the failure function of Knuth, Morris and Pratt 1977).
+        failures: The table of each text (:func:`.matching.failures`).
         begin: Makes a text that has no ids yet. The tokenizer's; nothing here knows one.
         prefix: Ids that the answer begins with. A stop text may begin in their text; what ends there does not count.
     """
@@ -39,22 +40,12 @@ class StopTexts:
     @classmethod
     def of(cls, texts: Sequence[str], begin: Callable[[], GrowingText]) -> Self:
         """With the table of each text."""
-        return cls(tuple(texts), tuple(map(_failures, texts)), begin)
+        return cls(tuple(texts), tuple(map(failures, texts)), begin)
 
     def answer(self, ids: Sequence[int]) -> str:
         """The text of a whole answer, up to where it stops."""
         growing = StoppingText(self)
         return growing.push(ids) + growing.finish()
-
-
-def _failures(text: str) -> tuple[int, ...]:
-    table = [0]
-    for character in text[1:]:
-        length = table[-1]
-        while length and text[length] != character:
-            length = table[length - 1]
-        table.append(length + (text[length] == character))
-    return tuple(table)
 
 
 class StoppingText:
@@ -101,10 +92,7 @@ class StoppingText:
         """Go on by one character; the length of the longest stop text that ends with it, or 0."""
         longest = 0
         for number, (text, table) in enumerate(zip(self._stop.texts, self._stop.failures, strict=True)):
-            length = self._lengths[number]
-            while length and text[length] != character:
-                length = table[length - 1]
-            length += text[length] == character
+            length = matched(text, table, self._lengths[number], character)
             if length == len(text):
                 longest, length = max(longest, length), table[-1]
             self._lengths[number] = length
