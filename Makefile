@@ -24,7 +24,7 @@ help:  ## Show the targets
 install: $(STAMP)  ## Create .venv and install everything into it
 
 # Always with the constraints: a looser torch would be resolved to another build and pull gigabytes.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard server/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -68,7 +68,7 @@ def profile(bundle: Path, rows: int, length: int, steps: int, threads: int) -> d
         with profiling(Path(directory) / "step") as sessions:
             stepper = Stepper(bundle, 32, threads)
         stepper.milliseconds(Case(rows=rows, length=length), steps + WARM_UP)
-        return operator_ms(Path(sessions[-1].end_profiling()), steps)
+        return operator_ms(Path(sessions[1].end_profiling()), steps)
 
 
 def main() -> int:

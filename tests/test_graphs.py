@@ -69,7 +69,10 @@ def test_opset_and_ir_version_are_the_fixed_ones(built: Built) -> None:
     for name in ("encoder.onnx", "decoder.onnx"):
         model = onnx.load(built.bundle / name, load_external_data=False)
         assert model.ir_version == trace.IR_VERSION
-        assert {entry.domain: entry.version for entry in model.opset_import} == {"": trace.OPSET, "com.microsoft": 1}
+        imports = {"": trace.OPSET, "com.microsoft": 1, "seqserve": 1}
+        assert {entry.domain: entry.version for entry in model.opset_import} == imports
+        for function in model.functions:
+            assert {entry.domain: entry.version for entry in function.opset_import}.items() <= imports.items()
 
 
 def branch(node: onnx.NodeProto) -> onnx.GraphProto:
@@ -82,13 +85,23 @@ def test_the_step_is_fused_operators_without_masks_or_casts(built: Built) -> Non
     model, config = onnx.load(built.bundle / "decoder.onnx"), built.checkpoint.model.config
     operators = Counter(node.op_type for node in model.graph.node)
     layers = config.decoder_layers
-    assert operators["GroupQueryAttention"] == operators["If"] == layers  # self-attentions, and cross-attentions
+    own = "BiasedSelfAttention" if config.positions == "relative" else "SelfAttention"
+    assert operators[own] == operators["If"] == layers  # self-attentions, and cross-attentions
+    assert operators["TopCandidates"] == 1
     plain = [Counter(node.op_type for node in branch(node).node) for node in model.graph.node if node.op_type == "If"]
-    assert plain == [Counter({"GroupQueryAttention": 1, "Slice": 1})] * layers  # the slice: no new keys
+    assert plain == [Counter({"CrossAttention": 1, "Slice": 1})] * layers  # the slice: no new keys
     norms = operators["LayerNormalization"] + operators["SimplifiedLayerNormalization"]
     assert 3 * layers <= norms <= 3 * layers + 2  # of the embeddings and of the stack's end, where there are such
     for operator in ("Where", "Expand", "Concat", "ScatterND", "Softmax", "Sqrt", "ReduceMean", "Cast"):
         assert operators[operator] == 0, operator
+
+
+def test_the_encoder_attends_to_packed_sources(built: Built) -> None:
+    model, config = onnx.load(built.bundle / "encoder.onnx"), built.checkpoint.model.config
+    operators = Counter(node.op_type for node in model.graph.node)
+    own = "BiasedPackedAttention" if config.positions == "relative" else "PackedAttention"
+    assert operators[own] == config.encoder_layers
+    assert not operators.keys() & {"MultiHeadAttention", "Split", "Softmax"}
 
 
 def test_nothing_about_the_exporting_machine_is_written(built: Built) -> None:

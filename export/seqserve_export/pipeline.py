@@ -28,6 +28,7 @@ from seqserve_export.families.files import check_sha256
 from seqserve_export.families.registry import AUTO
 from seqserve_export.graphs import places, trace
 from seqserve_export.graphs.blocks import padded_head_size
+from seqserve_export.graphs.kernels import use_kernels
 from seqserve_export.graphs.weights_file import WeightsFile
 from seqserve_export.model import Transformer
 from seqserve_export.parity import Opener
@@ -104,7 +105,9 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
         longest = PROOF_NEW_TOKENS_TEXT
     try:
         with _unfinished(options.out) as directory:
-            write_graphs(checkpoint.model, directory, description.alignment, progress)
+            write_graphs(
+                checkpoint.model, directory, description.alignment, progress, kernels=options.precision != "fp16"
+            )
             _write_descriptions(directory, description, checkpoint.tokenizer)
             report = _prove(checkpoint.model, description, directory, sources, longest, open_bundle, progress)
             notes = checkpoint.all_notes
@@ -169,19 +172,27 @@ def check_options(options: ExportOptions) -> None:
 
 
 def write_graphs(
-    model: Transformer, directory: Path, alignment: Alignment | None = None, progress: Progress = lambda _: None
+    model: Transformer, directory: Path, alignment: Alignment | None = None, progress: Progress = lambda _: None,
+    *, kernels: bool = True,
 ) -> None:
     """Trace and save the graphs, one after the other, so that only one copy of the weights is held at a time.
 
     Args:
         alignment: None for no scorer.
+        kernels: Whether to use operators of our own, which are for the CPU.
     """
     weights = WeightsFile(directory / bundle.WEIGHTS_FILE)
     progress("tracing the encoder")
-    weights.save(trace.trace_encoder(model), directory / bundle.ENCODER_FILE)
+    encoder = trace.trace_encoder(model)
+    if kernels:
+        use_kernels(encoder)
+    weights.save(encoder, directory / bundle.ENCODER_FILE)
+    del encoder
     progress("tracing the decoder step")
     decoder = trace.trace_decoder(model)
     places.add_places(decoder, model.config.heads, padded_head_size(model.config.head_size))
+    if kernels:
+        use_kernels(decoder)
     weights.save(decoder, directory / bundle.DECODER_FILE)
     if alignment is not None:
         del decoder

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription
+from seqserve_server import kernels
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
 from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
@@ -249,6 +250,8 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3
     # Both sessions have a pool, and only one runs at a time: the other's workers must not spin on its cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if (compiled := kernels.library()) is not None:
+        options.register_custom_ops_library(str(compiled))
     # The fused addition and norm takes three times as long on the CPU as the two apart.
     try:
         return ort.InferenceSession(

@@ -4,11 +4,14 @@ A scale per row, because the runtime's own dynamic quantisation takes one over t
 gets depends on who else is being served. See docs/decisions/0007.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from seqserve_export.graphs.kernels import DOMAIN, define, replace
 
 LEVELS = 127  # symmetric: -127 .. 127 around the zero point
 ZERO_POINT = 128  # activations are unsigned, as the fast integer kernels want them
@@ -47,6 +50,7 @@ def quantize(model: ir.Model) -> int:
     for name in [name for name, value in model.graph.initializers.items() if not value.uses()]:
         if not model.graph.initializers[name].is_graph_output():
             del model.graph.initializers[name]
+    define(model)
     return rewriter.count
 
 
@@ -68,33 +72,44 @@ class _Rewriter:
         transposed = bool(_attribute(node, "transB", 0))
         if _attribute(node, "transA", 0) or _attribute(node, "alpha", 1.0) != 1 or _attribute(node, "beta", 1.0) != 1:
             raise ValueError(f"{node.name}: a product with attributes that this pass does not know")
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        last, bias = node, node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is None and (found := self._addition(node)) is not None and _is_vector(found[1], node.outputs[0]):
+            last, bias = found  # of the vocabulary's projection, which is traced apart
         rounded = self._round(states, node)
         integers, scales = self._weight(weight, transposed)
         product = self._add(node, "MatMulIntegerToFloat", [
             rounded.values, integers, self._constant("one", np.float32(1)), scales,
             self._constant("zero_point", np.uint8(ZERO_POINT)),
-        ], domain="com.microsoft")
-        outputs = self._add(node, "Mul", [product, rounded.scales])
-        if bias is not None:
-            outputs = self._add(node, "Add", [outputs, bias])
-        before = node.outputs[0]
-        outputs.name, outputs.shape, outputs.type = before.name, before.shape, before.type
-        ir.convenience.replace_all_uses_with(before, outputs, replace_graph_outputs=True)
-        self._graph.remove(node, safe=True)
+        ], domain="com.microsoft")[0]
+        residual = None
+        if (found := self._addition(last)) is not None and _same_shape(found[1], node.outputs[0]):
+            last, residual = found
+        operands = [value for value in (bias, residual) if value is not None]
+        operator = f"Scale{'Bias' if bias is not None else ''}{'Add' if residual is not None else ''}"
+        replace(self._graph, last, operator, [product, rounded.scales, *operands], [])
+        self._drop(node)
         self.count += 1
+
+    def _addition(self, node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
+        """The addition that is a node's only reader, and what it adds to the node's result."""
+        result = node.outputs[0]
+        uses = list(result.uses())
+        if len(uses) != 1 or result.is_graph_output() or uses[0].node.op_type != "Add":
+            return None
+        other = uses[0].node.inputs[1 - uses[0].idx]
+        return None if other is None else (uses[0].node, other)
+
+    def _drop(self, node: ir.Node) -> None:
+        """Remove what was replaced, an addition between included."""
+        if node.graph is None:  # replaced itself
+            return
+        for use in list(node.outputs[0].uses()):
+            self._drop(use.node)
+        self._graph.remove(node, safe=True)
 
     def _round(self, states: ir.Value, before: ir.Node) -> Rounded:
         if states not in self._rounded:
-            sizes = self._add(before, "Abs", [states])
-            axes = self._constant("last_axis", np.array([-1], dtype=np.int64))
-            largest = self._add(before, "ReduceMax", [sizes, axes], {"keepdims": 1})
-            scales = self._add(before, "Mul", [largest, self._constant("level", np.float32(1 / LEVELS))])
-            scales = self._add(before, "Max", [scales, self._constant("tiny", np.float32(TINY))])
-            unit = self._add(before, "Div", [states, scales])
-            zero = self._constant("zero_point", np.uint8(ZERO_POINT))
-            values = self._add(before, "QuantizeLinear", [unit, self._constant("one", np.float32(1)), zero])
-            self._rounded[states] = Rounded(values, scales)
+            self._rounded[states] = Rounded(*self._add(before, "RowQuantize", [states], domain=DOMAIN, outputs=2))
         return self._rounded[states]
 
     def _weight(self, weight: ir.Value, transposed: bool) -> tuple[ir.Value, ir.Value]:
@@ -121,12 +136,21 @@ class _Rewriter:
         return value
 
     def _add(
-        self, before: ir.Node, operator: str, inputs: list[ir.Value], attributes: dict[str, int] | None = None,
-        *, domain: str = "",
-    ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes or {}, domain=domain)
+        self, before: ir.Node, operator: str, inputs: list[ir.Value], *, domain: str, outputs: int = 1
+    ) -> Sequence[ir.Value]:
+        node = ir.node(operator, inputs, domain=domain, num_outputs=outputs)
         self._graph.insert_before(before, node)
-        return node.outputs[0]
+        return node.outputs
+
+
+def _is_vector(value: ir.Value, result: ir.Value) -> bool:
+    """Whether it is a constant with one number per column of a result."""
+    constant, shape = value.const_value, result.shape
+    return constant is not None and shape is not None and list(constant.shape) == [shape[-1]]
+
+
+def _same_shape(value: ir.Value, result: ir.Value) -> bool:
+    return value.const_value is None and value.shape is not None and value.shape == result.shape
 
 
 def _attribute(node: ir.Node, name: str, default: float) -> float:
