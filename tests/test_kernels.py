@@ -20,22 +20,30 @@ from seqserve_export.graphs.kernels import DOMAIN, define, definitions
 from seqserve_server import kernels
 
 Arrays = dict[str, NDArray[np.generic]]
-TYPES = {"float32": ir.DataType.FLOAT, "int32": ir.DataType.INT32, "int64": ir.DataType.INT64}
+TYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8, "int32": ir.DataType.INT32, "int64": ir.DataType.INT64}
 OUTPUT_TYPES = {"rounded": ir.DataType.UINT8, "ids": ir.DataType.INT64}
 needs_library = pytest.mark.skipif(kernels.library() is None, reason="no operators were compiled for this machine")
 
 
 def session(
-    operator: str, inputs: Arrays, attributes: dict[str, int | float], *, compiled: bool
+    operator: str, inputs: Arrays, attributes: dict[str, int | float], *, compiled: bool, constants: Arrays | None = None
 ) -> ort.InferenceSession:
-    """A graph of one node, with its definition."""
-    function = definitions()[operator]
-    values = [ir.Value(name=name, type=ir.TensorType(TYPES[array.dtype.name]), shape=ir.Shape([None] * array.ndim))
-              for name, array in inputs.items()]
-    node = ir.node(operator, values, attributes, domain=DOMAIN, num_outputs=len(function.outputs))
+    """A graph of one node, with its definition; constants are in the graph."""
+    function, constants = definitions()[operator], constants or {}
+    values = {name: ir.Value(name=name, type=ir.TensorType(TYPES[array.dtype.name]), shape=ir.Shape([None] * array.ndim))
+              for name, array in inputs.items()}
+    for name, array in constants.items():
+        tensor = ir.tensor(array, name=name)
+        values[name] = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    operands = [values[str(declared.name)] for declared in function.inputs]
+    node = ir.node(operator, operands, attributes, domain=DOMAIN, num_outputs=len(function.outputs))
     for made, declared in zip(node.outputs, function.outputs, strict=True):
         made.name, made.type = declared.name, ir.TensorType(OUTPUT_TYPES.get(str(declared.name), ir.DataType.FLOAT))
-    model = ir.Model(ir.Graph(values, node.outputs, nodes=[node], opset_imports={"": 20}, name="one"), ir_version=10)
+    graph = ir.Graph(
+        [values[name] for name in inputs], node.outputs, nodes=[node], initializers=[values[name] for name in constants],
+        opset_imports={"": 20}, name="one",
+    )
+    model = ir.Model(graph, ir_version=10)
     define(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
@@ -244,3 +252,33 @@ def test_positions_and_shapes_that_do_not_fit_are_refused(change: Arrays, messag
     opened = session("SelfAttention", inputs, attributes, compiled=True)
     with pytest.raises(Exception, match=message):
         opened.run(None, inputs | change)
+
+
+@needs_library
+@pytest.mark.parametrize("level", ["", "vnni"])
+@pytest.mark.parametrize(("depth", "columns"), [(64, 16), (512, 48), (30, 7), (129, 100), (4, 33), (2048, 512)])
+@pytest.mark.parametrize("operator", ["Product", "ProductBias", "ProductAdd", "ProductBiasAdd"])
+def test_products_have_the_bits_of_their_definition(operator: str, depth: int, columns: int, level: str) -> None:
+    random = np.random.default_rng(depth + columns)
+    constants: Arrays = {
+        "weight": random.integers(-127, 128, (depth, columns)).astype(np.int8),
+        "column_scales": random.uniform(0.001, 0.1, columns).astype(np.float32),
+    }
+
+    def given(rows: int) -> Arrays:
+        inputs: Arrays = {
+            "rounded": random.integers(0, 256, (rows, depth)).astype(np.uint8),
+            "scales": random.uniform(0.01, 2, (rows, 1)).astype(np.float32),
+        }
+        if "Bias" in operator:
+            inputs["bias"] = numbers(19, columns)
+        if operator.endswith("Add"):
+            inputs["residual"] = numbers(20, rows, columns)
+        return inputs
+
+    with mock.patch.dict(os.environ, {"SEQSERVE_KERNELS": level}):
+        compiled = session(operator, given(1), {}, compiled=True, constants=constants)
+    defined = session(operator, given(1), {}, compiled=False, constants=constants)
+    for rows in (1, 2, 3, 7, 8, 15, 16, 17, 40, 64, 100):
+        inputs = given(rows)
+        np.testing.assert_array_equal(compiled.run(None, inputs)[0], defined.run(None, inputs)[0])

@@ -8,10 +8,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parent / "seqserve_server/kernels/libseqserve_kernels.so"
 KERNELS = ("rounding.c", "step_attention.c", "packed_attention.c", "top_candidates.c")
+PRODUCTS, PRODUCTS_MACHINE = "product_x86.c", "x86_64_v4+avx512vnni+amx_tile+amx_int8"
+ONCE = ("register.c", "tensors.c", "row_operators.c", "attention_operators.c", "product.c", PRODUCTS)
 LEVELS = {"v4": "x86_64_v4", "v3": "x86_64_v3", "plain": "x86_64"}  # by name in kernels.h
 # No contraction, no other liberties: a value is rounded alike at every level.
-FLAGS = ("-O3", "-fPIC", "-std=c17", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror",
-         "-Wno-psabi", "-fno-sanitize=all", "-g0")
+FLAGS = ("-O3", "-fPIC", "-std=gnu17", "-D_GNU_SOURCE", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra",
+         "-Werror", "-Wno-psabi", "-fno-sanitize=all", "-g0")
 OLDEST_GLIBC = "2.28"
 WHEEL_PLATFORM = f"manylinux_{OLDEST_GLIBC.replace('.', '_')}_{platform.machine()}"
 
@@ -34,12 +36,14 @@ def build(library: Path = LIBRARY) -> Path:
     target = ["-target", f"{machine}-linux-gnu.{OLDEST_GLIBC}"]
     library.parent.mkdir(parents=True, exist_ok=True)
     objects = []
-    jobs = [(name, level) for name in KERNELS for level in levels] + [("operators.c", "")]
+    jobs = [(name, level) for name in KERNELS for level in levels] + [(name, "") for name in ONCE]
     for name, level in jobs:
         made = library.with_name(f"{Path(name).stem}{level and '.'}{level}.o")
         names = [f"-DLEVEL={level}", f"-mcpu={levels[level]}"] if level else []
         if level == "v4":
             names.append("-mprefer-vector-width=512")
+        if name == PRODUCTS and machine == "x86_64":
+            names = [f"-mcpu={PRODUCTS_MACHINE}", "-mprefer-vector-width=512"]
         subprocess.run([*compiler, *target, *FLAGS, *names, "-c", str(HERE / name), "-o", str(made)], check=True)
         objects.append(made)
     subprocess.run([*compiler, *target, "-shared", "-s", *map(str, objects), "-lm", "-o", str(library)], check=True)

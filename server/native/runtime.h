@@ -25,7 +25,7 @@ typedef struct {
   const Api *(*get)(uint32_t version);
 } ApiBase;
 
-enum { FLOAT = 1, UINT8 = 2, INT32 = 6, INT64 = 7 };  // element types
+enum { FLOAT = 1, UINT8 = 2, INT8 = 3, INT32 = 6, INT64 = 7 };  // element types
 enum { REQUIRED = 0 };  // of inputs and outputs
 enum { FAIL = 1 };  // error code
 
@@ -64,8 +64,8 @@ struct Operator {
 #define TENSOR_SHAPE ENTRY(65, Status *, const Value *, Shape **)
 #define INFO_FLOAT ENTRY(85, Status *, const Info *, const char *, float *)
 #define INFO_INTEGER ENTRY(86, Status *, const Info *, const char *, int64_t *)
-#define CONTEXT_INPUT_COUNT ENTRY(88, Status *, const Context *, size_t *)
 #define CONTEXT_INPUT ENTRY(90, Status *, const Context *, size_t, const Value **)
 #define CONTEXT_OUTPUT ENTRY(91, Status *, Context *, size_t, const int64_t *, size_t, Value **)
 #define SHAPE_RELEASE ENTRY(99, void, Shape *)
+#define INFO_CONSTANT ENTRY(249, Status *, const Info *, size_t, int *, const Value **)
 #define PARALLEL_FOR ENTRY(274, Status *, const Context *, void (*)(void *, size_t), size_t, size_t, void *)

@@ -5,7 +5,7 @@ the node's place, which is just what stood there before. See docs/decisions/0016
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx.parser
 import onnx_ir as ir
@@ -41,6 +41,30 @@ ScaleBiasAdd (product, scales, bias, residual) => (result) {
     scaled = Mul (product, scales)
     biased = Add (scaled, bias)
     result = Add (biased, residual)
+}
+Product (rounded, scales, weight, column_scales) => (result) {
+    one = Constant <value_float: float = 1.0> ()
+    zero = Constant <value: tensor = uint8 {128}> ()
+    product = com.microsoft.MatMulIntegerToFloat (rounded, weight, one, column_scales, zero)
+    result = seqserve.Scale (product, scales)
+}
+ProductBias (rounded, scales, weight, column_scales, bias) => (result) {
+    one = Constant <value_float: float = 1.0> ()
+    zero = Constant <value: tensor = uint8 {128}> ()
+    product = com.microsoft.MatMulIntegerToFloat (rounded, weight, one, column_scales, zero)
+    result = seqserve.ScaleBias (product, scales, bias)
+}
+ProductAdd (rounded, scales, weight, column_scales, residual) => (result) {
+    one = Constant <value_float: float = 1.0> ()
+    zero = Constant <value: tensor = uint8 {128}> ()
+    product = com.microsoft.MatMulIntegerToFloat (rounded, weight, one, column_scales, zero)
+    result = seqserve.ScaleAdd (product, scales, residual)
+}
+ProductBiasAdd (rounded, scales, weight, column_scales, bias, residual) => (result) {
+    one = Constant <value_float: float = 1.0> ()
+    zero = Constant <value: tensor = uint8 {128}> ()
+    product = com.microsoft.MatMulIntegerToFloat (rounded, weight, one, column_scales, zero)
+    result = seqserve.ScaleBiasAdd (product, scales, bias, residual)
 }
 SelfAttention <num_heads, kv_num_heads, scale> (packed, keys, values, last, extent) => (result, new_keys, new_values) {
     result, new_keys, new_values = com.microsoft.GroupQueryAttention <
@@ -79,7 +103,7 @@ TopCandidates (logits, count) => (log_probs, ids) {
     log_probs, ids = TopK <axis: int = -1, largest: int = 1, sorted: int = 1> (every, count)
 }
 """
-OPSETS = 'opset_import: ["" : 20, "com.microsoft" : 1]'
+OPSETS = 'opset_import: ["" : 20, "com.microsoft" : 1, "seqserve" : 1]'
 
 
 def definitions() -> dict[str, ir.Function]:
@@ -91,13 +115,21 @@ def definitions() -> dict[str, ir.Function]:
 
 def define(model: ir.Model) -> None:
     """Give a graph the definitions of those operators that it uses, and of no others."""
-    used = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN}
+    known = definitions()
+    used = waiting = _own(model.graph.all_nodes())
+    while waiting:  # definitions use definitions
+        waiting = set().union(*(_own(known[name]) for name in waiting)) - used
+        used |= waiting
     if used:
         model.opset_imports[DOMAIN] = 1
         model.opset_imports.setdefault("com.microsoft", 1)
-    for name, function in definitions().items():
-        if name in used:
-            model.functions[function.identifier()] = function
+    model.functions.clear()
+    for name in sorted(used):
+        model.functions[known[name].identifier()] = known[name]
+
+
+def _own(nodes: Iterable[ir.Node]) -> set[str]:
+    return {node.op_type for node in nodes if node.domain == DOMAIN}
 
 
 def use_kernels(model: ir.Model) -> None:

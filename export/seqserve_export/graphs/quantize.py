@@ -4,7 +4,6 @@ A scale per row, because the runtime's own dynamic quantisation takes one over t
 gets depends on who else is being served. See docs/decisions/0007.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from seqserve_export.graphs.kernels import DOMAIN, define, replace
 
 LEVELS = 127  # symmetric: -127 .. 127 around the zero point
-ZERO_POINT = 128  # activations are unsigned, as the fast integer kernels want them
 BLOCK = 1024  # output channels that are rounded at a time, so that a vocabulary is not held four times in float32
 TINY = 1e-12  # the scale of a row, or a channel, of zeros
 
@@ -61,7 +59,6 @@ class _Rewriter:
         self._graph = graph
         self._rounded: dict[ir.Value, Rounded] = {}
         self._weights: dict[tuple[str, bool], tuple[ir.Value, ir.Value]] = {}
-        self._constants: dict[str, ir.Value] = {}
         self.count = 0
 
     def rewrite(self, node: ir.Node) -> None:
@@ -77,16 +74,12 @@ class _Rewriter:
             last, bias = found  # of the vocabulary's projection, which is traced apart
         rounded = self._round(states, node)
         integers, scales = self._weight(weight, transposed)
-        product = self._add(node, "MatMulIntegerToFloat", [
-            rounded.values, integers, self._constant("one", np.float32(1)), scales,
-            self._constant("zero_point", np.uint8(ZERO_POINT)),
-        ], domain="com.microsoft")[0]
         residual = None
         if (found := self._addition(last)) is not None and _same_shape(found[1], node.outputs[0]):
             last, residual = found
         operands = [value for value in (bias, residual) if value is not None]
-        operator = f"Scale{'Bias' if bias is not None else ''}{'Add' if residual is not None else ''}"
-        replace(self._graph, last, operator, [product, rounded.scales, *operands], [])
+        operator = f"Product{'Bias' if bias is not None else ''}{'Add' if residual is not None else ''}"
+        replace(self._graph, last, operator, [rounded.values, rounded.scales, integers, scales, *operands], [])
         self._drop(node)
         self.count += 1
 
@@ -109,7 +102,9 @@ class _Rewriter:
 
     def _round(self, states: ir.Value, before: ir.Node) -> Rounded:
         if states not in self._rounded:
-            self._rounded[states] = Rounded(*self._add(before, "RowQuantize", [states], domain=DOMAIN, outputs=2))
+            node = ir.node("RowQuantize", [states], domain=DOMAIN, num_outputs=2)
+            self._graph.insert_before(before, node)
+            self._rounded[states] = Rounded(*node.outputs)
         return self._rounded[states]
 
     def _weight(self, weight: ir.Value, transposed: bool) -> tuple[ir.Value, ir.Value]:
@@ -124,23 +119,11 @@ class _Rewriter:
             )
         return self._weights[name, transposed]
 
-    def _constant(self, name: str, value: np.generic | NDArray[np.int64]) -> ir.Value:
-        if name not in self._constants:
-            self._constants[name] = self._store(f"quantize.{name}", np.asarray(value))
-        return self._constants[name]
-
     def _store(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._graph.register_initializer(value)
         return value
-
-    def _add(
-        self, before: ir.Node, operator: str, inputs: list[ir.Value], *, domain: str, outputs: int = 1
-    ) -> Sequence[ir.Value]:
-        node = ir.node(operator, inputs, domain=domain, num_outputs=outputs)
-        self._graph.insert_before(before, node)
-        return node.outputs
 
 
 def _is_vector(value: ir.Value, result: ir.Value) -> bool:

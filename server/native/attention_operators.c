@@ -1,0 +1,106 @@
+// The attentions of a decoder step and of packed sources.
+#include <stdlib.h>
+#include <string.h>
+
+#include "tensors.h"
+
+typedef struct {
+  int64_t heads, key_heads;
+  float scale;
+} Attributes;
+
+// Queries, keys, values and lengths of both kinds of step attention.
+static Status *step_attention(const Attributes *given, Context *context, int append, int biased) {
+  Tensor query, keys, values, last, bias = {0};
+  TRY(input(context, 0, &query));
+  TRY(input(context, 1, &keys));
+  TRY(input(context, 2, &values));
+  TRY(input(context, 3, &last));
+  if (biased) TRY(input(context, 5, &bias));
+  size_t rows = (size_t)query.sizes[0], heads = (size_t)given->heads, key_heads = (size_t)given->key_heads;
+  size_t size = (size_t)keys.sizes[3], capacity = (size_t)keys.sizes[2];
+  size_t stride = (heads + (append ? 2 * key_heads : 0)) * size;
+  if (query.rank != 3 || keys.rank != 4 || values.rank != 4 || memcmp(keys.sizes, values.sizes, sizeof keys.sizes) ||
+      (size_t)keys.sizes[0] != rows || (size_t)keys.sizes[1] != key_heads || (size_t)query.sizes[2] != stride ||
+      query.sizes[1] != 1 || last.rank != 1 || (size_t)last.sizes[0] != rows || size % 8 || heads % key_heads)
+    return fail("attention: shapes do not fit");
+  const int32_t *ends = last.data;
+  size_t longest = 0;
+  for (size_t row = 0; row < rows; row++) {
+    if (ends[row] < 0 || (size_t)ends[row] >= capacity) return fail("attention: a position beyond the buffer");
+    if ((size_t)ends[row] >= longest) longest = (size_t)ends[row] + 1;
+  }
+  size_t extent = bias.data ? (size_t)bias.sizes[3] : longest;
+  if (extent < longest) return fail("attention: a position beyond the bias");
+  StepAttention work = {query.data, bias.data, ends,   keys.data, values.data, NULL,   heads,
+                        key_heads,  size,      capacity, extent,  stride,      append, given->scale};
+  TRY(output(context, 0, (int64_t[]){(int64_t)rows, 1, (int64_t)(heads * size)}, 3, &work.result));
+  if (append) {
+    size_t bytes = rows * key_heads * capacity * size * sizeof(float);
+    TRY(output(context, 1, keys.sizes, 4, &work.keys));
+    TRY(output(context, 2, values.sizes, 4, &work.values));
+    // The same memory when bound as input and output at once, as the engine does.
+    if (work.keys != keys.data) memcpy(work.keys, keys.data, bytes);
+    if (work.values != values.data) memcpy(work.values, values.data, bytes);
+  }
+  return run(context, kernels.step_attention, &work, rows * key_heads, 2 * longest * size);
+}
+
+Status *self_attention(void *given, Context *context) { return step_attention(given, context, 1, 0); }
+Status *biased_self_attention(void *given, Context *context) { return step_attention(given, context, 1, 1); }
+Status *cross_attention(void *given, Context *context) { return step_attention(given, context, 0, 0); }
+
+// Inputs 2 and 3 say how to pad and pack, which nothing here does.
+static Status *attend_packed(const Attributes *given, Context *context, int biased) {
+  Tensor packed, lengths, bias = {0};
+  TRY(input(context, 0, &packed));
+  TRY(input(context, 1, &lengths));
+  if (biased) TRY(input(context, 4, &bias));
+  size_t heads = (size_t)given->heads, sources = (size_t)lengths.sizes[0];
+  if (packed.rank != 2 || lengths.rank != 1 || packed.sizes[1] % (3 * given->heads)) return fail("packed attention: shapes do not fit");
+  int64_t *starts = malloc((sources + 1) * sizeof(int64_t));
+  if (!starts) return fail("out of memory");
+  size_t longest = 0;
+  int odd = 0;
+  starts[0] = 0;
+  for (size_t i = 0; i < sources; i++) {
+    int32_t length = ((const int32_t *)lengths.data)[i];
+    odd |= length < 0;
+    starts[i + 1] = starts[i] + length;
+    if (length > 0 && (size_t)length > longest) longest = (size_t)length;
+  }
+  size_t padded = bias.data ? (size_t)bias.sizes[3] : 0, inner = (size_t)packed.sizes[1] / 3;
+  Status *problem = NULL;
+  PackedAttention work = {packed.data, bias.data, starts, NULL, heads, inner / heads, padded, given->scale};
+  if (odd || starts[sources] != packed.sizes[0] || (bias.data && longest > padded)) problem = fail("packed attention: lengths do not fit");
+  if (!problem) problem = output(context, 0, (int64_t[]){packed.sizes[0], (int64_t)inner}, 2, &work.result);
+  if (!problem) problem = run(context, kernels.packed_attention, &work, sources * heads, longest * (longest + 4 * work.size));
+  free(starts);
+  return problem;
+}
+
+Status *packed_attention(void *given, Context *context) { return attend_packed(given, context, 0); }
+Status *biased_packed_attention(void *given, Context *context) { return attend_packed(given, context, 1); }
+
+static Status *create_attention(const Info *info, int has_key_heads, void **kernel) {
+  Attributes *made = malloc(sizeof *made);
+  if (!made) return fail("out of memory");
+  Status *problem = INFO_INTEGER(info, "num_heads", &made->heads);
+  if (!problem) made->key_heads = made->heads;
+  if (!problem && has_key_heads) problem = INFO_INTEGER(info, "kv_num_heads", &made->key_heads);
+  if (!problem) problem = INFO_FLOAT(info, "scale", &made->scale);
+  if (!problem && (made->heads < 1 || made->key_heads < 1)) problem = fail("attention: no heads");
+  if (problem) free(made);
+  else *kernel = made;
+  return problem;
+}
+
+Status *create_step(const Operator *op, const Api *unused, const Info *info, void **kernel) {
+  (void)op; (void)unused;
+  return create_attention(info, 1, kernel);
+}
+
+Status *create_packed(const Operator *op, const Api *unused, const Info *info, void **kernel) {
+  (void)op; (void)unused;
+  return create_attention(info, 0, kernel);
+}
