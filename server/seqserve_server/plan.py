@@ -1,6 +1,6 @@
 """What the scheduler knows of a running request, and what it asks of the engine. Values, with no decisions in them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from seqserve_server.capacity import Capacity
@@ -150,11 +150,10 @@ def need_of(requests: Iterable[Request], widths: Sequence[int]) -> Capacity:
     return Capacity(rows, target, source, tuple(places))
 
 
-def need_now(running: Iterable[Running], rows: int, places: Sequence[int]) -> Capacity:
+def need_now(running: Collection[Running], rows: int, places: Sequence[int]) -> Capacity:
     """What they need for the next step, in so many rows and, of each width, places."""
-    target = source = 0
-    for one in running:
-        target, source = max(target, one.position + 1), max(source, len(one.request.source))
+    target = max([one.position + 1 for one in running], default=0)
+    source = max([len(one.request.source) for one in running], default=0)
     return Capacity(rows, target, source, tuple(places))
 
 

@@ -118,12 +118,12 @@ class Scheduler:
             ended=ended,
             changes=changes,
             need=need_now(running, len(rows), [len(space) for space in self._places]),
-            copies=[copy for one in running for copy in one.take_copies()],
+            copies=[copy for one in running if one.copies for copy in one.take_copies()],
             encode=group_by_length([Source(one.rows[0], tuple(one.places), one.request.source) for one in admitted]),
             tokens=[one.tokens[lane] for one, lane in rows],
             positions=[one.position for one, _ in rows],
-            candidates=max((one.search.candidates for one in running), default=0),
-            logits=any(one.search.wants_logits for one in running),
+            candidates=max([one.search.candidates for one in running], default=0),
+            logits=any([one.search.wants_logits for one in running]),  # noqa: C419 - a list is faster than asking on
             layout=self._layout,
             score=[] if admitted else self.pairs.turn(),
         )
@@ -145,10 +145,12 @@ class Scheduler:
         """
         applied = Applied([])
         events = applied.events
+        finite = all(map(math.isfinite, [best[0] for best in log_probs]))  # all at once: nearly always
         for running in list(self._running.values()):
-            request, rows = running.request, [running.rows[lane] for lane in running.lanes]
+            request, held = running.request, running.rows
+            rows = held if len(held) == 1 else [held[lane] for lane in running.lanes]
             found = [log_probs[row] for row in rows]
-            if not all(math.isfinite(best[0]) for best in found):
+            if not (finite or all(math.isfinite(best[0]) for best in found)):
                 self._leave(running)
                 events.append(Failed(request.id, NOT_FINITE))
                 continue
@@ -161,7 +163,7 @@ class Scheduler:
                 running.times.first_token = now
                 applied.joined += 1
             search = running.search
-            whole = [logits[row] for row in rows] if search.wants_logits and logits is not None else []
+            whole = [logits[row] for row in rows] if logits is not None and search.wants_logits else []
             advance = search.advance([token_ids[row] for row in rows], found, whole)
             if advance.stable and request.stream:
                 events.append(TokensChosen(request.id, advance.stable))
@@ -169,7 +171,7 @@ class Scheduler:
                 events.append(self._finish(running, FinishReason.of(advance.found[0]), advance.found, now))
                 continue
             running.assign_lanes(advance.live)
-            if len(running.rows) > 1:
+            if len(held) > 1:
                 self._hold_lanes(running)
             running.position += 1
         return applied
