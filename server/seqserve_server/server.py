@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
+from seqserve_server import kernels
 from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
@@ -70,6 +71,8 @@ def open_model(config: ServerConfig) -> ServedModel:
         encoder_cache_bytes=config.encoder_cache_bytes, scorer=not config.no_scorer,
     )
     model = ServedModel.open(config.bundles[0], limits)
+    if kernels.library() is None:
+        logger.warning("no compiled operators in this installation: steps in 8 bits take twice as long")
     wanted, most = model.description.search.beam_size, most_beams(limits.max_rows)
     if wanted > most:
         logger.warning("--max-rows %d: requests get %d beams by default, not the model's %d", most, most, wanted)
