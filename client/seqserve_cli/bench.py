@@ -1,192 +1,183 @@
 """``seqserve bench``."""
 
 import argparse
-import asyncio
+import contextlib
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
-from seqserve_cli import exits, remote
-from seqserve_cli.answers import decoding_options
-from seqserve_client import AsyncClient, ServerInfo
-from seqserve_client.load_test import Load, LoadTest, Source, random_sources, text_sources
-from seqserve_client.report import GOODPUT_METRICS, Sample, result, table
+from seqserve_cli import bench_settings, exits, remote
+from seqserve_cli.bench_arguments import DEFAULT_SETTLE
+from seqserve_cli.bench_arguments import add_arguments as add_arguments
+from seqserve_cli.bench_progress import Live
+from seqserve_client import Client, ModelInfo, SeqserveError
+from seqserve_client.capacity_search import capacity, is_borne, next_rate
+from seqserve_client.load import Load, Work
+from seqserve_client.load_processes import ClientDied, ClientProcesses, Clients, OwnProcess, Target
+from seqserve_client.load_table import sweep_table, table
+from seqserve_client.report import Part, Sample, clients, generator_warnings, kinds, merged, result
+from seqserve_client.server_metrics import Watch
 
 DESCRIPTION = """\
 Measure a server under load. By default an open loop: requests are sent at random (Poisson) times fixed in advance by
 --rate and --seed, whatever the server does, and latency counts from the time a request should have been sent. With
---concurrency and no --rate, a closed loop: N requests in flight at all times.
+--concurrency and no --rate, a closed loop: N requests in flight at all times. docs/load-testing.md says how to read it.
 
 examples:
   seqserve bench --rate 20 --requests 500 --input english.txt
   seqserve bench --rate 50 --duration 30 --stream --goodput ttft:100 e2el:300
-  seqserve bench --concurrency 64 --random-ids 20 --min-new-tokens 24 --max-new-tokens 24 --save-result run.json
+  seqserve bench --sweep 10,20,40,80 --duration 20 --processes 2 --report curve.html
+  seqserve bench --capacity --goodput e2el:300 --duration 20 --input english.txt
+  seqserve bench --trace monday.jsonl --trace-speed 2 --metrics http://127.0.0.1:9090/metrics
+  seqserve bench --rate 30 --mix unary=0.5,stream=0.3,beam4=0.2 --save-result run.json
+  seqserve bench --concurrency 64 --random-ids 20 --min-new-tokens 24 --max-new-tokens 24
   seqserve bench --rate inf --requests 1000 --concurrency 256"""
-DEFAULT_RATE = 10.0
-DEFAULT_REQUESTS = 100
-DEFAULT_SOURCE_LENGTH = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the command."""
-    remote.add_target(parser)
-    count = remote.at_least(1)
-    load = parser.add_argument_group("load")
-    load.add_argument(
-        "--rate",
-        type=_rate,
-        metavar="R",
-        help=f'mean requests per second; "inf" sends all at once (default: {DEFAULT_RATE:g}, without --concurrency)',
-    )
-    load.add_argument(
-        "--concurrency", type=count, metavar="N", help="most requests in flight; without --rate, always that many"
-    )
-    load.add_argument(
-        "--requests", type=count, metavar="N", help=f"how many (default: {DEFAULT_REQUESTS}, without --duration)"
-    )
-    load.add_argument("--duration", type=remote.seconds, metavar="S", help="seconds during which requests are sent")
-    load.add_argument(
-        "--warmup", type=remote.at_least(0), default=2, metavar="N", help="uncounted first ones (default: %(default)s)"
-    )
-    load.add_argument("--seed", type=int, default=0, help="of times and inputs (default: %(default)s)")
-    inputs = parser.add_argument_group("inputs").add_mutually_exclusive_group()
-    inputs.add_argument("--input", type=Path, metavar="FILE", help="text lines to send, in a seeded order")
-    inputs.add_argument(
-        "--random-ids",
-        type=count,
-        metavar="LENGTH",
-        help=f"send random ids (default: of length {DEFAULT_SOURCE_LENGTH})",
-    )
-    decoding = parser.add_argument_group("decoding")
-    decoding.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
-    remote.add_lengths(decoding)
-    remote.add_beam_size(decoding)
-    remote.add_languages(decoding)
-    decoding.add_argument("--stream", action="store_true", help="stream, and measure when tokens arrive")
-    report = parser.add_argument_group("report")
-    report.add_argument(
-        "--goodput",
-        nargs="+",
-        type=_limit,
-        default=[],
-        metavar="METRIC:MS",
-        help=f"also count requests within these limits; metrics: {', '.join(GOODPUT_METRICS)}",
-    )
-    report.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-    report.add_argument("--save-result", type=Path, metavar="FILE", help="write the result as JSON")
-    remote.add_timeout(parser, 60)
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One load that was sent: its figures, and all its samples, those of the ramp included."""
+
+    figures: dict[str, Any]
+    samples: list[Sample]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; fails where no request was completed."""
+    """Run the command; fails where a run completed no request."""
+    bench_settings.check(options)
+    load = bench_settings.load_of(options)
+    texts = bench_settings.texts_of(options.input) if options.input else None
+    target = Target(options.target, options.timeout or None)
+    with remote.errors_as_one_line(options.target):
+        with Client(target.address, timeout=target.timeout, max_attempts=1) as client:
+            model = bench_settings.model_of(options, client.info())
+        inputs = bench_settings.inputs_of(options, texts, model)
+        work = Work(inputs, bench_settings.decoding_of(options), options.model_name)
+        several = ClientProcesses(target, work, options.processes) if options.processes > 1 else None
+        try:
+            with several or OwnProcess(target, work) as sending:
+                runs, found = _runs(options, sending, load)
+        except ClientDied as error:
+            raise exits.CommandError(str(error)) from error
+    _deliver(options, _record(options, load, model, runs, found), runs)
+    return exits.OK if all(each.figures["completed"] for each in runs) else exits.FAILURE
+
+
+def _runs(options: argparse.Namespace, sending: Clients, load: Load) -> tuple[list[Run], float | None]:
+    """All runs, by rate, and the capacity where it was looked for."""
+    tried: dict[float, Run] = {}
+    for rate in _rates(options, load, tried):
+        if tried:
+            time.sleep(DEFAULT_SETTLE if options.settle is None else options.settle)
+        label = f"rate {rate:g}:" if options.sweep or options.capacity else ""
+        tried[rate or 0.0] = _run(options, sending, replace(load, rate=rate), label)
+    found = capacity(_borne(tried)) if options.capacity else None
+    return [tried[rate] for rate in sorted(tried)] if options.capacity else list(tried.values()), found
+
+
+def _rates(options: argparse.Namespace, load: Load, tried: dict[float, Run]) -> Iterator[float | None]:
+    """One rate after the other; the search looks at what came of those before."""
+    if options.capacity:
+        while (rate := next_rate(_borne(tried), load.rate or 1.0)) is not None:
+            yield rate
+    else:
+        yield from options.sweep or [load.rate]
+
+
+def _borne(tried: dict[float, Run]) -> dict[float, bool]:
+    return {rate: is_borne(each.figures) for rate, each in tried.items()}
+
+
+def _run(options: argparse.Namespace, sending: Clients, load: Load, label: str) -> Run:
+    """Send one load and work out its figures."""
+    sending.prepare(load)
+    live = Live(sys.stderr, label) if sys.stderr.isatty() and not options.quiet else None
+    watch = Watch(options.metrics) if options.metrics else None
+    try:
+        with watch or contextlib.nullcontext():
+            parts = sending.run(live.tell if live else None)
+    finally:
+        if live:
+            live.clear()
+    figures, samples = _figures(options, load, parts)
+    if watch:
+        try:
+            figures["server"] = watch.result()
+        except SeqserveError as error:  # the run is done, and worth more than this
+            figures["warnings"].append(str(error))
+    return Run(figures, samples)
+
+
+def _figures(options: argparse.Namespace, load: Load, parts: list[Part]) -> tuple[dict[str, Any], list[Sample]]:
     limits = dict(options.goodput)
-    if not options.stream and (unseen := sorted(set(limits) - {"e2el"})):
-        raise exits.CommandError(f"--goodput {unseen[0]} needs --stream", exits.USAGE)
-    load = _load(options)
-    texts = _texts(options.input) if options.input else None
-    samples = asyncio.run(_measure(options, load, texts))
-    figures = {
+    samples = merged(parts)
+    counted = [sample for sample in samples if sample.intended >= load.ramp]
+    figures: dict[str, Any] = {
+        "request_rate": "inf" if load.rate is not None and math.isinf(load.rate) else load.rate,
+        **result(counted, limits),
+        "kinds": kinds(counted, limits),
+        "clients": clients(parts),
+    }
+    # Everything at once is late by intention.
+    late = generator_warnings(figures["clients"], figures["p99_e2el_ms"])
+    figures["warnings"] = [] if load.rate == math.inf else late
+    if load.ramp:
+        failed = sum(sample.error is not None for sample in samples) - figures["failed"]
+        figures["ramp"] = {"completed": len(samples) - len(counted) - failed, "failed": failed}
+    return figures, samples
+
+
+def _record(
+    options: argparse.Namespace, load: Load, model: ModelInfo, runs: list[Run], found: float | None
+) -> dict[str, Any]:
+    """The whole result, ready for JSON: settings first, named as vLLM's where it has them."""
+    settings = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "target": options.target,
-        "request_rate": "inf" if load.rate == float("inf") else load.rate,
+        "model_id": model.name,
+        "model": f"{model.name} ({model.family}, {model.precision}, version {model.version})",
+        "machine": bench_settings.machine(),
+        "num_prompts": load.requests,
+        "duration_limit": load.duration,
+        "burstiness": load.burstiness,
         "max_concurrency": load.concurrency,
-        "stream": load.stream,
+        "trace": str(options.trace) if options.trace else None,
+        "trace_speed": options.trace_speed,
+        "input": str(options.input) if options.input else None,
+        "ramp_seconds": load.ramp,
+        "mix": {kind.name: kind.weight for kind in load.kinds},
+        "stream": load.streams,
+        "decoding": bench_settings.decoding_of(options),
         "seed": load.seed,
         "num_warmups": load.warmup,
-        "goodput_limits_ms": limits,
-        **result(samples, limits),
+        "processes": options.processes,
+        "timeout": options.timeout,
+        "goodput_limits_ms": dict(options.goodput),
     }
-    if options.save_result:
-        options.save_result.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures) if options.json else table(figures))
-    return exits.OK if figures["completed"] else exits.FAILURE
+    if not options.sweep and not options.capacity:
+        return settings | runs[0].figures
+    return settings | {"sweep": [each.figures for each in runs]} | ({"capacity": found} if options.capacity else {})
 
 
-def _load(options: argparse.Namespace) -> Load:
-    rate = options.rate
-    if rate is None and options.concurrency is None:
-        rate = DEFAULT_RATE
-    requests = options.requests
-    if requests is None and options.duration is None:
-        requests = DEFAULT_REQUESTS
+def _deliver(options: argparse.Namespace, record: dict[str, Any], runs: list[Run]) -> None:
+    """Save, draw and print."""
     try:
-        return Load(
-            rate=rate,
-            concurrency=options.concurrency,
-            requests=requests,
-            duration=options.duration,
-            warmup=options.warmup,
-            stream=options.stream,
-            seed=options.seed,
-        )
-    except ValueError as error:
-        raise exits.CommandError(str(error), exits.USAGE) from error
+        if options.save_result:
+            options.save_result.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if options.report:
+            from seqserve_cli.load_page import write
 
-
-async def _measure(options: argparse.Namespace, load: Load, texts: list[str] | None) -> list[Sample]:
-    # Retries are off: a refusal is a result here.
-    client = AsyncClient(options.target, timeout=options.timeout or None, max_attempts=1)
-    with remote.errors_as_one_line(options.target):
-        async with client:
-            info = await client.info()
-            sources = _sources(options, texts, info)
-            decoding = decoding_options(options)
-            progress = _progress(load) if sys.stderr.isatty() else None
-            try:
-                test = LoadTest(client, load, sources, decoding, model=options.model_name, progress=progress)
-                return await test.run()
-            finally:
-                if progress is not None:
-                    sys.stderr.write("\r\033[K")
-
-
-def _sources(options: argparse.Namespace, texts: list[str] | None, info: ServerInfo) -> Iterator[Source]:
-    if texts is not None:
-        return text_sources(options.seed, texts)
-    for model in info.models:
-        if options.model_name in (None, model.name):
-            return random_sources(options.seed, options.random_ids or DEFAULT_SOURCE_LENGTH, model)
-    raise exits.CommandError(f"the server has no model {options.model_name!r}")
-
-
-def _texts(path: Path) -> list[str]:
-    try:
-        texts = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise exits.CommandError(f"cannot read {path}: {error}") from error
-    if not texts:
-        raise exits.CommandError(f"{path} holds no text")
-    return texts
-
-
-def _progress(load: Load) -> Callable[[int, int], None]:
-    whole = f"/{load.requests}" if load.requests is not None else ""
-
-    shown = 0.0
-
-    def show(ended: int, failed: int) -> None:
-        nonlocal shown
-        if (now := time.monotonic()) >= shown + 0.1:  # drawing takes time from the requests being measured
-            shown = now
-            sys.stderr.write(f"\r{ended}{whole} done, {failed} failed")
-            sys.stderr.flush()
-
-    return show
-
-
-def _rate(text: str) -> float:
-    rate = float(text)
-    if not rate > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return rate
-
-
-def _limit(text: str) -> tuple[str, float]:
-    name, _, milliseconds = text.partition(":")
-    if name not in GOODPUT_METRICS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not METRIC:MS with a metric of {', '.join(GOODPUT_METRICS)}")
-    try:
-        return name, float(milliseconds)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} lacks a number of milliseconds") from None
+            write(options.report, record, runs[0].samples if "sweep" not in record else [])
+    except OSError as error:
+        raise exits.CommandError(f"cannot write {error.filename}: {error.strerror}") from error
+    if options.json:
+        print(json.dumps(record))
+    elif "sweep" in record:
+        print(sweep_table(record["sweep"], record.get("capacity")))
+    else:
+        print(table(record))

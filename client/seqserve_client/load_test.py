@@ -1,194 +1,125 @@
-"""The load test: when to send, what to send, and one coroutine per request that notes its times.
+"""The load test of one client process: one coroutine per request, which notes its times.
 
 An open loop sends on a schedule fixed in advance, whatever the server does; a closed loop keeps a fixed number of
-requests in flight. Only an open loop shows what users of a busy server see; see ``seqserve_client.report``.
+requests in flight. Only an open loop shows what users of a busy server see; see ``docs/load-testing.md``.
 """
 
 import asyncio
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
+from seqserve_client.arrivals import Share
 from seqserve_client.async_client import AsyncClient
 from seqserve_client.errors import SeqserveError
-from seqserve_client.options import GenerationOptions
+from seqserve_client.load import Load, Request, Work
+from seqserve_client.load_progress import Tally
 from seqserve_client.report import Sample
-from seqserve_client.results import ModelInfo
-
-Source = str | list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How to load the server.
-
-    Attributes:
-        rate: Mean requests per second of an open loop (Poisson arrivals; infinite sends all at once), or None for a
-            closed loop.
-        concurrency: Most requests in flight: in a closed loop the number of workers; in an open loop a cap, behind
-            which requests wait with their intended time unchanged; None for no cap.
-        requests: How many to send, or None.
-        duration: Seconds during which to send, or None; what is in flight then is waited for.
-        warmup: Requests sent first, one after the other, and not counted.
-        stream: Whether to stream, which alone shows when tokens arrive.
-    """
-
-    rate: float | None = None
-    concurrency: int | None = None
-    requests: int | None = None
-    duration: float | None = None
-    warmup: int = 0
-    stream: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rate is None and self.concurrency is None:
-            raise ValueError("a load needs a rate (open loop) or a concurrency (closed loop)")
-        if self.requests is None and self.duration is None:
-            raise ValueError("a load needs a number of requests or a duration")
-        if self.rate is not None and not self.rate > 0:
-            raise ValueError(f"the rate must be above 0, not {self.rate}")
-        if self.rate is not None and math.isinf(self.rate) and self.requests is None:
-            raise ValueError("an infinite rate needs a number of requests")
-
-
-def arrival_offsets(seed: int, rate: float, count: int | None, duration: float | None = None) -> Iterator[float]:
-    """Intended send times of a Poisson process, in seconds after the start; the first gap is random like all others.
-
-    Args:
-        seed: The same seed gives the same times, also under another count or duration, and times in proportion under
-            another rate.
-        rate: Mean arrivals per second; infinite for all at 0.
-        count: Most arrivals, or None.
-        duration: Arrivals lie before it, or None.
-    """
-    generator = random.Random(seed)  # noqa: S311 - repeatable, not secret
-    now, sent = 0.0, 0
-    while count is None or sent < count:
-        now += generator.expovariate(1.0) / rate
-        if duration is not None and now >= duration:
-            return
-        yield now
-        sent += 1
-
-
-def random_sources(seed: int, length: int, model: ModelInfo) -> Iterator[list[int]]:
-    """Endless seeded inputs of ``length`` ids.
-
-    The first few ids and the last are left out where the vocabulary allows it: special tokens usually sit there.
-    """
-    size = model.limits.source_vocab_size
-    low, high = (4, size - 2) if size >= 8 else (0, size - 1)
-    generator = random.Random(seed)  # noqa: S311
-    while True:
-        yield [generator.randint(low, high) for _ in range(length)]
-
-
-def text_sources(seed: int, texts: Sequence[str]) -> Iterator[str]:
-    """The texts again and again, each round in another seeded order."""
-    generator = random.Random(seed)  # noqa: S311
-    while True:
-        yield from generator.sample(texts, len(texts))
 
 
 class LoadTest:
-    """One run against one server.
+    """One share of one load on one server.
 
-    Args:
-        sources: As many inputs as the load sends, warm-up included.
-        progress: Called after each end of a request with the numbers of ended and failed ones.
+    Attributes:
+        tally: What has become of the requests so far.
     """
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        load: Load,
-        sources: Iterator[Source],
-        options: GenerationOptions,
-        *,
-        model: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, client: AsyncClient, load: Load, work: Work, share: Share | None = None) -> None:
         self._client = client
         self._load = load
-        self._sources = sources
-        self._options = options
-        self._model = model
-        self._progress = progress
+        self._work = work
+        self._share = share or Share()
+        if load.concurrency is not None and load.concurrency < self._share.count:
+            raise ValueError(f"{self._share.count} processes cannot share a concurrency of {load.concurrency}")
         self._samples: list[Sample] = []
-        self._failed = 0
         self._start = 0.0
+        self.tally = Tally()
 
-    async def run(self) -> list[Sample]:
-        """Send everything and wait for every end; samples come in the order of ends."""
-        for _ in range(self._load.warmup):
-            # Failures of the warm-up are raised: a test of a server that refuses everything is not wanted.
-            await self._send(Sample(0, 0), next(self._sources))
-        self._start = time.perf_counter()
-        if self._load.rate is None:
-            await self._closed_loop()
+    async def warm_up(self) -> None:
+        """Send what does not count. Failures are raised: a test of a server that refuses everything is not wanted."""
+        for number in range(self._load.warm_ups):
+            await self._send(Sample(0, 0), self._work.warm_up(self._load, self._share, number))
+
+    async def run(self, start: float | None = None) -> list[Sample]:
+        """Send everything and wait for every end; samples come in the order of ends.
+
+        Args:
+            start: Reading of ``time.perf_counter`` from which all times count; None for now. That clock is the same in
+                all processes of a machine, so several of them can be given the same start.
+        """
+        self._start = time.perf_counter() if start is None else start
+        if self._load.is_open:
+            await self._open_loop()
         else:
-            await self._open_loop(self._load.rate)
+            await self._closed_loop()
         return self._samples
 
-    async def _open_loop(self, rate: float) -> None:
-        cap = asyncio.Semaphore(self._load.concurrency) if self._load.concurrency else None
+    async def _open_loop(self) -> None:
+        limit = self._share.part(self._load.concurrency) if self._load.concurrency else 0
+        cap = asyncio.Semaphore(limit) if limit else None
         running: set[asyncio.Task[None]] = set()
-        for offset in arrival_offsets(self._load.seed, rate, self._load.requests, self._load.duration):
+        for number, offset in self._share.offsets(self._load.arrivals()):
+            request = self._work.request(self._load, number)
             # A late loop sends at once; sleep(0) lets the answers of requests already sent be read in between.
             await asyncio.sleep(max(0.0, offset - self._now()))
-            task = asyncio.create_task(self._measure(offset, next(self._sources), cap))
+            task = asyncio.create_task(self._measure(offset, request, cap))
             running.add(task)
             task.add_done_callback(running.discard)
         await asyncio.gather(*running)
 
     async def _closed_loop(self) -> None:
-        left = math.inf if self._load.requests is None else self._load.requests
-        end = math.inf if self._load.duration is None else self._load.duration
+        load = self._load
+        numbers = self._share.numbers()
+        left: float = math.inf if load.requests is None else self._share.part(load.requests)
+        end = math.inf if load.duration is None else load.ramp + load.duration
+        workers = load.concurrency or 1
 
-        async def worker() -> None:
+        async def worker(begin: float) -> None:
             nonlocal left
+            await asyncio.sleep(max(0.0, begin - self._now()))
             while left > 0 and (now := self._now()) < end:
-                left -= 1
-                await self._measure(now, next(self._sources), None)
+                left -= now >= load.ramp
+                await self._measure(now, self._work.request(load, next(numbers)), None)
 
-        await asyncio.gather(*(worker() for _ in range(self._load.concurrency or 1)))
+        # Over all processes one worker begins after the other, at equal distances along the ramp.
+        mine: Iterator[int] = iter(range(self._share.index, workers, self._share.count))
+        await asyncio.gather(*(worker(load.ramp * place / workers) for place in mine))
 
-    async def _measure(self, intended: float, source: Source, cap: asyncio.Semaphore | None) -> None:
+    async def _measure(self, intended: float, request: Request, cap: asyncio.Semaphore | None) -> None:
+        sample = Sample(intended=intended, ready=self._now(), sent=0.0, kind=request.kind.name)
         if cap is not None:
             await cap.acquire()
-        sample = Sample(intended=intended, sent=self._now())
+        sample.sent = self._now()
+        self.tally.sent += 1
         try:
-            await self._send(sample, source)
+            await self._send(sample, request)
         except SeqserveError as error:
-            sample.error = error.code.name
-            self._failed += 1
+            sample.error, sample.error_text = error.code.name, str(error)
         finally:
             if cap is not None:
                 cap.release()
         sample.ended = self._now()
         self._samples.append(sample)
-        if self._progress is not None:
-            self._progress(len(self._samples), self._failed)
+        self.tally.end(sample.ended - intended, failed=sample.error is not None)
 
-    async def _send(self, sample: Sample, source: Source) -> None:
-        if self._load.stream:
-            await self._send_stream(sample, source)
+    async def _send(self, sample: Sample, request: Request) -> None:
+        source, model, options = request.source, self._work.model, request.options
+        if request.kind.stream:
+            await self._send_stream(sample, request)
             return
         if isinstance(source, str):
-            results = await self._client.generate([source], model=self._model, **self._options)
+            results = await self._client.generate([source], model=model, **options)
         else:
-            results = await self._client.generate(token_ids=[source], model=self._model, **self._options)
+            results = await self._client.generate(token_ids=[source], model=model, **options)
         sample.input_tokens = results[0].input_token_count
         sample.output_tokens = results[0].output_token_count
 
-    async def _send_stream(self, sample: Sample, source: Source) -> None:
+    async def _send_stream(self, sample: Sample, request: Request) -> None:
+        source, model, options = request.source, self._work.model, request.options
         if isinstance(source, str):
-            chunks = self._client.stream(source, model=self._model, **self._options)
+            chunks = self._client.stream(source, model=model, **options)
         else:
-            chunks = self._client.stream(token_ids=source, model=self._model, **self._options)
+            chunks = self._client.stream(token_ids=source, model=model, **options)
         async with chunks:
             async for chunk in chunks:
                 # The last message may hold the end token alone, which is a token too where it is the first.

@@ -1,4 +1,4 @@
-"""From raw samples to figures: percentiles by rank, the JSON result, and the table. Pure functions.
+"""From raw samples to figures: percentiles by rank, and the JSON result. Pure functions.
 
 Latencies are counted from the *intended* send time. A load generator that waits for a slow server before it sends the
 next request, and counts from there, leaves out just the waiting that users would have seen (coordinated omission).
@@ -23,6 +23,11 @@ METRICS = {
     "send_delay": "actual send after the intended one",
 }
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
+# A generator beyond these is told of. An idle one is late by the millisecond that its event loop rounds to, and Python
+# runs on one core at a time.
+LATE_MS = 10.0
+LATE_PART = 0.05
+BUSY_RATIO = 0.9
 
 
 @dataclass(slots=True)
@@ -32,10 +37,14 @@ class Sample:
     Attributes:
         intended: When the schedule wanted it sent.
         sent: When it was sent.
+        ready: When the generator had got to it: later than intended where the generator itself was late. From here
+            until ``sent`` it waited for a place under the cap on requests in flight.
+        kind: Name of its kind.
         ended: When its answer, or its error, was complete.
         token_times: When each message with tokens arrived; empty for a call without stream.
         output_tokens: Generated tokens, the end token included.
         error: Status code of the failure, or None.
+        error_text: Its message.
     """
 
     intended: float
@@ -45,6 +54,14 @@ class Sample:
     input_tokens: int = 0
     output_tokens: int = 0
     error: str | None = None
+    error_text: str = ""
+    ready: float = 0.0
+    kind: str = ""
+
+    @property
+    def lag_ms(self) -> float:
+        """Milliseconds by which the generator was late."""
+        return max(0.0, self.ready - self.intended) * 1000
 
     def milliseconds(self) -> dict[str, list[float]]:
         """The samples that this request adds to each metric, in milliseconds."""
@@ -94,16 +111,18 @@ def is_good(sample: Sample, limits: Mapping[str, float]) -> bool:
     return all(value <= limit for name, limit in limits.items() for value in values.get(name, ()))
 
 
-def result(samples: Sequence[Sample], limits: Mapping[str, float]) -> dict[str, Any]:
+def result(samples: Sequence[Sample], limits: Mapping[str, float], duration: float | None = None) -> dict[str, Any]:
     """The whole result, ready for JSON.
 
     Args:
         samples: One per request of the measured part.
         limits: Milliseconds by metric, for goodput; empty where none were asked for.
+        duration: Seconds that rates refer to; None for those from the first intended time to the last end.
     """
     completed = [sample for sample in samples if sample.error is None]
-    start = min((sample.intended for sample in samples), default=0.0)
-    duration = max((sample.ended for sample in samples), default=0.0) - start
+    if duration is None:
+        start = min((sample.intended for sample in samples), default=0.0)
+        duration = max((sample.ended for sample in samples), default=0.0) - start
 
     def rate(count: int) -> float:
         return count / duration if duration > 0 else 0.0
@@ -116,6 +135,7 @@ def result(samples: Sequence[Sample], limits: Mapping[str, float]) -> dict[str, 
         "completed": len(completed),
         "failed": len(samples) - len(completed),
         "errors": dict(Counter(sample.error for sample in samples if sample.error is not None)),
+        "error_examples": {sample.error: sample.error_text for sample in samples if sample.error is not None},
         "total_input_tokens": input_tokens,
         "total_output_tokens": output_tokens,
         "request_throughput": rate(len(completed)),
@@ -132,23 +152,65 @@ def result(samples: Sequence[Sample], limits: Mapping[str, float]) -> dict[str, 
     return figures
 
 
-def table(figures: Mapping[str, Any]) -> str:
-    """The result for people."""
-    lines = [
-        f"requests    {figures['completed']} completed, {figures['failed']} failed, in {figures['duration']:.2f} s",
-        f"throughput  {figures['request_throughput']:.2f} requests/s, {figures['output_throughput']:.1f} tokens/s",
+def kinds(samples: Sequence[Sample], limits: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """The result of each kind of request by itself, by name; rates are per second of the whole test."""
+    names = sorted({sample.kind for sample in samples})
+    whole = result(samples, limits)["duration"]
+    return {name: result([sample for sample in samples if sample.kind == name], limits, whole) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one client process measured.
+
+    Attributes:
+        samples: In the order of ends; times count from the start that all processes share.
+        processor_seconds: Processor time that the process used for it.
+        seconds: How long that took.
+    """
+
+    samples: list[Sample]
+    processor_seconds: float
+    seconds: float
+
+
+def merged(parts: Sequence[Part]) -> list[Sample]:
+    """Samples of all processes by intended time, and by end where that is the same."""
+    return sorted(
+        (sample for part in parts for sample in part.samples), key=lambda sample: (sample.intended, sample.ended)
+    )
+
+
+def clients(parts: Sequence[Part]) -> list[dict[str, float]]:
+    """How each client process fared, ready for JSON: whether its figures say something of itself."""
+    return [
+        {
+            "requests": len(part.samples),
+            "processor_ratio": part.processor_seconds / part.seconds if part.seconds > 0 else 0.0,
+            "p99_lag_ms": percentile(sorted(sample.lag_ms for sample in part.samples), 99) if part.samples else 0.0,
+        }
+        for part in parts
     ]
-    if figures["request_goodput"] is not None:
-        lines.append(f"goodput     {figures['request_goodput']:.2f} requests/s within the limits")
-    lines += [f"error       {count} x {code}" for code, count in sorted(figures["errors"].items())]
-    columns = ["mean", *(f"p{percent}" for percent in PERCENTILES)]
-    shown = {name: text for name, text in METRICS.items() if figures[f"mean_{name}_ms"] is not None}
-    if shown:
-        width = max(map(len, shown.values()))
-        lines.append("")
-        lines.append(f"{'milliseconds':<{width}}" + "".join(f"{column:>10}" for column in columns))
-        for name, text in shown.items():
-            cells = "".join(f"{figures[f'{column}_{name}_ms']:>10.2f}" for column in columns)
-            lines.append(f"{text:<{width}}{cells}")
-        lines.append("latencies count from the intended send time unless they say otherwise")
-    return "\n".join(lines)
+
+
+def generator_warnings(found: Sequence[Mapping[str, float]], latency_ms: float | None) -> list[str]:
+    """What to say of clients, as ``clients`` gives them, that were too slow to be believed; mostly nothing.
+
+    Args:
+        found: One record per client process.
+        latency_ms: The p99 of the end-to-end latency, beside which a delay may be small; None where nothing succeeded.
+    """
+    bound = max(LATE_MS, LATE_PART * (latency_ms or 0.0))
+    slow = {
+        number: client for number, client in enumerate(found)
+        if client["p99_lag_ms"] > bound or client["processor_ratio"] > BUSY_RATIO
+    }
+    if not slow:
+        return []
+    told = "; ".join(
+        f"client {number} was {client['p99_lag_ms']:.0f} ms late at p99, at {client['processor_ratio']:.0%} of a core"
+        for number, client in slow.items()
+    )
+    busy = any(client["processor_ratio"] > BUSY_RATIO for client in slow.values())
+    way_out = "take more --processes" if busy else "its machine was busy with something else, perhaps with the server"
+    return [f"the generator could not keep up, part of the latency is its own: {told}; {way_out}"]
