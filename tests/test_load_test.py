@@ -1,161 +1,36 @@
-"""The load test: the schedule and the figures are pure; the runs go against a server with known delays."""
+"""The load test of one process, against a server with known delays."""
 
 import asyncio
 import itertools
-import json
 import math
 import threading
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fake_server import FakeServer, refuse, sleep
-from seqserve_client import AsyncClient, ModelInfo, ModelLimits, Unavailable
-from seqserve_client.load_test import Load, LoadTest, Source, arrival_offsets, random_sources, text_sources
-from seqserve_client.report import PERCENTILES, Sample, is_good, percentile, result, summary, table
+from seqserve_client import AsyncClient, Unavailable
+from seqserve_client.arrivals import Share, arrival_offsets
+from seqserve_client.load import Load, Work
+from seqserve_client.load_inputs import RandomInputs, TextInputs
+from seqserve_client.load_mix import STREAM, parse_mix
+from seqserve_client.load_test import LoadTest
+from seqserve_client.load_trace import TraceEntry
+from seqserve_client.report import Sample, result
+
+DOGS = Work(TextInputs(0, ["two dogs"]))
 
 
-def run(server: FakeServer, load: Load, sources: Iterator[Source] | None = None) -> list[Sample]:
+def run(server: FakeServer, load: Load, work: Work = DOGS, share: Share | None = None) -> list[Sample]:
     async def measure() -> list[Sample]:
         async with AsyncClient(server.target, timeout=20, max_attempts=1) as client:
-            return await LoadTest(client, load, sources or itertools.repeat("two dogs"), {}).run()
+            test = LoadTest(client, load, work, share)
+            await test.warm_up()
+            return await test.run()
 
     return asyncio.run(measure())
-
-
-def test_the_schedule_depends_on_the_seed_alone() -> None:
-    first = list(arrival_offsets(7, 10.0, 50))
-    assert first == list(arrival_offsets(7, 10.0, 50))
-    assert first[:20] == list(arrival_offsets(7, 10.0, 20))
-    assert first != list(arrival_offsets(8, 10.0, 50))
-    assert list(arrival_offsets(7, 20.0, 50)) == pytest.approx([offset / 2 for offset in first])
-    assert first == sorted(first)
-
-
-def test_arrivals_have_the_mean_rate_and_the_spread_of_a_poisson_process() -> None:
-    offsets = list(arrival_offsets(1, 50.0, 20_000))
-    gaps = [after - before for before, after in itertools.pairwise([0.0, *offsets])]
-    mean = sum(gaps) / len(gaps)
-    deviation = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))
-    assert mean == pytest.approx(1 / 50, rel=0.03)
-    assert deviation / mean == pytest.approx(1, rel=0.03)
-
-
-def test_a_duration_ends_the_schedule_and_an_infinite_rate_sends_all_at_once() -> None:
-    offsets = list(arrival_offsets(3, 100.0, None, duration=2.0))
-    assert offsets
-    assert max(offsets) < 2.0
-    assert list(arrival_offsets(3, math.inf, 3)) == [0.0, 0.0, 0.0]
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.floats(0.1, 100))
-def test_a_percentile_is_the_smallest_sample_that_enough_do_not_exceed(samples: list[float], percent: float) -> None:
-    ordered = sorted(samples)
-    value = percentile(ordered, percent)
-    needed = percent / 100 * len(ordered)
-    assert sum(sample <= value for sample in ordered) >= needed * (1 - 1e-12)
-    assert sum(sample < value for sample in ordered) < needed or value == ordered[0]
-
-
-def test_percentiles_of_a_hundred_are_their_own_ranks() -> None:
-    ordered = [float(number) for number in range(1, 101)]
-    assert [percentile(ordered, percent) for percent in (*PERCENTILES, 100)] == [50, 90, 95, 99, 100]
-    assert percentile([5.0], 99) == 5.0
-    for wrong in (0, 101):
-        with pytest.raises(ValueError, match="percentile"):
-            percentile(ordered, wrong)
-    with pytest.raises(ValueError, match="no samples"):
-        percentile([], 50)
-
-
-def test_a_metric_without_samples_is_none() -> None:
-    assert set(summary("ttft", []).values()) == {None}
-    assert summary("e2el", [1.0, 3.0])["mean_e2el_ms"] == 2.0
-
-
-STREAMED = Sample(intended=1.0, sent=1.5, ended=3.0, token_times=[2.0, 2.25, 2.75], input_tokens=4, output_tokens=5)
-
-
-def test_a_sample_counts_from_the_intended_time_and_tells_the_send_apart() -> None:
-    assert STREAMED.milliseconds() == {
-        "e2el": [2000.0],
-        "e2el_from_send": [1500.0],
-        "send_delay": [500.0],
-        "ttft": [1000.0],
-        "itl": [250.0, 500.0],
-        "tpot": [250.0],
-    }
-    assert set(Sample(intended=0, sent=0, ended=1, output_tokens=3).milliseconds()) == {
-        "e2el",
-        "e2el_from_send",
-        "send_delay",
-    }
-
-
-def test_the_result_has_the_keys_that_plotting_tools_know() -> None:
-    failed = Sample(intended=0.0, sent=0.0, ended=0.5, error="RESOURCE_EXHAUSTED")
-    figures = result([STREAMED, failed], {"e2el": 1999.0})
-    assert (figures["completed"], figures["failed"], figures["errors"]) == (1, 1, {"RESOURCE_EXHAUSTED": 1})
-    assert figures["duration"] == 3.0
-    assert figures["request_throughput"] == pytest.approx(1 / 3)
-    assert figures["output_throughput"] == pytest.approx(5 / 3)
-    assert (figures["total_input_tokens"], figures["total_output_tokens"]) == (4, 5)
-    assert figures["request_goodput"] == 0
-    assert result([STREAMED, failed], {"e2el": 2000.0, "ttft": 1000.0})["request_goodput"] == pytest.approx(1 / 3)
-    for metric in ("ttft", "tpot", "itl", "e2el"):
-        for figure in ("mean", "median", "std", "p50", "p90", "p95", "p99"):
-            assert figures[f"{figure}_{metric}_ms"] is not None
-    assert json.loads(json.dumps(figures)) == figures
-
-
-def test_goodput_counts_what_is_within_every_limit() -> None:
-    assert is_good(STREAMED, {})
-    assert is_good(STREAMED, {"tpot": 250.0})
-    assert not is_good(STREAMED, {"e2el": 5000.0, "ttft": 999.0})
-    assert not is_good(Sample(0, 0, 1, error="INTERNAL"), {})
-
-
-def test_the_table_shows_errors_and_only_what_was_measured() -> None:
-    figures = result([Sample(0, 0, 1), Sample(0, 0, 1, error="INTERNAL")], {})
-    text = table(figures)
-    assert "1 completed, 1 failed" in text
-    assert "1 x INTERNAL" in text
-    assert "end-to-end latency" in text
-    assert "first token" not in text
-    assert "goodput" not in text
-    assert "goodput" in table(result([STREAMED], {"ttft": 1.0}))
-    assert "0 completed" in table(result([], {}))
-
-
-def test_inputs_are_seeded() -> None:
-    model = ModelInfo("m", "1", "fake", "fp32", False, ModelLimits(512, 256, 8, 2048, 100, 100, 32), {})
-    first = list(itertools.islice(random_sources(1, 20, model), 200))
-    assert first == list(itertools.islice(random_sources(1, 20, model), 200))
-    assert {len(source) for source in first} == {20}
-    ids = {token_id for source in first for token_id in source}
-    assert (min(ids), max(ids)) == (4, 98)
-    tiny = ModelInfo("m", "1", "fake", "fp32", False, ModelLimits(512, 256, 8, 2048, 3, 100, 32), {})
-    assert set(next(random_sources(1, 50, tiny))) == {0, 1, 2}
-    texts = list(itertools.islice(text_sources(5, ["a", "b", "c"]), 6))
-    assert (sorted(texts[:3]), sorted(texts[3:])) == (["a", "b", "c"], ["a", "b", "c"])
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"requests": 5},
-        {"rate": 5.0},
-        {"rate": 0.0, "requests": 5},
-        {"rate": math.inf, "duration": 1.0},
-    ],
-)
-def test_a_load_that_never_starts_or_never_ends_is_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"load|rate"):
-        Load(**arguments)
 
 
 def test_an_open_loop_sends_every_request_and_keeps_the_intended_times(server: FakeServer) -> None:
@@ -201,7 +76,8 @@ def test_a_closed_loop_ends_with_its_duration(server: FakeServer) -> None:
 
 def test_a_stream_notes_each_message_with_tokens(server: FakeServer) -> None:
     server.servicer.between_chunks = lambda: threading.Event().wait(0.02)
-    (sample,) = run(server, Load(concurrency=1, requests=1, stream=True), iter(["one two three"]))
+    work = Work(TextInputs(0, ["one two three"]))
+    (sample,) = run(server, Load(concurrency=1, requests=1, kinds=(STREAM,)), work)
     assert (len(sample.token_times), sample.output_tokens) == (3, 4)
     assert sample.intended <= sample.sent <= sample.token_times[0]
     assert sample.token_times == sorted(sample.token_times)
@@ -217,28 +93,101 @@ def test_failures_are_counted_by_code_and_not_retried(server: FakeServer) -> Non
             refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "QUEUE_FULL")
 
     server.servicer.before = before
-    figures = result(run(server, Load(concurrency=1, requests=10), itertools.repeat([5, 6])), {})
+    figures = result(run(server, Load(concurrency=1, requests=10), Work(RandomInputs(0, 2, 5, 6))), {})
     assert (figures["completed"], figures["errors"]) == (5, {"RESOURCE_EXHAUSTED": 5})
+    assert figures["error_examples"] == {"RESOURCE_EXHAUSTED": "full"}
     assert len(server.servicer.calls) == 10
 
 
 def test_a_failing_warm_up_ends_the_test() -> None:
     async def measure() -> None:
         async with AsyncClient("127.0.0.1:1", timeout=20, max_attempts=1) as client:
-            await LoadTest(client, Load(concurrency=1, requests=1, warmup=1), itertools.repeat("a"), {}).run()
+            await LoadTest(client, Load(concurrency=1, requests=1, warmup=1), DOGS).warm_up()
 
     with pytest.raises(Unavailable):
         asyncio.run(measure())
 
 
-def test_progress_is_told_after_each_end(server: FakeServer) -> None:
-    told: list[tuple[int, int]] = []
+def test_the_tally_counts_what_was_sent_and_ended(server: FakeServer) -> None:
+    fails = itertools.cycle([False, False, True])
 
-    async def measure() -> None:
-        async with AsyncClient(server.target, timeout=20) as client:
-            load = Load(concurrency=1, requests=3)
-            progress = lambda ended, failed: told.append((ended, failed))  # noqa: E731
-            await LoadTest(client, load, itertools.repeat("a"), {}, progress=progress).run()
+    def before(request: Any, context: grpc.ServicerContext) -> None:
+        if next(fails):
+            refuse(context, grpc.StatusCode.INTERNAL, "no", "BROKEN")
 
-    asyncio.run(measure())
-    assert told == [(1, 0), (2, 0), (3, 0)]
+    server.servicer.before = before
+
+    async def measure() -> LoadTest:
+        async with AsyncClient(server.target, timeout=20, max_attempts=1) as client:
+            test = LoadTest(client, Load(concurrency=1, requests=6), DOGS)
+            await test.run()
+            return test
+
+    tally = asyncio.run(measure()).tally
+    assert (tally.sent, tally.ended, tally.failed, tally.buckets.total()) == (6, 6, 2, 4)
+
+
+def test_kinds_are_sent_as_they_say_and_are_all_warmed_up(server: FakeServer) -> None:
+    load = Load(rate=math.inf, requests=60, warmup=1, kinds=parse_mix("unary=1,stream=1,beam4=1,stream+beam2=1"))
+    samples = run(server, load)
+    sent = [(hasattr(call, "input"), call.options.beam_size) for call in server.servicer.calls]
+    assert sent[:4] == [(False, 0), (True, 0), (False, 4), (True, 2)]
+    calls = {"unary": (False, 0), "stream": (True, 0), "beam4": (False, 4), "stream+beam2": (True, 2)}
+    for name, call in calls.items():
+        of_kind = [sample for sample in samples if sample.kind == name]
+        assert len(of_kind) == sent[4:].count(call) > 0
+        assert all(bool(sample.token_times) == call[0] for sample in of_kind)
+
+
+def test_a_trace_sends_its_own_inputs_and_limits_at_its_own_times(server: FakeServer) -> None:
+    trace = (TraceEntry(0.0, "one two three", 2), TraceEntry(0.02, [7, 8]), TraceEntry(0.04))
+    samples = run(server, Load(trace=trace, concurrency=1))  # one at a time, so that calls are in order
+    assert sorted(sample.intended for sample in samples) == [0.0, 0.02, 0.04]
+    calls = server.servicer.calls
+    assert [call.inputs[0].text for call in calls] == ["one two three", "", "two dogs"]
+    assert (list(calls[1].inputs[0].token_ids.ids), calls[0].options.max_new_tokens) == ([7, 8], 2)
+    assert not calls[1].options.HasField("max_new_tokens")
+    assert len(run(server, Load(trace=trace, requests=2))) == 2
+    assert len(run(server, Load(trace=trace, duration=0.02))) == 1
+
+
+def test_shares_send_the_schedule_of_one_process_between_them(server: FakeServer) -> None:
+    load = Load(rate=400.0, requests=31, seed=9, kinds=parse_mix("unary=2,beam2=1"))
+    work = Work(RandomInputs(9, 6, 4, 99))
+
+    def seen(shares: list[Share]) -> list[Any]:
+        server.servicer.calls.clear()
+        samples = [sample for share in shares for sample in run(server, load, work, share)]
+        sent = sorted((tuple(call.inputs[0].token_ids.ids), call.options.beam_size) for call in server.servicer.calls)
+        return [sorted((sample.intended, sample.kind) for sample in samples), sent]
+
+    assert seen([Share(0, 3), Share(1, 3), Share(2, 3)]) == seen([Share()])
+
+
+def test_workers_of_a_closed_loop_begin_along_its_ramp(server: FakeServer) -> None:
+    server.servicer.before = sleep(0.005)
+    load = Load(concurrency=4, requests=10, ramp=0.2)
+    samples = run(server, load)
+    assert sum(sample.intended >= 0.2 for sample in samples) == 10
+    # Until the second worker begins, at 0.05, there is one request at a time.
+    alone = sorted((sample.intended, sample.ended) for sample in samples if sample.ended < 0.05)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(alone))
+
+
+def test_what_the_generator_is_late_by_is_told_apart_from_a_wait_for_the_cap(server: FakeServer) -> None:
+    server.servicer.before = sleep(0.02)
+    held = run(server, Load(rate=1000.0, concurrency=1, requests=10))
+    assert max(sample.sent - sample.intended for sample in held) > 0.1
+    assert all(sample.intended <= sample.ready <= sample.sent for sample in held)
+
+    async def late() -> list[Sample]:
+        async with AsyncClient(server.target, timeout=20, max_attempts=1) as client:
+            # As if everything had been due half a second ago.
+            return await LoadTest(client, Load(rate=1000.0, requests=3), DOGS).run(time.perf_counter() - 0.5)
+
+    assert all(sample.lag_ms >= 400 for sample in asyncio.run(late()))
+
+
+def test_processes_without_any_request_in_flight_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 processes cannot share a concurrency of 2"):
+        LoadTest(AsyncClient(), Load(concurrency=2, requests=5), DOGS, Share(0, 3))

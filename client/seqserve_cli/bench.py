@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from seqserve_cli import bench_settings, exits, remote
+from seqserve_cli import bench_settings, exits, load_page, remote
 from seqserve_cli.bench_arguments import DEFAULT_SETTLE
 from seqserve_cli.bench_arguments import add_arguments as add_arguments
 from seqserve_cli.bench_progress import Live
-from seqserve_client import Client, ModelInfo, SeqserveError
+from seqserve_client import Client, ModelInfo, Unavailable
 from seqserve_client.capacity_search import capacity, is_borne, next_rate
 from seqserve_client.load import Load, Work
 from seqserve_client.load_processes import ClientDied, ClientProcesses, Clients, OwnProcess, Target
 from seqserve_client.load_table import sweep_table, table
 from seqserve_client.report import Part, Sample, clients, generator_warnings, kinds, merged, result
-from seqserve_client.server_metrics import Watch
+from seqserve_client.server_metrics import Watch, scrape
 
 DESCRIPTION = """\
 Measure a server under load. By default an open loop: requests are sent at random (Poisson) times fixed in advance by
@@ -96,8 +96,8 @@ def _borne(tried: dict[float, Run]) -> dict[float, bool]:
 def _run(options: argparse.Namespace, sending: Clients, load: Load, label: str) -> Run:
     """Send one load and work out its figures."""
     sending.prepare(load)
+    watch = _watch(options)
     live = Live(sys.stderr, label) if sys.stderr.isatty() and not options.quiet else None
-    watch = Watch(options.metrics) if options.metrics else None
     try:
         with watch or contextlib.nullcontext():
             parts = sending.run(live.tell if live else None)
@@ -108,9 +108,19 @@ def _run(options: argparse.Namespace, sending: Clients, load: Load, label: str) 
     if watch:
         try:
             figures["server"] = watch.result()
-        except SeqserveError as error:  # the run is done, and worth more than this
+        except Unavailable as error:  # the run is done, and worth more than this
             figures["warnings"].append(str(error))
     return Run(figures, samples)
+
+
+def _watch(options: argparse.Namespace) -> Watch | None:
+    """The scrapes, after the first one: better to fail now than after the run."""
+    if options.metrics is None:
+        return None
+    try:
+        return Watch(options.metrics, scrape(options.metrics))
+    except Unavailable as error:
+        raise exits.CommandError(f"--metrics: {error}", exits.UNREACHABLE) from error
 
 
 def _figures(options: argparse.Namespace, load: Load, parts: list[Part]) -> tuple[dict[str, Any], list[Sample]]:
@@ -170,9 +180,7 @@ def _deliver(options: argparse.Namespace, record: dict[str, Any], runs: list[Run
         if options.save_result:
             options.save_result.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if options.report:
-            from seqserve_cli.load_page import write
-
-            write(options.report, record, runs[0].samples if "sweep" not in record else [])
+            load_page.write(options.report, record, runs[0].samples if "sweep" not in record else [])
     except OSError as error:
         raise exits.CommandError(f"cannot write {error.filename}: {error.strerror}") from error
     if options.json:

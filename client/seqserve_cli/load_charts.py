@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from typing import TYPE_CHECKING, Any
 
 from seqserve_client.report import Sample
+
+if TYPE_CHECKING:  # only who draws needs matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Told apart with red-green blindness too (Okabe and Ito); the worst percentile is the darkest line.
 COLOURS = {
@@ -18,7 +18,7 @@ CODE_COLOURS = ("#a3123f", "#d55e00", "#e69f00", "#cc79a7", "#777777", "#000000"
 INTENDED = "from the intended send time"
 
 
-def sweep_figure(results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> Figure:
+def sweep_figure(results: Sequence[Mapping[str, Any]], limits: Mapping[str, float]) -> "Figure":
     """Latency, throughput, time to first token (or tokens) and failures, each against the rate."""
     ordered = sorted(results, key=lambda result: result["request_rate"])
     figure, (latency, done, third, failures) = _panels()
@@ -38,7 +38,7 @@ def sweep_figure(results: Sequence[Mapping[str, Any]], limits: Mapping[str, floa
     return figure
 
 
-def run_figure(result: Mapping[str, Any], samples: Sequence[Sample], limits: Mapping[str, float]) -> Figure:
+def run_figure(result: Mapping[str, Any], samples: Sequence[Sample], limits: Mapping[str, float]) -> "Figure":
     """Latency over time, its percentiles, requests in flight and what became of them; samples with the ramp's."""
     ramp = result["ramp_seconds"]
     figure, (over_time, curve, flight, outcomes) = _panels()
@@ -52,7 +52,9 @@ def run_figure(result: Mapping[str, Any], samples: Sequence[Sample], limits: Map
     return figure
 
 
-def _panels() -> tuple[Figure, list[Axes]]:
+def _panels() -> "tuple[Figure, list[Axes]]":
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(12, 8.4))
     figure.set_layout_engine("constrained", hspace=0.06)
     axes = [figure.add_subplot(2, 2, place) for place in range(1, 5)]
@@ -67,7 +69,7 @@ def _rates(results: Sequence[Mapping[str, Any]]) -> list[float]:
     return [result["request_rate"] for result in results]
 
 
-def _percentiles(axes: Axes, results: Sequence[Mapping[str, Any]], metric: str, limits: Mapping[str, float]) -> None:
+def _percentiles(axes: "Axes", results: Sequence[Mapping[str, Any]], metric: str, limits: Mapping[str, float]) -> None:
     """p50, p95 and p99 of one metric against the rate; a rate at which nothing succeeded is a gap."""
     for name in ("p99", "p95", "p50"):
         values = [result[f"{name}_{metric}_ms"] for result in results]
@@ -78,7 +80,7 @@ def _percentiles(axes: Axes, results: Sequence[Mapping[str, Any]], metric: str, 
     _legend(axes)
 
 
-def _throughput(axes: Axes, results: Sequence[Mapping[str, Any]]) -> None:
+def _throughput(axes: "Axes", results: Sequence[Mapping[str, Any]]) -> None:
     rates = _rates(results)
     axes.plot([0, max(rates)], [0, max(rates)], "--", color=COLOURS["limit"], linewidth=1, label="offered")
     completed = [result["request_throughput"] for result in results]
@@ -92,7 +94,7 @@ def _throughput(axes: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     _legend(axes)
 
 
-def _failures(axes: Axes, results: Sequence[Mapping[str, Any]]) -> None:
+def _failures(axes: "Axes", results: Sequence[Mapping[str, Any]]) -> None:
     """Parts of all requests by code, as bars on the rates."""
     rates = _rates(results)
     codes = sorted({code for result in results for code in result["errors"]})
@@ -112,7 +114,7 @@ def _failures(axes: Axes, results: Sequence[Mapping[str, Any]]) -> None:
         axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center", va="center", color=COLOURS["limit"])
 
 
-def _latency_over_time(axes: Axes, samples: Sequence[Sample], limits: Mapping[str, float]) -> None:
+def _latency_over_time(axes: "Axes", samples: Sequence[Sample], limits: Mapping[str, float]) -> None:
     """A point for each request; many are drawn as pixels, for a page with a hundred thousand shapes is slow."""
     kinds = sorted({sample.kind for sample in samples})
     palette = (COLOURS["done"], COLOURS["p95"], COLOURS["good"], *CODE_COLOURS)
@@ -134,8 +136,10 @@ def _latency_over_time(axes: Axes, samples: Sequence[Sample], limits: Mapping[st
     _legend_below(axes)
 
 
-def _percentile_curve(axes: Axes, samples: Sequence[Sample], limits: Mapping[str, float]) -> None:
+def _percentile_curve(axes: "Axes", samples: Sequence[Sample], limits: Mapping[str, float]) -> None:
     """Latency against percentile, with as much room between 99 and 99.9 as between 0 and 90."""
+    from matplotlib.ticker import NullLocator
+
     values: dict[str, list[float]] = {}
     for sample in samples:
         if sample.error is None:
@@ -168,8 +172,10 @@ def _percentile_curve(axes: Axes, samples: Sequence[Sample], limits: Mapping[str
         _legend(axes)
 
 
-def _in_flight(axes: Axes, result: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+def _in_flight(axes: "Axes", result: Mapping[str, Any], samples: Sequence[Sample]) -> None:
     """Requests sent and not answered, and what waited in the server as it says itself."""
+    from matplotlib.ticker import MaxNLocator
+
     steps = sorted([(sample.sent, 1) for sample in samples] + [(sample.ended, -1) for sample in samples])
     times, counts, now = [0.0], [0], 0
     for second, step in steps:
@@ -188,7 +194,7 @@ def _in_flight(axes: Axes, result: Mapping[str, Any], samples: Sequence[Sample])
     _legend_below(axes)
 
 
-def _outcomes(axes: Axes, result: Mapping[str, Any]) -> None:
+def _outcomes(axes: "Axes", result: Mapping[str, Any]) -> None:
     """How many requests were good, merely completed, or failed with which code."""
     bars: list[tuple[str, int, str]]
     if result["request_goodput"] is None:
@@ -215,17 +221,17 @@ def _e2el(sample: Sample) -> float:
     return (sample.ended - sample.intended) * 1000
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: "Axes") -> None:
     axes.legend(loc="best", fontsize="small", framealpha=0.85, edgecolor="none")
 
 
-def _legend_below(axes: Axes) -> None:
+def _legend_below(axes: "Axes") -> None:
     """Where points are all over the axes."""
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=5, fontsize="small", edgecolor="none")
 
 
-def _limit(axes: Axes, milliseconds: float | None) -> None:
+def _limit(axes: "Axes", milliseconds: float | None) -> None:
     if milliseconds is not None:
         axes.axhline(milliseconds, color=COLOURS["limit"], linestyle="--", linewidth=1)
         axes.annotate(
@@ -235,8 +241,10 @@ def _limit(axes: Axes, milliseconds: float | None) -> None:
         )
 
 
-def _log_milliseconds(axes: Axes) -> None:
+def _log_milliseconds(axes: "Axes") -> None:
     """A logarithmic axis of plain numbers: a tail ten times as long is seen beside the median."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes.get_ylim()

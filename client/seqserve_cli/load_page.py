@@ -5,13 +5,14 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from seqserve_cli.load_charts import run_figure, sweep_figure
 from seqserve_client.load_table import COLUMNS
 from seqserve_client.report import METRICS, Sample
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1120px; margin: 2rem auto;
@@ -201,7 +202,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -
     return f'<div class="wide"><table class="{name}"><tr>{titles}</tr>\n{lines}</table></div>'
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: "Figure") -> str:
     """The drawing as an element of a page, without the declarations and metadata that name outside addresses."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -209,7 +210,7 @@ def _svg(figure: Figure) -> str:
     return drawn[drawn.index("<svg"):]
 
 
-def _caption(figure: Figure, record: Mapping[str, Any]) -> None:
+def _caption(figure: "Figure", record: Mapping[str, Any]) -> None:
     """What the page says around the drawing, on the picture itself."""
     head = [f"Load test of {record['model']} at {record['target']}, {record['date']}"]
     for warning in _warnings(record):

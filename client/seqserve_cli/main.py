@@ -39,7 +39,7 @@ COMMANDS = (
     Command("tokenize", "print the token ids of texts, or the texts of token ids"),
     Command("info", "show the models of a server, with their limits"),
     Command("health", "exit with 0 only when a server is serving"),
-    Command("bench", "measure a server under load"),
+    Command("bench", "measure a server under load", "bench"),
 )
 DESCRIPTION = """\
 Inference server for pretrained encoder-decoder Transformers: from a checkpoint to a model bundle, to a gRPC server

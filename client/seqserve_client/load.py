@@ -89,6 +89,11 @@ class Load:
             self.seed, self.rate, self.requests, self.duration, burstiness=self.burstiness, ramp=self.ramp
         )
 
+    def worker_begins(self, share: Share) -> list[float]:
+        """When each worker of this share of a closed loop begins: over all shares at equal distances along the ramp."""
+        workers = self.concurrency or 0
+        return [self.ramp * place / workers for place in range(share.index, workers, share.count)]
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

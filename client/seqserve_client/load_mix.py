@@ -31,10 +31,10 @@ class Kind:
         Raises:
             ValueError: nothing is called so.
         """
-        found = re.fullmatch(r"(unary|stream)?(?:(?<=[a-z])\+(?=beam))?(?:beam([1-9]\d*))?", name)
-        if not name or found is None:
+        found = re.fullmatch(r"(unary|stream)|(?:(unary|stream)\+)?beam([1-9]\d{0,3})", name)
+        if found is None:
             raise ValueError(f"{name!r} is not unary, stream, beamN, or unary or stream with +beamN")
-        return cls(name, weight, found[1] == "stream", int(found[2]) if found[2] else None)
+        return cls(name, weight, "stream" in found.groups(), int(found[3]) if found[3] else None)
 
 
 UNARY, STREAM = Kind.named("unary"), Kind.named("stream")

@@ -31,7 +31,8 @@ def sweep_table(results: Sequence[Mapping[str, Any]], capacity: float | None = N
     rows = [head]
     for result in results:
         cells = [f"{result['request_rate']:g}", f"{result['request_throughput']:.1f}"]
-        cells += [f"{result['request_goodput']:.1f}"] * with_goodput
+        if with_goodput:
+            cells.append(f"{result['request_goodput']:.1f}")
         cells += [f"{result['output_throughput']:.0f}", str(result["failed"])]
         names = ["p50_e2el_ms", "p95_e2el_ms", "p99_e2el_ms", *["p50_ttft_ms", "p99_ttft_ms"] * streamed]
         rows.append(cells + ["-" if result[name] is None else f"{result[name]:.1f}" for name in names])

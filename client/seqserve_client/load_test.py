@@ -7,7 +7,6 @@ requests in flight. Only an open loop shows what users of a busy server see; see
 import asyncio
 import math
 import time
-from collections.abc import Iterator
 
 from seqserve_client.arrivals import Share
 from seqserve_client.async_client import AsyncClient
@@ -72,8 +71,6 @@ class LoadTest:
         numbers = self._share.numbers()
         left: float = math.inf if load.requests is None else self._share.part(load.requests)
         end = math.inf if load.duration is None else load.ramp + load.duration
-        workers = load.concurrency or 1
-
         async def worker(begin: float) -> None:
             nonlocal left
             await asyncio.sleep(max(0.0, begin - self._now()))
@@ -81,9 +78,7 @@ class LoadTest:
                 left -= now >= load.ramp
                 await self._measure(now, self._work.request(load, next(numbers)), None)
 
-        # Over all processes one worker begins after the other, at equal distances along the ramp.
-        mine: Iterator[int] = iter(range(self._share.index, workers, self._share.count))
-        await asyncio.gather(*(worker(load.ramp * place / workers) for place in mine))
+        await asyncio.gather(*(worker(begin) for begin in load.worker_begins(self._share)))
 
     async def _measure(self, intended: float, request: Request, cap: asyncio.Semaphore | None) -> None:
         sample = Sample(intended=intended, ready=self._now(), sent=0.0, kind=request.kind.name)

@@ -46,7 +46,8 @@ def read_trace(path: Path, speed: float = 1.0) -> tuple[TraceEntry, ...]:
         OSError, UnicodeDecodeError: the file cannot be read.
     """
     lines = path.read_text(encoding="utf-8-sig").splitlines()
-    records = _json_records if next((line for line in lines if line.strip()), "").lstrip().startswith("{") else _rows
+    begin = next((line.lstrip() for line in lines if line.strip()), "{")
+    records = _json_records if begin.startswith("{") else _rows
     entries: list[TraceEntry] = []
     try:
         entries += (_entry(number, record) for number, record in records(lines))
@@ -97,7 +98,7 @@ def _rows(lines: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 if cell.strip()  # an empty cell is a field left out
             }
     except csv.Error as error:
-        raise _LineError(reader.line_num, f"not CSV: {error}") from None
+        raise _LineError(reader.reader.line_num, f"not CSV: {error}") from None
 
 
 def _number(cell: str, kind: type[int] | type[float]) -> int | float | str:

@@ -7,7 +7,6 @@ wrong one after the other. It is in the extras ``bench`` and ``server``.
 import math
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -117,14 +116,16 @@ def scrape(url: str, timeout: float = 5.0) -> Page:
     """One page.
 
     Raises:
-        Unavailable: there is none at this address, or none in Prometheus' format.
+        Unavailable: there is none at this address, or another one.
     """
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310 - the command line checks the scheme
-            return Page.parsed(response.read().decode("utf-8"))
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Unavailable(f"no metrics at {url}: {reason}") from error
+            page = Page.parsed(response.read().decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"no metrics at {url}: {error}") from error
+    if not any(name.startswith("seqserve_") for name, _ in page.values):
+        raise Unavailable(f"no metrics at {url}: the page has none that begins with seqserve_")
+    return page
 
 
 @dataclass(slots=True)
@@ -132,19 +133,18 @@ class Watch:
     """Scrapes beside a run, by a thread of its own; a context manager around the run.
 
     Attributes:
+        before: The page before the run.
         series: A record every ``interval`` seconds, with "seconds" after the start.
     """
 
     url: str
+    before: Page
     interval: float = 1.0
     series: list[dict[str, float]] = field(default_factory=list)
-    _before: Page = field(default_factory=lambda: Page({}))
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Raises Unavailable where nothing can be scraped: better now than after the run."""
-        self._before = scrape(self.url)
         self._thread = threading.Thread(target=self._watch, name="scrape", daemon=True)
         self._thread.start()
         return self
@@ -160,7 +160,7 @@ class Watch:
                 "seconds": round(time.perf_counter() - start, 3),
                 "waiting": page.total("seqserve_requests_waiting"),
                 "running": page.total("seqserve_requests_running"),
-                "output_tokens": page.since(self._before).total("seqserve_output_tokens_total"),
+                "output_tokens": page.since(self.before).total("seqserve_output_tokens_total"),
             })
 
     def __exit__(
@@ -178,7 +178,7 @@ class Watch:
         """
         # The server tells callers before it counts their end.
         time.sleep(0.1)
-        found = figures(scrape(self.url).since(self._before))
+        found = figures(scrape(self.url).since(self.before))
         found["peak_waiting"] = max((record["waiting"] for record in self.series), default=None)
         found["peak_running"] = max((record["running"] for record in self.series), default=None)
         found["series"] = self.series
