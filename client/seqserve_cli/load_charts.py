@@ -155,10 +155,10 @@ def _percentile_curve(axes: "Axes", samples: Sequence[Sample], limits: Mapping[s
     for name, (label, colour, style) in drawn.items():
         if ordered := sorted(values.get(name, [])):
             count = len(ordered)
-            most = max(most, float(count))
-            # The k-th of n samples is the percentile k/n; the largest is drawn where the last but one ends.
-            places = [count / max(1, count - rank) for rank in range(1, count + 1)]
-            axes.step(places, ordered, style, where="pre", color=colour, label=label)
+            most = max(most, 2.0 * count)
+            # The k-th of n samples is all percentiles from (k - 1) / n to k / n: of the largest one, a part is drawn.
+            places = [1.0, *(count / (count - rank) for rank in range(1, count)), 2.0 * count]
+            axes.step(places, [ordered[0], *ordered], style, where="pre", color=colour, label=label)
     _limit(axes, limits.get("e2el"))
     axes.set_xscale("log")
     ticks = {1 / (1 - part): f"{100 * part:g}" for part in (0, 0.5, 0.9, 0.99, 0.999, 0.9999)}
