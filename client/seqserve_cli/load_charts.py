@@ -165,8 +165,9 @@ def _percentile_curve(axes: "Axes", samples: Sequence[Sample], limits: Mapping[s
     axes.set_xticks([place for place in ticks if place <= most], [ticks[place] for place in ticks if place <= most])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(1, most)
-    axes.set_ylim(bottom=0.1)  # two messages read at once are nothing apart, which a logarithm does not end with
     _log_milliseconds(axes)
+    # Two messages that are read at once are nothing apart, and a logarithm of nothing has no end.
+    axes.set_ylim(bottom=max(0.1, axes.get_ylim()[0]))
     axes.set(title="Percentiles of latency", xlabel="percentile")
     if values:
         _legend(axes)
