@@ -249,7 +249,7 @@ def _log_milliseconds(axes: "Axes") -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = axes.get_ylim()
-    # Within less than a decade there would be one labelled tick, or none.
+    # Within a decade there would be one labelled tick, or none.
     minor = FuncFormatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "25" else "")
-    axes.yaxis.set_minor_formatter(minor if high / low < 100 else NullFormatter())
+    axes.yaxis.set_minor_formatter(minor if high / low < 1000 else NullFormatter())
     axes.set_ylabel("milliseconds")

@@ -5,7 +5,6 @@ of the schedule; all count their times from one reading of ``time.perf_counter``
 """
 
 import asyncio
-import contextlib
 import multiprocessing
 import signal
 import time
@@ -192,8 +191,10 @@ def _serve(link: "Connection[Any, Any]", target: Target, work: Work, share: Shar
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal interrupts us all; the first process ends the others
 
     def tell(tally: Tally) -> None:
-        with contextlib.suppress(OSError):  # the first process is gone, as the next order will show
+        try:
             link.send(tally)
+        except OSError:  # the first process is gone, and nobody else would end a load that nobody looks at
+            raise SystemExit(1) from None
 
     with OwnProcess(target, work, share) as clients:
         while True:
