@@ -18,7 +18,9 @@ SERVER: dict[str, Any] = {
 
 def figures(samples: list[Sample], **more: Any) -> dict[str, Any]:
     limits: dict[str, float] = more.pop("limits", {})
-    found = result(samples, limits) | {"kinds": kinds(samples, limits), "clients": clients([]), "warnings": []}
+    several = len({sample.kind for sample in samples}) > 1
+    found = result(samples, limits) | {"clients": clients([]), "warnings": []}
+    found["kinds"] = kinds(samples, limits) if several else {}
     return {"request_rate": 10.0, **found, **more}
 
 
@@ -60,7 +62,7 @@ def test_a_sweep_has_a_line_for_each_rate() -> None:
         figures([STREAMED], limits={"e2el": 2000.0}),
         figures([REFUSED], limits={"e2el": 2000.0}, request_rate=20.0, warnings=["late"]),
     ]
-    lines = sweep_table(results, 10.0).splitlines()
+    lines = sweep_table({"sweep": results, "capacity": 10.0}).splitlines()
     assert lines[0] == "WARNING     rate 20: late"
     head = ["rate/s", "done/s", "good/s", "tokens/s", "failed", "p50 ms", "p95 ms", "p99 ms", "p50 ttft", "p99 ttft"]
     assert lines[1] == "".join(f"{cell:>10}" for cell in head)
@@ -68,5 +70,8 @@ def test_a_sweep_has_a_line_for_each_rate() -> None:
     assert lines[3].split() == ["20", "0.0", "0.0", "0", "1", "-", "-", "-", "-", "-"]
     assert "error       rate 20: 1 x INTERNAL, such as: the engine failed" in lines
     assert "capacity    10 requests/s within the limits" in lines
-    assert "good/s" not in sweep_table([figures([STREAMED])])
-    assert "ttft" not in sweep_table([figures([REFUSED])])
+    assert "capacity    none: every rate was too much" in sweep_table({"sweep": results, "capacity": None})
+    plain = sweep_table({"sweep": [figures([STREAMED])]})
+    assert "good/s" not in plain
+    assert "capacity" not in plain
+    assert "ttft" not in sweep_table({"sweep": [figures([REFUSED])]})

@@ -1,6 +1,7 @@
 """What the server says of itself: pages made by hand, and one that a thread serves."""
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -113,7 +114,7 @@ def address() -> Iterator[str]:
 def test_a_watch_has_a_series_with_gaps_and_the_difference(address: str) -> None:
     with Watch(address, scrape(address), interval=0.01) as watch:
         while len(watch.series) < 3:
-            pass
+            time.sleep(0.01)
     seen = [record["waiting"] for record in watch.series]
     assert seen[:3] == [2, 4, 5]  # the first scrape came before, the third failed
     assert [record["output_tokens"] for record in watch.series[:3]] == [20, 60, 80]

@@ -48,7 +48,7 @@ class Run:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command; fails where a run completed no request."""
+    """Run the command; fails where no request was completed, and where a search for capacity found none."""
     bench_settings.check(options)
     load = bench_settings.load_of(options)
     texts = bench_settings.texts_of(options.input) if options.input else None
@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         except ClientDied as error:
             raise exits.CommandError(str(error)) from error
     _deliver(options, _record(options, load, model, runs, found), runs)
-    return exits.OK if all(each.figures["completed"] for each in runs) else exits.FAILURE
+    found_any = found is not None if options.capacity else any(each.figures["completed"] for each in runs)
+    return exits.OK if found_any else exits.FAILURE
 
 
 def _runs(options: argparse.Namespace, sending: Clients, load: Load) -> tuple[list[Run], float | None]:
@@ -130,7 +131,7 @@ def _figures(options: argparse.Namespace, load: Load, parts: list[Part]) -> tupl
     figures: dict[str, Any] = {
         "request_rate": "inf" if load.rate is not None and math.isinf(load.rate) else load.rate,
         **result(counted, limits),
-        "kinds": kinds(counted, limits),
+        "kinds": kinds(counted, limits) if len(load.kinds) > 1 else {},
         "clients": clients(parts),
     }
     # Everything at once is late by intention.
@@ -186,6 +187,6 @@ def _deliver(options: argparse.Namespace, record: dict[str, Any], runs: list[Run
     if options.json:
         print(json.dumps(record))
     elif "sweep" in record:
-        print(sweep_table(record["sweep"], record.get("capacity")))
+        print(sweep_table(record))
     else:
         print(table(record))

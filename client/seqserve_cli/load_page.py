@@ -143,7 +143,7 @@ def _run_tables(record: Mapping[str, Any]) -> list[str]:
         examples = record["error_examples"]
         errors = [[code, str(count), examples[code]] for code, count in sorted(record["errors"].items())]
         parts += ["<h2>Errors</h2>", _table(["code", "requests", "such as"], errors, "words")]
-    if len(record["kinds"]) > 1:
+    if record["kinds"]:
         names = ("completed", "failed", "p50_e2el_ms", "p99_e2el_ms", "p50_ttft_ms", "p99_ttft_ms")
         head = ["kind", "completed", "failed", "p50, ms", "p99, ms", "p50 first token", "p99 first token"]
         kinds = [[name, *(_number(each[figure]) for figure in names)] for name, each in record["kinds"].items()]
@@ -197,9 +197,10 @@ def _number(value: Any) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -> str:
-    titles = "".join(f"<th>{html.escape(cell)}</th>" for cell in head) if any(head) else ""
+    titles = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    first = f"<tr>{titles}</tr>\n" if any(head) else ""
     lines = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table class="{name}"><tr>{titles}</tr>\n{lines}</table></div>'
+    return f'<div class="wide"><table class="{name}">{first}{lines}</table></div>'
 
 
 def _svg(figure: "Figure") -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 PRECISION = 1.1  # the rates on both sides of the answer are at most 10 % apart
 MOST_TRIES = 16
+LOWEST_PART = 1 / 16  # of the first rate: below it there is none, for the same requests take ever longer to send
 GOOD_PART = 0.99
 
 
@@ -32,7 +33,7 @@ def next_rate(tried: Mapping[float, bool], first: float) -> float | None:
     if failed is None:
         return max(tried) * 2
     if borne is None:
-        return failed / 2
+        return failed / 2 if failed > first * LOWEST_PART else None
     return None if failed / borne <= PRECISION else float(f"{(failed * borne) ** 0.5:.3g}")
 
 

@@ -13,7 +13,7 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = [f"WARNING     {warning}" for warning in figures.get("warnings", ())]
     lines += _summary(figures)
     lines += _latencies(figures)
-    if len(figures.get("kinds", ())) > 1:
+    if figures.get("kinds"):
         lines += _kinds(figures["kinds"])
     if len(figures.get("clients", ())) > 1:
         lines += _clients(figures["clients"])
@@ -22,8 +22,9 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def sweep_table(results: Sequence[Mapping[str, Any]], capacity: float | None = None) -> str:
-    """One line for each rate of a sweep."""
+def sweep_table(record: Mapping[str, Any]) -> str:
+    """One line for each rate of a sweep, and the capacity where it was looked for."""
+    results = record["sweep"]
     streamed = any(result["p50_ttft_ms"] is not None for result in results)
     with_goodput = any(result["request_goodput"] is not None for result in results)
     head = ["rate/s", "done/s", *["good/s"] * with_goodput, "tokens/s", "failed", "p50 ms", "p95 ms", "p99 ms"]
@@ -42,8 +43,12 @@ def sweep_table(results: Sequence[Mapping[str, Any]], capacity: float | None = N
     ]
     lines += ["".join(f"{cell:>10}" for cell in row) for row in rows]
     lines += [f"error       rate {result['request_rate']:g}: {text}" for result in results for text in _errors(result)]
-    if capacity is not None:
-        lines.append(f"capacity    {capacity:g} requests/s within the limits")
+    if "capacity" in record:
+        found = record["capacity"]
+        lines.append(
+            "capacity    none: every rate was too much" if found is None
+            else f"capacity    {found:g} requests/s within the limits"
+        )
     lines.append("latencies count from the intended send time")
     return "\n".join(lines)
 
