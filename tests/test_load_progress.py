@@ -37,8 +37,8 @@ def test_the_line_shows_what_is_known_so_far() -> None:
     tally = Tally(sent=3)
     assert tally.milliseconds(99) is None
     tally.end(0.0, failed=True)
-    assert tally.line(1.25, 0.5) == "   1.2 s  sent 3  ended 1  failed 1  in flight 2  0.5/s"
+    assert tally.line(1.25, 0.5) == "   1 s  0.5/s  in flight 2  failed 1  ended 1  sent 3"
     tally.end(0.1, failed=False)
     assert tally.milliseconds(50) == pytest.approx(100, rel=0.05)
-    assert "in flight 1  2.0/s  p50 10" in tally.line(2.0, 2.0)
+    assert tally.line(2.0, 2.0).startswith("   2 s  2.0/s  p50 10")
     assert math.isfinite(tally.milliseconds(99) or math.inf)

@@ -40,12 +40,15 @@ class Tally:
         return None
 
     def line(self, seconds: float, rate: float) -> str:
-        """For a terminal, after so many seconds and with so many ends per second of late."""
+        """For a terminal, after so many seconds and with so many ends per second of late.
+
+        What matters most stands first, for narrow terminals cut it off.
+        """
         p50, p99 = self.milliseconds(50), self.milliseconds(99)
-        latency = "" if p50 is None or p99 is None else f"  p50 {p50:.3g} ms  p99 {p99:.3g} ms"
+        latency = "" if p50 is None or p99 is None else f"  p50 {p50:.0f} p99 {p99:.0f} ms"
         return (
-            f"{seconds:6.1f} s  sent {self.sent}  ended {self.ended}  failed {self.failed}  "
-            f"in flight {self.sent - self.ended}  {rate:.1f}/s{latency}"
+            f"{seconds:4.0f} s  {rate:.1f}/s{latency}  in flight {self.sent - self.ended}  failed {self.failed}  "
+            f"ended {self.ended}  sent {self.sent}"
         )
 
 
