@@ -11,7 +11,7 @@ from seqserve_client import ModelInfo, ModelLimits
 from seqserve_client.arrivals import Share
 from seqserve_client.load import Load, Work
 from seqserve_client.load_inputs import RandomInputs, TextInputs
-from seqserve_client.load_mix import STREAM, UNARY, parse_mix
+from seqserve_client.load_mix import STREAM, UNARY, kind_at, parse_mix
 from seqserve_client.load_trace import TraceEntry
 
 
@@ -77,6 +77,8 @@ def test_requests_are_the_same_whoever_makes_them() -> None:
     load = Load(rate=1.0, requests=9, seed=3, kinds=parse_mix("unary=1,stream=1,beam4=1"))
     work = Work(RandomInputs(3, 5, 0, 50), {"beam_size": 2, "max_new_tokens": 7})
     requests = [work.request(load, number) for number in range(9)]
+    assert [request.kind for request in requests] == [kind_at(3, load.kinds, number) for number in range(9)]
+    assert len({request.kind.name for request in requests}) == 3
     other_load, other_work = pickle.loads(pickle.dumps((load, work)))
     assert requests == [other_work.request(other_load, number) for number in reversed(range(9))][::-1]
     for request in requests:
