@@ -112,7 +112,8 @@ def test_a_run_in_which_nothing_succeeds_fails(server: FakeServer, capsys: pytes
     assert bench(server, "--rate", "inf", "--requests", "6", "--warmup", "0") == 1
     assert "6 x INTERNAL, such as: broken" in capsys.readouterr().out
     assert bench(server, *FAST) == 1  # already in the warm-up
-    assert capsys.readouterr().err == "seqserve: INTERNAL: broken\n"
+    words = "seqserve: the warm-up failed, INTERNAL: broken (--warmup 0 goes without it)\n"
+    assert capsys.readouterr().err == words
     assert bench(server, "--sweep", "500,900", "--requests", "3", "--warmup", "0", "--settle", "0") == 1
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seqserve_client import Unavailable
 from seqserve_client.report import percentile
-from seqserve_client.server_metrics import Page, Watch, figures, quantile, scrape
+from seqserve_client.server_metrics import SETTLE_TRIES, Page, Watch, figures, quantile, scrape, settled
 
 
 def page(times: int) -> str:
@@ -43,6 +43,15 @@ def page(times: int) -> str:
         "seqserve_requests_running 2",
         "",
     ])
+
+
+def test_a_page_is_settled_once_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [f"seqserve_requests_waiting {waiting}\nseqserve_requests_running {running}\n"
+             for waiting, running in ((3, 2), (0, 1), (0, 0), (0, 0))]
+    left = iter(pages)
+    monkeypatch.setattr("seqserve_client.server_metrics.scrape", lambda url: Page.parsed(next(left)))
+    assert settled("http://host/metrics") == Page.parsed(pages[2])
+    assert list(left) == pages[3:]
 
 
 def test_figures_are_of_what_happened_in_between() -> None:
@@ -119,7 +128,7 @@ def test_a_watch_has_a_series_with_gaps_and_the_difference(address: str) -> None
     assert seen[:3] == [2, 4, 5]  # the first scrape came before, the third failed
     assert [record["output_tokens"] for record in watch.series[:3]] == [20, 60, 80]
     found = watch.result()
-    assert found["output_tokens"] == 20 * seen[-1]
+    assert found["output_tokens"] == 20 * (seen[-1] + SETTLE_TRIES - 1)  # what this server does never ends
     assert (found["peak_waiting"], found["peak_running"]) == (seen[-1], 2)
     assert found["series"] == watch.series
 

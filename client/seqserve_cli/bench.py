@@ -15,13 +15,13 @@ from seqserve_cli import bench_settings, exits, load_page, remote
 from seqserve_cli.bench_arguments import DEFAULT_SETTLE
 from seqserve_cli.bench_arguments import add_arguments as add_arguments
 from seqserve_cli.bench_progress import Live
-from seqserve_client import Client, ModelInfo, Unavailable
+from seqserve_client import Client, ModelInfo, SeqserveError, Unavailable
 from seqserve_client.capacity_search import capacity, is_borne, next_rate
 from seqserve_client.load import Load, Work
 from seqserve_client.load_processes import ClientDied, ClientProcesses, Clients, OwnProcess, Target
 from seqserve_client.load_table import sweep_table, table
 from seqserve_client.report import Part, Sample, clients, generator_warnings, kinds, merged, result
-from seqserve_client.server_metrics import Watch, scrape
+from seqserve_client.server_metrics import Watch, settled
 
 DESCRIPTION = """\
 Measure a server under load. By default an open loop: requests are sent at random (Poisson) times fixed in advance by
@@ -96,7 +96,13 @@ def _borne(tried: dict[float, Run]) -> dict[float, bool]:
 
 def _run(options: argparse.Namespace, sending: Clients, load: Load, label: str) -> Run:
     """Send one load and work out its figures."""
-    sending.prepare(load)
+    try:
+        sending.prepare(load)
+    except Unavailable:
+        raise  # which has an exit code of its own
+    except SeqserveError as error:
+        text = f"the warm-up failed, {error.code.name}: {error} (--warmup 0 goes without it)"
+        raise exits.CommandError(text) from error
     watch = _watch(options)
     live = Live(sys.stderr, label) if sys.stderr.isatty() and not options.quiet else None
     try:
@@ -119,7 +125,7 @@ def _watch(options: argparse.Namespace) -> Watch | None:
     if options.metrics is None:
         return None
     try:
-        return Watch(options.metrics, scrape(options.metrics))
+        return Watch(options.metrics, settled(options.metrics))
     except Unavailable as error:
         raise exits.CommandError(f"--metrics: {error}", exits.UNREACHABLE) from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqserve_cli.load_charts import run_figure, sweep_figure
-from seqserve_client.load_table import COLUMNS
+from seqserve_client.load_table import COLUMNS, SERVER_TIMES
 from seqserve_client.report import METRICS, Sample
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ p { margin: .3rem 0 } .quiet { color: #666 }
 .cards { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1.2rem 0 }
 .cards div { background: #f4f6f8; border-radius: 6px; padding: .5rem .9rem }
 .cards b { display: block; font-size: 1.3rem }
-.wide { overflow-x: auto } svg { width: 100%; height: auto }
+.wide { overflow-x: auto; margin-bottom: 1rem } svg { width: 100%; height: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .22rem .8rem .22rem 0; text-align: right; border-bottom: 1px solid #e6e6e6 }
 th:first-child, td:first-child { text-align: left } th { font-weight: 600; color: #444 }
@@ -160,14 +160,18 @@ def _run_tables(record: Mapping[str, Any]) -> list[str]:
 
 
 def _server(server: Mapping[str, Any]) -> str:
+    times = [
+        [text, *(_number(server[f"{figure}_{name}_ms"]) for figure in ("mean", "p50", "p99"))]
+        for name, text in SERVER_TIMES.items()
+    ]
     rows = []
     for name, value in server.items():
-        if name == "series" or value is None:
+        if name == "series" or name.endswith("_ms") or value is None:
             continue
         if isinstance(value, Mapping):
             value = ", ".join(f"{count} {key}" for key, count in value.items()) or "none"
-        rows.append([name.replace("_ms", ", ms").replace("_", " "), _number(value)])
-    return _table(["", ""], rows)
+        rows.append([name.replace("_", " "), _number(value)])
+    return _table(["milliseconds", "mean", "p50", "p99"], times) + _table(["", ""], rows)
 
 
 def _settings(record: Mapping[str, Any]) -> str:

@@ -5,6 +5,10 @@ from typing import Any
 
 from seqserve_client.report import METRICS, PERCENTILES
 
+SERVER_TIMES = {
+    "queue": "queue", "encode": "one encoder batch", "step": "one decoder step", "ttft": "time to first token",
+    "request": "end to end",
+}
 COLUMNS = ("mean", *(f"p{percent}" for percent in PERCENTILES))
 
 
@@ -101,11 +105,9 @@ def _clients(clients: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _server(server: Mapping[str, Any]) -> list[str]:
     rows = [["server, milliseconds", "mean", "p50", "p99"]]
-    names = {"queue": "queue", "encode": "one encoder batch", "step": "one decoder step",
-             "ttft": "time to first token", "request": "end to end"}
     rows += [
         [text, *(_ms(server[f"{figure}_{name}_ms"]) for figure in ("mean", "p50", "p99"))]
-        for name, text in names.items()
+        for name, text in SERVER_TIMES.items()
     ]
     mean_rows = server["mean_rows_per_step"]
     lines = ["", *_aligned(rows)]

@@ -25,6 +25,7 @@ TIMES = {
 }
 ROWS = "seqserve_batch_rows"
 PERCENTS = (50, 99)
+SETTLE_TRIES, SETTLE_SECONDS = 10, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +129,28 @@ def scrape(url: str, timeout: float = 5.0) -> Page:
     return page
 
 
+def settled(url: str) -> Page:
+    """The page once nothing waits or runs in the server, which tells callers of their end before it counts it.
+
+    Not for long: where others send requests too, it may never be so.
+
+    Raises:
+        Unavailable: as ``scrape``.
+    """
+    for _ in range(SETTLE_TRIES):
+        page = scrape(url)
+        if not page.total("seqserve_requests_waiting") + page.total("seqserve_requests_running"):
+            break
+        time.sleep(SETTLE_SECONDS)
+    return page
+
+
 @dataclass(slots=True)
 class Watch:
     """Scrapes beside a run, by a thread of its own; a context manager around the run.
 
     Attributes:
-        before: The page before the run.
+        before: The page before the run, from ``settled``.
         series: A record every ``interval`` seconds, with "seconds" after the start.
     """
 
@@ -176,9 +193,7 @@ class Watch:
         Raises:
             Unavailable: it cannot be scraped any more.
         """
-        # The server tells callers before it counts their end.
-        time.sleep(0.1)
-        found = figures(scrape(self.url).since(self.before))
+        found = figures(settled(self.url).since(self.before))
         found["peak_waiting"] = max((record["waiting"] for record in self.series), default=None)
         found["peak_running"] = max((record["running"] for record in self.series), default=None)
         found["series"] = self.series
