@@ -8,18 +8,31 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-// Sixteen sums of one row to floats: the definition's order of operations (export/seqserve_export/graphs/kernels.py).
-INLINE void finish(const Product *work, size_t row, size_t block, __m512i sums) {
+// What turns sums of one block of columns into floats.
+typedef struct {
+  __m512i offsets;
+  __m512 scales, bias;
+  __mmask16 used;  // columns that the matrix has
+  size_t column;
+} Columns;
+
+INLINE Columns columns_of(const Product *work, size_t block) {
   const Matrix *m = work->matrix;
   size_t column = block * 16, left = m->columns - column;
-  __mmask16 used = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
-  __m512i whole = _mm512_sub_epi32(sums, _mm512_loadu_si512(m->offsets + column));
-  __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_loadu_ps(m->scales + column));
+  Columns c = {_mm512_loadu_si512(m->offsets + column), _mm512_loadu_ps(m->scales + column), _mm512_setzero_ps(),
+               left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1), column};
+  if (work->bias) c.bias = _mm512_maskz_loadu_ps(c.used, work->bias + column);
+  return c;
+}
+
+// Sixteen sums of one row to floats: the definition's order of operations (export/seqserve_export/graphs/kernels.py).
+INLINE void finish(const Product *work, size_t row, const Columns *c, __m512i sums) {
+  size_t place = row * work->matrix->columns + c->column;
+  __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, c->offsets)), c->scales);
   v = _mm512_mul_ps(v, _mm512_set1_ps(work->scales[row]));
-  if (work->bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(used, work->bias + column));
-  size_t place = row * m->columns + column;
-  if (work->residual) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(used, work->residual + place));
-  _mm512_mask_storeu_ps(work->result + place, used, v);
+  if (work->bias) v = _mm512_add_ps(v, c->bias);
+  if (work->residual) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(c->used, work->residual + place));
+  _mm512_mask_storeu_ps(work->result + place, c->used, v);
 }
 
 // ``height`` rows by ``width`` blocks of columns, in as many registers.
@@ -41,8 +54,10 @@ INLINE void vnni_part(const Product *work, size_t row, const size_t height, size
         sums[i * width + j] = _mm512_dpbusd_epi32(sums[i * width + j], values, weights[j]);
     }
   }
-  for (size_t i = 0; i < height; i++)
-    for (size_t j = 0; j < width; j++) finish(work, row + i, block + j, sums[i * width + j]);
+  for (size_t j = 0; j < width; j++) {
+    const Columns c = columns_of(work, block + j);
+    for (size_t i = 0; i < height; i++) finish(work, row + i, &c, sums[i * width + j]);
+  }
 }
 
 int product_vnni(const void *given, size_t first, size_t last) {
@@ -97,9 +112,9 @@ INLINE void amx_part(const Product *work, size_t row, const uint8_t *upper, cons
     _tile_stored(3, sums[3], 64);
   }
   size_t count = work->rows - row < 32 ? work->rows - row : 32;
-  for (size_t i = 0; i < count; i++) {
-    finish(work, row + i, block, _mm512_load_si512(sums[i / 16 * 2][i % 16]));
-    if (two) finish(work, row + i, block + 1, _mm512_load_si512(sums[i / 16 * 2 + 1][i % 16]));
+  for (int j = 0; j <= two; j++) {
+    const Columns c = columns_of(work, block + (size_t)j);
+    for (size_t i = 0; i < count; i++) finish(work, row + i, &c, _mm512_load_si512(sums[i / 16 * 2 + (size_t)j][i % 16]));
   }
 }
 
