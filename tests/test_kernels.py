@@ -288,3 +288,19 @@ def test_products_have_the_bits_of_their_definition(operator: str, depth: int, c
     for rows in (1, 2, 3, 7, 8, 15, 16, 17, 40, 64, 100):
         inputs = given(rows)
         np.testing.assert_array_equal(compiled.run(None, inputs)[0], defined.run(None, inputs)[0])
+
+
+@needs_library
+@pytest.mark.parametrize(("operator", "inputs", "message"), [
+    ("TopCandidates", {"logits": numbers(1, 2, 5), "count": np.array([6])}, "more than there are"),
+    ("TopCandidates", {"logits": numbers(1, 2, 5), "count": np.array([0])}, "or none"),
+    ("TopCandidates", {"logits": numbers(1, 2, 5), "count": np.array([], dtype=np.int64)}, "shapes do not fit"),
+    ("PackedAttention", packed_inputs([3, 4], 8, 1) | {"lengths": np.array([3, 5], dtype=np.int32)}, "lengths do not"),
+    ("PackedAttention", packed_inputs([3, 4], 8, 1) | {"lengths": np.array([8, -1], dtype=np.int32)}, "lengths do not"),
+    ("ScaleBias", {"product": numbers(1, 2, 5), "scales": numbers(1, 2, 1), "bias": numbers(1, 4)}, "shapes do not fit"),
+])
+def test_what_would_read_beyond_a_tensor_is_refused(operator: str, inputs: Arrays, message: str) -> None:
+    attributes: dict[str, int | float] = {"num_heads": 1, "scale": 1.0} if operator == "PackedAttention" else {}
+    opened = session(operator, inputs, attributes, compiled=True)
+    with pytest.raises(Exception, match=message):
+        opened.run(None, inputs)

@@ -20,9 +20,9 @@ static Status *step_attention(const Attributes *given, Context *context, int app
   size_t rows = (size_t)query.sizes[0], heads = (size_t)given->heads, key_heads = (size_t)given->key_heads;
   size_t size = (size_t)keys.sizes[3], capacity = (size_t)keys.sizes[2];
   size_t stride = (heads + (append ? 2 * key_heads : 0)) * size;
-  if (query.rank != 3 || keys.rank != 4 || values.rank != 4 || memcmp(keys.sizes, values.sizes, sizeof keys.sizes) ||
-      (size_t)keys.sizes[0] != rows || (size_t)keys.sizes[1] != key_heads || (size_t)query.sizes[2] != stride ||
-      query.sizes[1] != 1 || last.rank != 1 || (size_t)last.sizes[0] != rows || size % 8 || heads % key_heads)
+  if (!has_sizes(&query, 3, rows, 1, stride, 0) || !has_sizes(&keys, 4, rows, key_heads, capacity, size) ||
+      !has_sizes(&values, 4, rows, key_heads, capacity, size) || !has_sizes(&last, 1, rows, 0, 0, 0) ||
+      (biased && !has_sizes(&bias, 4, rows, heads, 1, ANY)) || size % 8 || heads % key_heads)
     return fail("attention: shapes do not fit");
   const int32_t *ends = last.data;
   size_t longest = 0;
@@ -57,7 +57,10 @@ static Status *attend_packed(const Attributes *given, Context *context, int bias
   TRY(input(context, 1, &lengths));
   if (biased) TRY(input(context, 4, &bias));
   size_t heads = (size_t)given->heads, sources = (size_t)lengths.sizes[0];
-  if (packed.rank != 2 || lengths.rank != 1 || packed.sizes[1] % (3 * given->heads)) return fail("packed attention: shapes do not fit");
+  size_t padded = biased ? (size_t)bias.sizes[3] : 0;
+  if (packed.rank != 2 || lengths.rank != 1 || packed.sizes[1] % (3 * given->heads) ||
+      (biased && !has_sizes(&bias, 4, 1, heads, padded, padded)))
+    return fail("packed attention: shapes do not fit");
   int64_t *starts = malloc((sources + 1) * sizeof(int64_t));
   if (!starts) return fail("out of memory");
   size_t longest = 0;
@@ -69,12 +72,13 @@ static Status *attend_packed(const Attributes *given, Context *context, int bias
     starts[i + 1] = starts[i] + length;
     if (length > 0 && (size_t)length > longest) longest = (size_t)length;
   }
-  size_t padded = bias.data ? (size_t)bias.sizes[3] : 0, inner = (size_t)packed.sizes[1] / 3;
+  size_t inner = (size_t)packed.sizes[1] / 3, cost = longest * (longest + 4 * inner / heads);
   Status *problem = NULL;
   PackedAttention work = {packed.data, bias.data, starts, NULL, heads, inner / heads, padded, given->scale};
-  if (odd || starts[sources] != packed.sizes[0] || (bias.data && longest > padded)) problem = fail("packed attention: lengths do not fit");
+  if (odd || starts[sources] != packed.sizes[0] || (biased && longest > padded))
+    problem = fail("packed attention: lengths do not fit");
   if (!problem) problem = output(context, 0, (int64_t[]){packed.sizes[0], (int64_t)inner}, 2, &work.result);
-  if (!problem) problem = run(context, kernels.packed_attention, &work, sources * heads, longest * (longest + 4 * work.size));
+  if (!problem) problem = run(context, kernels.packed_attention, &work, sources * heads, cost);
   free(starts);
   return problem;
 }

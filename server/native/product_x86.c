@@ -114,7 +114,8 @@ INLINE void amx_part(const Product *work, size_t row, const uint8_t *upper, cons
   size_t count = work->rows - row < 32 ? work->rows - row : 32;
   for (int j = 0; j <= two; j++) {
     const Columns c = columns_of(work, block + (size_t)j);
-    for (size_t i = 0; i < count; i++) finish(work, row + i, &c, _mm512_load_si512(sums[i / 16 * 2 + (size_t)j][i % 16]));
+    for (size_t i = 0; i < count; i++)
+      finish(work, row + i, &c, _mm512_load_si512(sums[i / 16 * 2 + (size_t)j][i % 16]));
   }
 }
 

@@ -27,9 +27,9 @@ static int version(const Operator *op) { (void)op; return 1; }
 
 #define COMMON(create_with, compute_with) OPERATOR(create_with, destroy, compute_with)
 #define PRODUCT(compute_with) OPERATOR(create_product, destroy_product, compute_with)
-#define OPERATOR(create_with, destroy_with, compute_with)                                                                         \
-  {API_VERSION, NULL, name, provider, input_type, inputs, output_type, outputs, NULL, destroy_with, required,         \
-   required, memory, {NULL}, create_with, compute_with, NULL, version, version}
+#define OPERATOR(create_with, destroy_with, compute_with)                                            \
+  {API_VERSION, NULL, name, provider, input_type, inputs, output_type, outputs, NULL, destroy_with,  \
+   required, required, memory, {NULL}, create_with, compute_with, NULL, version, version}
 
 static const Declared declared[] = {
     {COMMON(create_plain, row_quantize), "RowQuantize", 1, 2, {FLOAT}, {UINT8, FLOAT}},
@@ -56,7 +56,11 @@ static const Declared declared_products[] = {
     {PRODUCT(product_bias_add), "ProductBiasAdd", 6, 1, {UINT8, FLOAT, INT8, FLOAT, FLOAT, FLOAT}, {FLOAT}},
 };
 
-#define AT(level) (Kernels){row_quantize_##level, scale_add_##level, step_attention_##level, packed_attention_##level, top_candidates_##level}
+#define AT(level)                                                                                     \
+  (Kernels) {                                                                                         \
+    row_quantize_##level, scale_add_##level, step_attention_##level, packed_attention_##level,        \
+        top_candidates_##level                                                                        \
+  }
 
 #if defined(__x86_64__)
 #include <cpuid.h>

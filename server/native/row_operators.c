@@ -16,6 +16,11 @@ Status *row_quantize(void *unused, Context *context) {
   return run(context, kernels.row_quantize, &work, rows, 2 * work.width);
 }
 
+// Whether a tensor is so many rows of one width, however they are arranged.
+static int fits(const Tensor *tensor, size_t rows, size_t width) {
+  return tensor->rank && rows_of(tensor) == rows && (size_t)tensor->sizes[tensor->rank - 1] == width;
+}
+
 // A bias, a residual or both come behind product and scales.
 static Status *scale(Context *context, int has_bias, int has_residual) {
   Tensor product, scales, bias = {0}, residual = {0};
@@ -24,8 +29,8 @@ static Status *scale(Context *context, int has_bias, int has_residual) {
   if (has_bias) TRY(input(context, 2, &bias));
   if (has_residual) TRY(input(context, 2 + (size_t)has_bias, &residual));
   size_t rows = rows_of(&product), width = product.rank ? (size_t)product.sizes[product.rank - 1] : 0;
-  if (!product.rank || rows_of(&scales) != rows || (has_bias && (size_t)bias.sizes[bias.rank - 1] != width) ||
-      (has_residual && (rows_of(&residual) != rows || (size_t)residual.sizes[residual.rank - 1] != width)))
+  if (!product.rank || !fits(&scales, rows, 1) || (has_bias && !has_sizes(&bias, 1, width, 0, 0, 0)) ||
+      (has_residual && !fits(&residual, rows, width)))
     return fail("Scale: shapes do not fit");
   ScaleAdd work = {product.data, scales.data, bias.data, residual.data, NULL, width};
   TRY(output(context, 0, product.sizes, product.rank, &work.result));
@@ -48,9 +53,8 @@ static Status *product(const Matrix *matrix, Context *context, int has_bias, int
   if (has_bias) TRY(input(context, 4, &bias));
   if (has_residual) TRY(input(context, 4 + (size_t)has_bias, &residual));
   size_t rows = rows_of(&rounded), columns = matrix->columns;
-  if (!rounded.rank || (size_t)rounded.sizes[rounded.rank - 1] != matrix->depth || rows_of(&scales) != rows ||
-      (has_bias && (size_t)bias.sizes[bias.rank - 1] != columns) ||
-      (has_residual && (rows_of(&residual) != rows || (size_t)residual.sizes[residual.rank - 1] != columns)))
+  if (!fits(&rounded, rows, matrix->depth) || !fits(&scales, rows, 1) ||
+      (has_bias && !has_sizes(&bias, 1, columns, 0, 0, 0)) || (has_residual && !fits(&residual, rows, columns)))
     return fail("Product: shapes do not fit");
   Product work = {matrix, rounded.data, scales.data, bias.data, residual.data, NULL, rows};
   rounded.sizes[rounded.rank - 1] = (int64_t)columns;
@@ -71,8 +75,9 @@ Status *top_candidates(void *unused, Context *context) {
   Tensor logits, count;
   TRY(input(context, 0, &logits));
   TRY(input(context, 1, &count));
+  if (logits.rank != 2 || !has_sizes(&count, 1, 1, 0, 0, 0)) return fail("TopCandidates: shapes do not fit");
   int64_t wanted = *(const int64_t *)count.data;
-  if (logits.rank != 2 || wanted < 1 || wanted > logits.sizes[1]) return fail("TopCandidates: more than there are, or none");
+  if (wanted < 1 || wanted > logits.sizes[1]) return fail("TopCandidates: more than there are, or none");
   TopCandidates work = {logits.data, NULL, NULL, (size_t)logits.sizes[1], (size_t)wanted};
   int64_t sizes[2] = {logits.sizes[0], wanted};
   TRY(output(context, 0, sizes, 2, &work.log_probs));
@@ -105,7 +110,8 @@ Status *create_product(const Operator *op, const Api *unused, const Info *info, 
   }
   TRY(read_tensor(values[0], &weights));
   TRY(read_tensor(values[1], &scales));
-  if (weights.rank != 2 || scales.rank != 1 || scales.sizes[0] != weights.sizes[1]) return fail("Product: shapes do not fit");
+  if (weights.rank != 2 || !has_sizes(&scales, 1, (size_t)weights.sizes[1], 0, 0, 0))
+    return fail("Product: shapes do not fit");
   Matrix *made = malloc(sizeof *made);
   if (!made || !pack_matrix(made, weights.data, scales.data, (size_t)weights.sizes[0], (size_t)weights.sizes[1])) {
     free(made);

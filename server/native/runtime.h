@@ -1,4 +1,4 @@
-// The few entries of ONNX Runtime's C interface that a library of operators needs, declared by their place in its table.
+// The few entries of ONNX Runtime's C interface that a library of operators needs, by their place in its table.
 //
 // The runtime's wheel comes without its header. The table only ever grows at its end, and the structure of an operator
 // with its version: that is the interface's promise, and what makes a place as good as a name.

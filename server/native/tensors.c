@@ -11,6 +11,7 @@ Status *fail(const char *why) { return CREATE_STATUS(FAIL, why); }
 
 Status *read_tensor(const Value *value, Tensor *tensor) {
   Shape *shape;
+  *tensor = (Tensor){0};
   TRY(TENSOR_DATA(value, &tensor->data));
   TRY(TENSOR_SHAPE(value, &shape));
   Status *problem = SHAPE_RANK(shape, &tensor->rank);
@@ -30,6 +31,13 @@ Status *output(Context *context, size_t index, const int64_t *sizes, size_t rank
   Value *value;
   TRY(CONTEXT_OUTPUT(context, index, sizes, rank, &value));
   return TENSOR_DATA(value, (void **)data);
+}
+
+int has_sizes(const Tensor *tensor, size_t rank, size_t a, size_t b, size_t c, size_t d) {
+  const size_t wanted[RANK] = {a, b, c, d};
+  int fits = tensor->rank == rank;
+  for (size_t i = 0; fits && i < rank; i++) fits = wanted[i] == ANY || (size_t)tensor->sizes[i] == wanted[i];
+  return fits;
 }
 
 size_t rows_of(const Tensor *tensor) {

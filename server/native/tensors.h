@@ -30,6 +30,11 @@ Status *input(Context *context, size_t index, Tensor *tensor);
 // ``data``: a pointer to where the pointer to the output's memory goes.
 Status *output(Context *context, size_t index, const int64_t *sizes, size_t rank, void *data);
 
+#define ANY SIZE_MAX
+
+// Whether a tensor has this rank and these sizes, of which those beyond the rank do not count.
+int has_sizes(const Tensor *tensor, size_t rank, size_t a, size_t b, size_t c, size_t d);
+
 // The product of all sizes but the last.
 size_t rows_of(const Tensor *tensor);
 
