@@ -1,0 +1,39 @@
+"""Products in 8 bits of our own beside the runtime's."""
+
+import os
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from one_operator import Arrays, needs_library, numbers, session
+
+
+@needs_library
+@pytest.mark.parametrize("level", ["", "vnni"])
+@pytest.mark.parametrize(("depth", "columns"), [(64, 16), (512, 48), (30, 7), (129, 100), (4, 33), (2048, 512)])
+@pytest.mark.parametrize("operator", ["Product", "ProductBias", "ProductAdd", "ProductBiasAdd"])
+def test_products_have_the_bits_of_their_definition(operator: str, depth: int, columns: int, level: str) -> None:
+    random = np.random.default_rng(depth + columns)
+    constants: Arrays = {
+        "weight": random.integers(-127, 128, (depth, columns)).astype(np.int8),
+        "column_scales": random.uniform(0.001, 0.1, columns).astype(np.float32),
+    }
+
+    def given(rows: int) -> Arrays:
+        inputs: Arrays = {
+            "rounded": random.integers(0, 256, (rows, depth)).astype(np.uint8),
+            "scales": random.uniform(0.01, 2, (rows, 1)).astype(np.float32),
+        }
+        if "Bias" in operator:
+            inputs["bias"] = numbers(19, columns)
+        if operator.endswith("Add"):
+            inputs["residual"] = numbers(20, rows, columns)
+        return inputs
+
+    with mock.patch.dict(os.environ, {"SEQSERVE_KERNELS": level}):
+        compiled = session(operator, given(1), {}, compiled=True, constants=constants)
+    defined = session(operator, given(1), {}, compiled=False, constants=constants)
+    for rows in (1, 2, 3, 7, 8, 15, 16, 17, 40, 64, 100):
+        inputs = given(rows)
+        np.testing.assert_array_equal(compiled.run(None, inputs)[0], defined.run(None, inputs)[0])
