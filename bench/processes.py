@@ -23,7 +23,8 @@ class Process:
     """A child with pipes. Stopped by a signal while others are measured: idle pools of threads spin otherwise."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        search = os.pathsep.join(filter(None, [str(BENCH), os.environ.get("PYTHONPATH")]))
+        # The stubs, too: the peers' environment has no seqserve.
+        search = os.pathsep.join(filter(None, [str(BENCH), str(BENCH.parent / "proto"), os.environ.get("PYTHONPATH")]))
         self._child = subprocess.Popen(
             list(arguments), text=True, bufsize=1, env={**os.environ, "PYTHONPATH": search},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -104,7 +105,7 @@ class System:
 
 @dataclass(frozen=True)
 class Server:
-    """A running ``seqserve serve``."""
+    """A running ``seqserve serve``, or a peer that says like it when it is ready."""
 
     process: Process
     target: str
@@ -124,8 +125,16 @@ def running(arguments: Sequence[str]) -> Iterator[Process]:
 @contextlib.contextmanager
 def running_server(bundle: Path, *flags: str, program: Sequence[str] = ("-m", "seqserve_cli")) -> Iterator[Server]:
     """The server on free ports, ready. It keeps no encoded sources: workloads repeat theirs, and peers keep none."""
-    arguments = [sys.executable, *program, "serve", str(bundle), "--port", "0", "--metrics-port", "0",
-                 "--encoder-cache-bytes", "0", "--log-level", "warning", *flags]
+    with ready_server([
+        sys.executable, *program, "serve", str(bundle), "--port", "0", "--metrics-port", "0",
+        "--encoder-cache-bytes", "0", "--log-level", "warning", *flags,
+    ]) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def ready_server(arguments: Sequence[str]) -> Iterator[Server]:
+    """A command that has said on its first line where it serves."""
     with running(arguments) as process:
         ready = _READY.search(process.read_line())
         if ready is None:
