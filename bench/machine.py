@@ -1,10 +1,13 @@
 """What ran where, and who else was using the processors: facts that belong beside every figure."""
 
+import json
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 TICK = os.sysconf("SC_CLK_TCK")
 EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -50,3 +53,10 @@ def facts() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def record(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures as JSON, the machine and the command beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {"machine": facts(), "command": " ".join(sys.argv), **figures}
+    path.write_text(json.dumps(whole) + "\n", encoding="utf-8")

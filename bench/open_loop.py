@@ -10,7 +10,6 @@ runs, with the generator, a process of its own on the same cores; rounds are A B
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import latency_plot
 from latency_report import Point, Results
-from machine import Usage, facts, process_seconds
+from machine import Usage, facts, process_seconds, record
 from offered import Generator, Requests, running_generator
 from processes import Server, ready_server, running_server
 from seqserve_client.load_test import Load
@@ -155,15 +154,14 @@ def main() -> int:
         with running_systems(given.work, given.peers_python, workload, requests, given.peer_flags) as systems:
             run(plan, systems, results)
         collected.append(results)
-    machine = facts()
-    notes = f"Machine: {'; '.join(machine.values())}.\nCommand: `bench/open_loop.py {' '.join(sys.argv[1:])}`."
+    peer = f"CTranslate2: {' '.join(given.peer_flags) or 'a window of 5 ms, 64 at most, one batch at a time'}."
+    notes = f"{peer} int8, greedy, {THREADS} threads each; rounds A B, B A; percentiles over all rounds.\n"
+    notes += f"Machine: {'; '.join(facts().values())}.\nCommand: `bench/open_loop.py {' '.join(sys.argv[1:])}`."
     text = "\n\n".join([*(results.markdown() for results in collected), notes])
     print(text)
     stem = given.work / f"bench/open_loop{'-quick' * given.quick}"
     stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    stem.with_suffix(".json").write_text(json.dumps({
-        "machine": machine, "command": sys.argv[1:], "workloads": [results.to_json() for results in collected],
-    }) + "\n", encoding="utf-8")
+    record(stem.with_suffix(".json"), {"workloads": [results.to_json() for results in collected]})
     latency_plot.draw(collected, given.plot)
     return 0
 

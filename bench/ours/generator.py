@@ -17,6 +17,8 @@ from seqserve_client import AsyncClient
 from seqserve_client.load_test import Load, LoadTest, Source
 from seqserve_client.report import Sample
 
+SHOW_SECONDS = 15.0  # between lines that tell how far a long load is
+
 
 def in_seeded_order(seed: int, sources: list[Source]) -> Iterator[Source]:
     """All again and again, each time in another order."""
@@ -29,8 +31,16 @@ async def drive(command: dict[str, Any]) -> list[Sample]:
     """Send what is asked for; without retries, since a refusal is a result."""
     load = Load(**command["load"])
     sources = in_seeded_order(load.seed, command["sources"])
+    shown = time.monotonic()
+
+    def show(ended: int, failed: int) -> None:
+        nonlocal shown
+        if (now := time.monotonic()) >= shown + SHOW_SECONDS:
+            shown = now
+            print(f"{ended} ended, {failed} of them failed", file=sys.stderr)
+
     async with AsyncClient(command["target"], timeout=command["timeout"], max_attempts=1) as client:
-        return await LoadTest(client, load, sources, command["options"]).run()
+        return await LoadTest(client, load, sources, command["options"], progress=show).run()
 
 
 def main() -> int:
