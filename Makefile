@@ -13,10 +13,16 @@ BUNDLE := var/demo-bundle
 EXTRAS := server,export,train,plot,dev
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
+OPTIMUM := .venv-optimum/bin
+OPTIMUM_STAMP := .venv-optimum/.installed
+# Folder with the files of Multi30k, which are no part of this repository; what needs them is left out without.
+DATA ?= shared/data/multi30k
+HAS_DATA := $(wildcard $(DATA)/test_2016_flickr.en*)
 EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench bench-peers check deploy-check protos protos-check clean
+.PHONY: help install demo test test-slow bench bench-load bench-models bench-peers
+.PHONY: check deploy-check protos protos-check clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -45,19 +51,41 @@ test: $(STAMP)  ## The test suite, without the tests marked slow
 test-slow: $(STAMP)  ## The tests marked slow
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
-bench: var/bench/bundle/manifest.json var/bench/bundle-int8/manifest.json  ## Beside CTranslate2 and Hugging Face; see bench/README.md
+bench: bench-models  ## Beside CTranslate2, Optimum and Hugging Face; see bench/README.md
 	$(BIN)/python bench/side_by_side.py
 	$(BIN)/python bench/side_by_side.py --precision int8
 	$(BIN)/python bench/side_by_side.py --precision int8 --beam-size 4 --sizes 1 16
+ifneq ($(HAS_DATA),)
+	$(BIN)/python bench/side_by_side.py --model demo --data $(DATA)
+	$(BIN)/python bench/side_by_side.py --model demo --data $(DATA) --precision int8
+else
+	@echo "the demo model's part was left out: make bench DATA=DIR, with the files of Multi30k" >&2
+endif
 
-bench-peers: $(PEERS_STAMP)  ## Create .venv-peers, where the systems that bench compares with live
+bench-load: bench-models  ## Latency against arrival rate, overload, endurance; needs DATA=DIR
+	$(BIN)/python bench/open_loop.py $(DATA)
+	$(BIN)/python bench/behind_long.py var/bench/bundle-int8 --peer var/bench/ctranslate2-float32
+	$(BIN)/python bench/overload.py var/bench/bundle-int8
+	$(BIN)/python bench/endurance.py $(BUNDLE) $(DATA)
+	$(BIN)/python bench/startup.py $(BUNDLE) var/bench/bundle var/bench/bundle-int8
+
+bench-peers: $(PEERS_STAMP) $(OPTIMUM_STAMP)  ## Create .venv-peers and .venv-optimum, for the systems of bench
 
 $(PEERS_STAMP): bench/requirements-peers.txt constraints.txt
 	test -x $(PEERS)/python || $(PYTHON) -m venv .venv-peers
 	$(PEERS)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -r bench/requirements-peers.txt
 	touch $@
 
-# The last file that make_models.py writes.
+$(OPTIMUM_STAMP): bench/requirements-optimum.txt
+	test -x $(OPTIMUM)/python || $(PYTHON) -m venv .venv-optimum
+	$(OPTIMUM)/python -m pip install --quiet $(PIP_ARGS) -r bench/requirements-optimum.txt
+	touch $@
+
+# Every model in every system's form. What is named is the last file that its command writes.
+bench-models: var/bench/bundle/manifest.json var/bench/bundle-int8/manifest.json $(BUNDLE)/manifest.json \
+	var/demo-int8/manifest.json var/bench/optimum-int8/generation_config.json \
+	$(if $(HAS_DATA),var/bench/demo-peers/optimum-int8/generation_config.json)
+
 var/bench/ctranslate2-float32/model.bin: bench/make_models.py bench/workload.py | $(PEERS_STAMP)
 	$(PEERS)/python bench/make_models.py var/bench
 
@@ -66,6 +94,19 @@ var/bench/bundle/manifest.json: var/bench/ctranslate2-float32/model.bin $(shell 
 
 var/bench/bundle-int8/manifest.json: var/bench/bundle/manifest.json
 	$(BIN)/seqserve export var/bench/hugging-face var/bench/bundle-int8 --precision int8 --force
+
+var/demo-int8/manifest.json: $(EXPORT_SOURCES) | $(STAMP)
+	mkdir -p var
+	$(BIN)/seqserve export demo/en-de var/demo-int8 --precision int8 --force
+
+var/bench/demo-peers/ctranslate2/model.bin: bench/peers/demo_models.py $(wildcard demo/en-de/*) | $(PEERS_STAMP)
+	PYTHONPATH=bench:export:proto $(PEERS)/python -m peers.demo_models demo/en-de $(DATA) var/bench/demo-peers
+
+var/bench/optimum-int8/generation_config.json: var/bench/ctranslate2-float32/model.bin | $(OPTIMUM_STAMP)
+	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/hugging-face var/bench/optimum
+
+var/bench/demo-peers/optimum-int8/generation_config.json: var/bench/demo-peers/ctranslate2/model.bin | $(OPTIMUM_STAMP)
+	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models $(<D)/../transformers $(@D)/../optimum
 
 check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check
@@ -91,4 +132,4 @@ protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it g
 		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-peers var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .venv-optimum var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ import numpy as np
 
 from seqserve_server.local import LocalModel
 from worker import Sources
-from workload import complete
+from workload import Task
 
 REFERENCE = "Hugging Face float32"
 TIE = 2e-4  # between the two best logits: twice the error that a bundle may have
@@ -42,15 +42,17 @@ class Agreement:
         return asdict(self)
 
 
-def compare(outputs: dict[str, Sources], contents: Sources, bundle: Path) -> list[Agreement]:
+def compare(outputs: dict[str, Sources], contents: Sources, bundle: Path, task: Task) -> list[Agreement]:
     """Every system beside the reference."""
+    if task.natural:  # where one ends and another goes on, the end token is what differs
+        outputs = {name: [task.complete(output) for output in found] for name, found in outputs.items()}
     expected = outputs[REFERENCE]
     with LocalModel.open(bundle) as model:
         return [
             Agreement(
                 name, len(expected), sum(a == b for a, b in zip(expected, found, strict=True)),
                 tuple(
-                    top_gap(model, complete(content), first_difference(a, b))
+                    top_gap(model, task.complete(content), first_difference(a, b))
                     for content, a, b in zip(contents, expected, found, strict=True) if a != b
                 ),
             )

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agreement import Agreement
-from spread import Spread
-from workload import NEW_TOKENS, SOURCE_TOKENS
+from spread import Spread, table
+from watch import Memory
 
 DISTURBED = 0.05  # foreign processor time, as a part of a system's own, from which a turn is worth a warning
 
@@ -28,13 +28,21 @@ class Measured:
 
 @dataclass
 class Report:
-    """Collects turns; the last system described is the one that the others are compared with."""
+    """Collects turns; the last system described is the one that the others are compared with.
+
+    Attributes:
+        machine: Facts.
+        flags: Of the command.
+        workload: What was decoded, for people.
+        memory: Of each system's process at the end; of a server's alone where there are clients beside it.
+    """
 
     machine: dict[str, str]
     flags: str
     workload: str
     systems: dict[str, tuple[dict[str, str], str]] = field(default_factory=dict)
     turns: dict[int, dict[str, list[Measured]]] = field(default_factory=dict)
+    memory: dict[str, Memory] = field(default_factory=dict)
 
     def describe(self, systems: dict[str, tuple[dict[str, str], str]]) -> None:
         """Versions and settings of every system, in table order."""
@@ -72,8 +80,9 @@ class Report:
                 lines.append(f"| {size} | {name} | {self.speed(size, name).text(0)} | {ratio} |")
         rounds = max(len(turns) for systems in self.turns.values() for turns in systems.values())
         lines += [
-            "", f"{rounds} interleaved rounds; {SOURCE_TOKENS} source tokens, {NEW_TOKENS} forced new tokens, "
-            f"{self.workload}, end to end (encoder included).", f"Machine: {'; '.join(self.machine.values())}.",
+            "", *self._memory_lines(), f"{rounds} interleaved rounds; {self.workload}, end to end (encoder included); "
+            "tokens are those that each system generated, end tokens not counted.",
+            f"Machine: {'; '.join(self.machine.values())}.",
             f"Command: `{' '.join(['bench/side_by_side.py', self.flags]).strip()}`.",
         ]
         for name, (versions, settings) in self.systems.items():
@@ -85,11 +94,20 @@ class Report:
         ) + [f"- {line}" for line in disturbed[:10]]
         return "\n".join(lines)
 
+    def _memory_lines(self) -> list[str]:
+        """Most resident ever, mapped files included, and what the process alone holds at the end."""
+        if not self.memory:
+            return []
+        rows = [[name, f"{memory.peak:.0f}", f"{memory.own:.0f}"] for name, memory in self.memory.items()]
+        return [table(["system", "most resident ever, MB", "its own at the end, MB"], rows), ""]
+
     def to_json(self) -> dict[str, Any]:
         """Everything, turn by turn."""
         return {
             "machine": self.machine,
             "flags": self.flags,
+            "workload": self.workload,
+            "memory": {name: asdict(memory) for name, memory in self.memory.items()},
             "systems": {name: {"versions": v, "settings": s} for name, (v, s) in self.systems.items()},
             "turns": {
                 size: {name: [asdict(turn) for turn in turns] for name, turns in systems.items()}

@@ -88,11 +88,11 @@ class System:
         """All of its processes."""
         return [*self.others, self.worker]
 
-    def turn(self, sources: Sources, repeats: int) -> Turn:
+    def turn(self, batches: list[Sources]) -> Turn:
         """Wake up, work, stop again."""
         for process in self.processes:
             process.resume()
-        self.worker.write_line(json.dumps({"sources": sources, "repeats": repeats}))
+        self.worker.write_line(json.dumps({"batches": batches}))
         answer = json.loads(self.worker.read_line())
         self.pause()
         return Turn(answer["seconds"], answer["token_ids"])

@@ -56,9 +56,9 @@ def measure(bundle: Path, clients: int, repeats: int) -> Saturation:
         running_server(bundle, "--threads", str(THREADS), program=program) as server,
         running_system([sys.executable, "-m", "ours.clients", server.target]) as system,
     ):
-        system.turn(contents(clients), 1)
+        system.turn([contents(clients)])
         before, runtime, begun = thread_seconds(server.process.pid), runtime_seconds(server.metrics), time.monotonic()
-        system.turn(contents(clients), repeats)
+        system.turn([contents(clients)] * repeats)
         after = thread_seconds(server.process.pid)
         spent = {name: total - before.get(name, 0.0) for name, total in after.items()}
         seconds = time.monotonic() - begun

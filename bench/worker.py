@@ -1,8 +1,9 @@
 """The worker's side of the benchmark's protocol: one JSON object per line on stdin, one per line on stdout.
 
 Every system runs in a process of its own, in an environment of its own, so this file uses the standard library only.
-Out: ``{"system", "versions", "settings"}`` once it is ready. In: ``{"sources": [[id, ...], ...], "repeats": n}``, with
-content ids, the end token not among them. Out: ``{"seconds", "token_ids"}``, the tokens those of the last repeat.
+Out: ``{"system", "versions", "settings"}`` once it is ready. In: ``{"batches": [[[id, ...], ...], ...]}``, batches of
+one size with content ids, the end token not among them. Out: ``{"seconds", "token_ids"}``, the content of all answers
+in order.
 """
 
 import json
@@ -17,23 +18,23 @@ Sources = list[list[int]]
 
 @dataclass(frozen=True)
 class Turn:
-    """What one command measured: wall seconds of all repeats, and the last repeat's token ids."""
+    """What one command measured: wall seconds of all batches, and the token ids of all answers in order."""
 
     seconds: float
     token_ids: Sources
 
 
-Run = Callable[[Sources, int], Turn]
+Run = Callable[[list[Sources]], Turn]
 
 
 def closed_batches(translate: Callable[[Sources], Sources]) -> Run:
-    """Decode the same batch ``repeats`` times, one after the other."""
+    """Decode one batch after the other."""
 
-    def run(sources: Sources, repeats: int) -> Turn:
+    def run(batches: list[Sources]) -> Turn:
         outputs: Sources = []
         begun = time.perf_counter()
-        for _ in range(repeats):
-            outputs = translate(sources)
+        for sources in batches:
+            outputs += translate(sources)
         return Turn(time.perf_counter() - begun, outputs)
 
     return run
@@ -50,7 +51,6 @@ def serve(system: str, versions: dict[str, str], settings: str, run: Run) -> int
 
     say({"system": system, "versions": versions, "settings": settings})
     for line in sys.stdin:
-        command = json.loads(line)
-        turn = run(command["sources"], command["repeats"])
+        turn = run(json.loads(line)["batches"])
         say({"seconds": turn.seconds, "token_ids": turn.token_ids})
     return 0

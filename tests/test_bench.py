@@ -77,8 +77,8 @@ def test_only_ties_excuse_a_difference() -> None:
 def test_a_worker_answers_whatever_its_libraries_print() -> None:
     with running_system([sys.executable, "-c", NOISY_WORKER]) as system:
         assert (system.name, system.versions) == ("mirror", {"mirror": "1"})
-        assert system.turn([[1, 2, 3]], repeats=2).token_ids == [[3, 2, 1]]
-        assert system.turn([[4], [5]], repeats=1).token_ids == [[4], [5]]
+        assert system.turn([[[1, 2, 3]], [[1, 2]]]).token_ids == [[3, 2, 1], [2, 1]]
+        assert system.turn([[[4], [5]]]).token_ids == [[4], [5]]
 
 
 def test_a_worker_that_ends_is_an_error_and_not_a_hang() -> None:

@@ -7,19 +7,19 @@ from pathlib import Path
 from seqserve_server.local import LocalModel
 from seqserve_server.search_options import Options, resolve_search
 from worker import Sources, closed_batches, serve
-from workload import NEW_TOKENS, THREADS, Job, complete
+from workload import THREADS, Job
 
 
 def main() -> int:
     """Open the bundle and answer commands."""
     job = Job.read()
     with LocalModel.open(Path(job.subject), threads=THREADS) as model:
-        asked = Options(min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS, beam_size=job.beam_size)
+        asked = Options(min_new_tokens=job.task.least, max_new_tokens=job.task.most, beam_size=job.beam_size)
         search = resolve_search(asked, model.description, job.beam_size)
 
         def translate(sources: Sources) -> Sources:
             results = model.generate(
-                [complete(source) for source in sources], searches=[search] * len(sources)
+                [job.task.complete(source) for source in sources], searches=[search] * len(sources)
             )
             return [result.token_ids for result in results]
 
