@@ -43,6 +43,7 @@ class Plan:
     rounds: int
     quick: bool
     texts: Sources
+    plots: Path
 
     @property
     def task(self) -> Task:
@@ -106,7 +107,8 @@ def parse() -> Plan:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--beam-size", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one batch a turn")
+    parser.add_argument("--plots", type=Path, default=ROOT / "docs/images", help="folder for the bars")
+    parser.add_argument("--quick", action="store_true", help="one batch a turn, one round")
     given = parser.parse_args()
     if given.model == DEMO.name and given.data is None:
         parser.error("--model demo needs --data")
@@ -117,7 +119,8 @@ def parse() -> Plan:
     field = Field(
         MODELS[given.model], given.precision, given.beam_size, given.work, given.peers_python, given.optimum_python
     )
-    return Plan(field, tuple(sorted(given.sizes)), 1 if given.quick else given.rounds, given.quick, texts)
+    return Plan(field, tuple(sorted(given.sizes)), 1 if given.quick else given.rounds, given.quick, texts,
+                given.plots)
 
 
 def main() -> int:
@@ -144,7 +147,7 @@ def main() -> int:
     stem = field.work / "bench" / plan.name
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    speed_plot.draw(report, stem.with_suffix(".png"))
+    speed_plot.draw(report, stem.with_suffix(".png") if plan.quick else plan.plots / f"{plan.name}.png")
     return 0 if all(agreement.explained for agreement in agreements) else 1
 
 
