@@ -84,7 +84,7 @@ $(OPTIMUM_STAMP): bench/requirements-optimum.txt
 # Every model in every system's form. What is named is the last file that its command writes.
 bench-models: var/bench/bundle/manifest.json var/bench/bundle-int8/manifest.json $(BUNDLE)/manifest.json \
 	var/demo-int8/manifest.json var/bench/optimum-int8/generation_config.json \
-	$(if $(HAS_DATA),var/bench/demo-peers/optimum-int8/generation_config.json)
+	$(if $(HAS_DATA),var/bench/demo-peers/optimum-int8/generation_config.json var/bench/grown/bundle-int8/manifest.json)
 
 var/bench/ctranslate2-float32/model.bin: bench/make_models.py bench/workload.py | $(PEERS_STAMP)
 	$(PEERS)/python bench/make_models.py var/bench
@@ -101,6 +101,12 @@ var/demo-int8/manifest.json: $(EXPORT_SOURCES) | $(STAMP)
 
 var/bench/demo-peers/ctranslate2/model.bin: bench/peers/demo_models.py $(wildcard demo/en-de/*) | $(PEERS_STAMP)
 	PYTHONPATH=bench:export:proto $(PEERS)/python -m peers.demo_models demo/en-de $(DATA) var/bench/demo-peers
+
+var/bench/grown/ctranslate2/model.bin: bench/peers/grown_demo.py bench/peers/demo_models.py $(wildcard demo/en-de/*) | $(PEERS_STAMP)
+	PYTHONPATH=bench:export:proto $(PEERS)/python -m peers.grown_demo demo/en-de $(DATA) var/bench/grown
+
+var/bench/grown/bundle-int8/manifest.json: var/bench/grown/ctranslate2/model.bin $(shell find export proto -name '*.py') | $(STAMP)
+	$(BIN)/seqserve export var/bench/grown/native var/bench/grown/bundle-int8 --precision int8 --force
 
 var/bench/optimum-int8/generation_config.json: var/bench/ctranslate2-float32/model.bin | $(OPTIMUM_STAMP)
 	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/hugging-face var/bench/optimum

@@ -19,7 +19,7 @@ STYLES = {50: "-", 99: "--"}
 
 def draw(collected: Sequence[Results], path: Path) -> None:
     """Write the picture."""
-    figure, panels = plt.subplots(1, len(collected), figsize=(6.4 * len(collected), 5.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(collected), figsize=(5.6 * len(collected), 5.2), squeeze=False)
     for axes, results in zip(panels[0], collected, strict=True):
         _panel(axes, results)
     figure.tight_layout()

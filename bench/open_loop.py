@@ -1,6 +1,6 @@
 """Latency against arrival rate: Seqserve int8, and CTranslate2 int8 behind a window of dynamic batching.
 
-    .venv/bin/python bench/open_loop.py DATA           both workloads, about 45 minutes
+    .venv/bin/python bench/open_loop.py DATA           three workloads, about 50 minutes
     .venv/bin/python bench/open_loop.py DATA --quick   a look whether it works
 
 First each system's capacity, with 64 requests in flight; then Poisson arrivals at parts of the slower one's capacity,
@@ -24,6 +24,7 @@ from seqserve_client.load_test import Load
 from workload import THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
+TOKENIZER = ROOT / "demo/en-de/tokenizer.json"
 OURS, THEIRS = "Seqserve", "CTranslate2"
 FRACTIONS = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 BEYOND = (0.7, 0.9, 1.0, 1.1)  # of the faster one's own capacity, measured for it alone: where its curve bends
@@ -46,10 +47,14 @@ WORKLOADS = {
         "61 M random model, 20 source tokens, 24 forced new tokens", "bench/bundle-int8", "bench/ctranslate2-float32",
         (), 1000,
     ),
+    "grown": Workload(
+        "demo model grown to 61 M, sentences of test_2016, natural ends", "bench/grown/bundle-int8",
+        "bench/grown/ctranslate2", ("--tokenizer", str(TOKENIZER)), 1000,
+    ),
     "demo": Workload(
         "2.3 M demo model, sentences of test_2016, natural ends", "demo-int8", "bench/demo-peers/ctranslate2",
         # Its products are too small for two threads: two batches at a time answered a tenth more.
-        ("--tokenizer", str(ROOT / "demo/en-de/tokenizer.json"), "--inter-threads", "2", "--intra-threads", "1"), 250,
+        ("--tokenizer", str(TOKENIZER), "--inter-threads", "2", "--intra-threads", "1"), 250,
     ),
 }
 
@@ -139,7 +144,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, default=ROOT / "docs/images/open_loop.png")
     parser.add_argument("--seconds", type=float, default=20, help="of arrivals at a point (%(default)s)")
     parser.add_argument("--least", type=int, default=200, help="requests at a point, at least (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peer-flags", nargs=argparse.REMAINDER, default=[], help="for the peer's server; last")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
@@ -155,8 +160,8 @@ def main() -> int:
         with running_systems(given.work, given.peers_python, workload, requests, given.peer_flags) as systems:
             run(plan, systems, results)
         collected.append(results)
-    notes = f"int8, greedy, {THREADS} threads each; rounds A B, B A; percentiles over all rounds. CTranslate2: a window "
-    notes += "of 5 ms, 64 at most; " + "; ".join(
+    notes = f"int8, greedy, {THREADS} threads each; rounds A B, B A; percentiles over all rounds. CTranslate2: a "
+    notes += "window of 5 ms, 64 at most; " + "; ".join(
         f"{name} {' '.join([*WORKLOADS[name].peer_flags[2:], *given.peer_flags]) or 'one batch at a time on 2 threads'}"
         for name in given.workload
     ) + ".\n"
