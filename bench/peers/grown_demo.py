@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 from pathlib import Path
 
 import ctranslate2
@@ -90,8 +91,8 @@ def grown(old: Tensors, positions: Tensor, layers: int, heads: int, head: int) -
     return found
 
 
-def write(options: argparse.Namespace) -> list[str]:
-    """Both directories; returns the names of all tokens."""
+def write(options: argparse.Namespace) -> None:
+    """Both directories."""
     small = native.load(options.directory).model
     sizes = small.config
     width = COPIES * sizes.width
@@ -112,22 +113,20 @@ def write(options: argparse.Namespace) -> list[str]:
     names = token_names(options.directory)
     names += [f"<filling {number}>" for number in range(len(names), VOCABULARY)]
     to_ctranslate2(native.load(directory).model, names, "<unk>", options.out / "ctranslate2")
-    return names
 
 
-def differing(options: argparse.Namespace, names: list[str]) -> int:
+def differing(options: argparse.Namespace) -> int:
     """Sentences that the grown model translates otherwise than the small one, by CTranslate2."""
-    to_ctranslate2(
-        native.load(options.directory).model, names[: len(token_names(options.directory))], "<unk>",
-        options.out / "small",
-    )
     tokenizer = Tokenizer.from_file(str(options.directory / "tokenizer.json"))
     pieces = [tokenizer.encode(text, add_special_tokens=False).tokens for text in sentences(options.data, "en")]
-    answers = [
-        ctranslate2.Translator(str(options.out / name), compute_type="float32", intra_threads=2).translate_batch(
-            pieces[: options.sentences], beam_size=1, max_decoding_length=100, max_batch_size=32
-        ) for name in ("small", "ctranslate2")
-    ]
+    with tempfile.TemporaryDirectory() as small:
+        own = token_names(options.directory)
+        to_ctranslate2(native.load(options.directory).model, own, "<unk>", Path(small))
+        answers = [
+            ctranslate2.Translator(str(directory), compute_type="float32", intra_threads=2).translate_batch(
+                pieces[: options.sentences], beam_size=1, max_decoding_length=100, max_batch_size=32
+            ) for directory in (small, options.out / "ctranslate2")
+        ]
     return sum(a.hypotheses != b.hypotheses for a, b in zip(*answers, strict=True))
 
 
@@ -140,9 +139,10 @@ def main() -> int:
     parser.add_argument("--sentences", type=int, default=200, help="to compare (%(default)s)")
     options = parser.parse_args()
     torch.set_grad_enabled(False)
-    found = differing(options, write(options))
+    write(options)
+    found = differing(options)
     print(f"{found} of {options.sentences} sentences are translated otherwise than by the small model")
-    return 0
+    return int(found > options.sentences // 100)  # rounding may turn a tie
 
 
 if __name__ == "__main__":
