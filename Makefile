@@ -106,7 +106,8 @@ var/bench/grown/ctranslate2/model.bin: bench/peers/grown_demo.py bench/peers/dem
 	PYTHONPATH=bench:export:proto $(PEERS)/python -m peers.grown_demo demo/en-de $(DATA) var/bench/grown
 
 var/bench/grown/bundle-int8/manifest.json: var/bench/grown/ctranslate2/model.bin $(shell find export proto -name '*.py') | $(STAMP)
-	$(BIN)/seqserve export var/bench/grown/native var/bench/grown/bundle-int8 --precision int8 --force
+	$(BIN)/seqserve export var/bench/grown/native var/bench/grown/bundle-int8 --precision int8 --no-scorer \
+		--sentences var/bench/grown/sentences.txt --force
 
 var/bench/optimum-int8/generation_config.json: var/bench/ctranslate2-float32/model.bin | $(OPTIMUM_STAMP)
 	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/hugging-face var/bench/optimum

@@ -2,12 +2,12 @@
 
     PYTHONPATH=bench:export:proto .venv-peers/bin/python -m peers.grown_demo demo/en-de DATA OUT
 
-writes ``OUT/native`` and ``OUT/ctranslate2``. A model of that size has to be trained for weeks; a benchmark needs one
-whose answers end where sentences end, and that costs what such models cost. So every state is there four times
-(128 -> 512), every head twice over and of twice its size (4 x 32 -> 8 x 64), every unit between eight times
-(256 -> 2048), with weights divided by as much; two layers a side are added (4 -> 6) that add next to nothing; and the
-vocabulary is filled up with entries that never win (8000 -> 32000). Layers are normed as before: of four copies mean
-and variance are those of one.
+writes ``OUT/native``, ``OUT/ctranslate2``, and sentences to prove bundles on. One of that size takes weeks to train;
+a benchmark needs one whose answers end where sentences end, and that costs what such models cost. So every state is
+there four times (128 -> 512), every head twice over and of twice its size (4 x 32 -> 8 x 64), every unit between eight
+times (256 -> 2048), with weights divided by as much; two layers a side are added (4 -> 6) that add next to nothing; and
+the vocabulary is filled up with entries that never win (8000 -> 32000). Layers are normed as before: of four copies
+mean and variance are those of one.
 """
 
 import argparse
@@ -64,10 +64,14 @@ def grown_layer(scope: str, old: Tensors, heads: int, head: int) -> Tensors:
     return found
 
 
-def faint(layer: Tensors) -> Tensors:
-    """The layer with next to nothing coming out of it."""
+def faint(layer: Tensors, seed: int) -> Tensors:
+    """The layer with next to nothing coming out of it, and noise in it: converters store equal tensors once."""
     out = ("output.weight", "output.bias", "outer.weight", "outer.bias")
-    return {name: tensor * FAINT if name.endswith(out) else tensor for name, tensor in layer.items()}
+    generator = torch.Generator().manual_seed(seed)
+    noisy = {
+        name: tensor * (1 + 0.01 * torch.randn(tensor.shape, generator=generator)) for name, tensor in layer.items()
+    }
+    return {name: tensor * FAINT if name.endswith(out) else tensor for name, tensor in noisy.items()}
 
 
 def grown(old: Tensors, positions: Tensor, layers: int, heads: int, head: int) -> Tensors:
@@ -84,7 +88,7 @@ def grown(old: Tensors, positions: Tensor, layers: int, heads: int, head: int) -
             copied = min(index, layers - 1)
             layer = grown_layer(f"{side}.{copied}", old, heads, head)
             layer = {name.replace(f"{side}.{copied}.", f"{side}.{index}.", 1): tensor for name, tensor in layer.items()}
-            found |= layer if index < layers else faint(layer)
+            found |= layer if index < layers else faint(layer, index)
         for name in ("weight", "bias"):
             part = 0.5 if side == "decoder" else 1.0
             found[f"{side}_norm.{name}"] = part * old[f"{side}_norm.{name}"].repeat(COPIES)
@@ -115,16 +119,16 @@ def write(options: argparse.Namespace) -> None:
     to_ctranslate2(native.load(directory).model, names, "<unk>", options.out / "ctranslate2")
 
 
-def differing(options: argparse.Namespace) -> int:
+def differing(options: argparse.Namespace, texts: list[str]) -> int:
     """Sentences that the grown model translates otherwise than the small one, by CTranslate2."""
     tokenizer = Tokenizer.from_file(str(options.directory / "tokenizer.json"))
-    pieces = [tokenizer.encode(text, add_special_tokens=False).tokens for text in sentences(options.data, "en")]
+    pieces = [tokenizer.encode(text, add_special_tokens=False).tokens for text in texts]
     with tempfile.TemporaryDirectory() as small:
         own = token_names(options.directory)
         to_ctranslate2(native.load(options.directory).model, own, "<unk>", Path(small))
         answers = [
             ctranslate2.Translator(str(directory), compute_type="float32", intra_threads=2).translate_batch(
-                pieces[: options.sentences], beam_size=1, max_decoding_length=100, max_batch_size=32
+                pieces, beam_size=1, max_decoding_length=100, max_batch_size=32
             ) for directory in (small, options.out / "ctranslate2")
         ]
     return sum(a.hypotheses != b.hypotheses for a, b in zip(*answers, strict=True))
@@ -140,7 +144,9 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     write(options)
-    found = differing(options)
+    texts = sentences(options.data, "en")[: options.sentences]
+    (options.out / "sentences.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    found = differing(options, texts)
     print(f"{found} of {options.sentences} sentences are translated otherwise than by the small model")
     return int(found > options.sentences // 100)  # rounding may turn a tie
 
