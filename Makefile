@@ -58,6 +58,7 @@ bench: bench-models  ## Beside CTranslate2, Optimum and Hugging Face; see bench/
 ifneq ($(HAS_DATA),)
 	$(BIN)/python bench/side_by_side.py --model demo --data $(DATA)
 	$(BIN)/python bench/side_by_side.py --model demo --data $(DATA) --precision int8
+	$(BIN)/python bench/side_by_side.py --model grown --data $(DATA) --precision int8
 else
 	@echo "the demo model's part was left out: make bench DATA=DIR, with the files of Multi30k" >&2
 endif

@@ -35,8 +35,8 @@ MODELS = {
     ),
     # Its learned positions are in no class of transformers that has its other layers.
     "grown": Model(
-        DEMO, {"float32": "bench/grown/bundle", "int8": "bench/grown/bundle-int8"}, None, "bench/grown/ctranslate2",
-        None, "demo model grown to 61 M, sentences of test_2016, natural ends",
+        DEMO, {"int8": "bench/grown/bundle-int8"}, None, "bench/grown/ctranslate2", None,
+        "demo model grown to 61 M, sentences of test_2016, natural ends",
     ),
     "demo": Model(
         DEMO, {"float32": "demo-bundle", "int8": "demo-int8"}, "bench/demo-peers/transformers",

@@ -116,6 +116,8 @@ def parse() -> Plan:
     natural = MODELS[given.model].task.natural
     if natural and given.data is None:
         parser.error(f"--model {given.model} needs --data")
+    if given.precision not in MODELS[given.model].bundle:
+        parser.error(f"--model {given.model} is there in {', '.join(MODELS[given.model].bundle)} only")
     texts: Sources = []
     if natural:
         tokenizer = Tokenizer.from_file(str(ROOT / "demo/en-de/tokenizer.json"))
