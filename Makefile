@@ -114,7 +114,8 @@ var/bench/optimum-int8/generation_config.json: var/bench/ctranslate2-float32/mod
 	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/hugging-face var/bench/optimum
 
 var/bench/demo-peers/optimum-int8/generation_config.json: var/bench/demo-peers/ctranslate2/model.bin | $(OPTIMUM_STAMP)
-	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models $(<D)/../transformers $(@D)/../optimum
+	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/demo-peers/transformers \
+		var/bench/demo-peers/optimum
 
 check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check
