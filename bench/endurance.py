@@ -14,7 +14,7 @@ from pathlib import Path
 from machine import facts, record
 from offered import Outcome, Requests, running_generator
 from processes import running_server
-from seqserve_client.load_test import Load
+from seqserve_client.load import Load
 from spread import Spread, table
 from watch import Watch, watching
 from workload import THREADS

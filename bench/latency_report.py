@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from offered import Outcome
-from seqserve_client.load_test import Load
+from seqserve_client.load import Load
 from seqserve_client.report import percentile
 from spread import Spread, table
 

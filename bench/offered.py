@@ -5,17 +5,19 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multi30k import sentences
 from processes import Process, Server, running
-from seqserve_client.load_test import Load, Source
+from seqserve_client.load import Load
+from seqserve_client.load_inputs import Source
 from seqserve_client.report import Sample, percentile
 from workload import NEW_TOKENS, contents
 
 TIMEOUT = 120.0
+SENT = ("rate", "concurrency", "requests", "duration", "warmup", "seed")  # of a load; the rest are defaults
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Generator:
     def drive(self, server: Server, load: Load, requests: Requests) -> Outcome:
         """Offer a load and wait for every end."""
         self.process.write_line(json.dumps({
-            "target": server.target, "timeout": requests.timeout, "load": asdict(load),
+            "target": server.target, "timeout": requests.timeout,
+            "load": {name: getattr(load, name) for name in SENT},
             "sources": requests.sources, "options": requests.options,
         }))
         answer = json.loads(self.process.read_line())

@@ -20,7 +20,7 @@ from latency_report import Point, Results
 from machine import Usage, facts, process_seconds, record
 from offered import Generator, Requests, running_generator
 from processes import Server, ready_server, running_server
-from seqserve_client.load_test import Load
+from seqserve_client.load import Load
 from workload import THREADS
 
 ROOT = Path(__file__).resolve().parent.parent

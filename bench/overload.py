@@ -15,7 +15,7 @@ from pathlib import Path
 from machine import facts, record
 from offered import Generator, Outcome, Requests, percentiles, rounded, running_generator
 from processes import Server, running_server
-from seqserve_client.load_test import Load
+from seqserve_client.load import Load
 from spread import table
 from watch import Memory, Watch, watching
 from workload import THREADS

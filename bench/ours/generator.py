@@ -1,7 +1,7 @@
 """Worker: the load generator, in a process of its own. Run as ``python -m ours.generator``.
 
-One JSON object a line. In: ``{"target", "timeout", "load", "sources", "options"}``, the load being the fields of
-``seqserve_client.load_test.Load``. Out: ``{"samples", "processor_seconds", "seconds"}``, a sample being the list
+One JSON object a line. In: ``{"target", "timeout", "load", "sources", "options"}``, the load being fields of
+``seqserve_client.load.Load``. Out: ``{"samples", "processor_seconds", "seconds"}``, a sample being the list
 ``[intended, sent, ended, output tokens, error]``, times in seconds after the start.
 """
 
@@ -10,37 +10,59 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from seqserve_client import AsyncClient
-from seqserve_client.load_test import Load, LoadTest, Source
+from seqserve_client.load import Load, Work
+from seqserve_client.load_inputs import Source
+from seqserve_client.load_test import LoadTest
 from seqserve_client.report import Sample
 
 SHOW_SECONDS = 15.0  # between lines that tell how far a long load is
 
 
-def in_seeded_order(seed: int, sources: list[Source]) -> Iterator[Source]:
-    """All again and again, each time in another order."""
-    generator = random.Random(seed)
+@dataclass(frozen=True)
+class Shuffled:
+    """All sources again and again, each time in another order: as ``TextInputs``, but of ids, too."""
+
+    seed: int
+    sources: Sequence[Source]
+
+    def at(self, number: int) -> Source:
+        """The source of a request."""
+        turn, place = divmod(number, len(self.sources))
+        return self.sources[_order(self.seed, turn, len(self.sources))[place]]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, count: int) -> list[int]:
+    return random.Random(f"{seed} {turn}").sample(range(count), count)
+
+
+async def show(test: LoadTest) -> None:
+    """How far it is, until cancelled."""
+    begun = time.monotonic()
     while True:
-        yield from generator.sample(sources, len(sources))
+        await asyncio.sleep(SHOW_SECONDS)
+        seconds = time.monotonic() - begun
+        print(test.tally.line(seconds, test.tally.ended / seconds), file=sys.stderr)
 
 
 async def drive(command: dict[str, Any]) -> list[Sample]:
     """Send what is asked for; without retries, since a refusal is a result."""
     load = Load(**command["load"])
-    sources = in_seeded_order(load.seed, command["sources"])
-    shown = time.monotonic()
-
-    def show(ended: int, failed: int) -> None:
-        nonlocal shown
-        if (now := time.monotonic()) >= shown + SHOW_SECONDS:
-            shown = now
-            print(f"{ended} ended, {failed} of them failed", file=sys.stderr)
-
+    work = Work(Shuffled(load.seed, command["sources"]), command["options"])
     async with AsyncClient(command["target"], timeout=command["timeout"], max_attempts=1) as client:
-        return await LoadTest(client, load, sources, command["options"], progress=show).run()
+        test = LoadTest(client, load, work)
+        await test.warm_up()
+        showing = asyncio.create_task(show(test))
+        try:
+            return await test.run()
+        finally:
+            showing.cancel()
 
 
 def main() -> int:
