@@ -11,7 +11,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SCRIPT = Path("server/native/build.py")
-LIBRARY = Path("server/seqserve_server/kernels/libseqserve_kernels.so")
+LIBRARY = Path("server/seqserve_server/kernels/libseqserve_kernels.so.1")
 
 
 class CompiledOperators(BuildHookInterface):  # type: ignore[misc]

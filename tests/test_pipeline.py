@@ -50,7 +50,9 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    def write_graphs(model: Transformer, directory: Path, alignment: object, progress: Callable[[str], None]) -> None:
+    def write_graphs(
+        model: Transformer, directory: Path, alignment: object, progress: Callable[[str], None], *, kernels: bool
+    ) -> None:
         for name in ("encoder.onnx", "decoder.onnx"):
             (directory / name).write_bytes(b"stand-in")
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-_LIBRARY = Path(__file__).with_name("libseqserve_kernels.so")
+# Not ".so" alone, which would make it look like a module of Python.
+_LIBRARY = Path(__file__).with_name("libseqserve_kernels.so.1")
 
 
 def library() -> Path | None:
