@@ -40,6 +40,7 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._waiting_ids: set[int] = set()
         self._running: dict[int, Running] = {}
+        self._promised = 0  # rows that running requests may come to hold
         self._rows: Space[tuple[Running, int]] = Space()
         self._places: list[Space[tuple[Running, int]]] = [Space() for _ in limits.widths]
         self._dirty_rows: dict[int, int] = {}
@@ -211,8 +212,8 @@ class Scheduler:
     def _admit(self, now: float) -> list[Running]:
         """Take requests from the front of the queue while rows, memory and encoder work allow. Nobody overtakes."""
         admitted: list[Running] = []
-        if not self._waiting:
-            return admitted
+        if not self._waiting or self._promised + self._waiting[0].search.rows > self._limits.max_rows:
+            return admitted  # as mostly where there is a queue
         reserved = need_of([one.request for one in self._running.values()], self._limits.widths)
         tokens = 0
         while self._waiting:
@@ -235,6 +236,7 @@ class Scheduler:
             running.places.append(Place(width, self._places[width].take((running, number))))
         running.rows[0] = self._rows.take((running, 0))
         self._running[request.id] = running
+        self._promised += request.search.rows
         self._layout = None
         return running
 
@@ -279,6 +281,7 @@ class Scheduler:
 
     def _leave(self, running: Running) -> None:
         del self._running[running.request.id]
+        self._promised -= running.request.search.rows
         for lane in running.held:
             self._free_row(running, lane)
         for place in running.places:
