@@ -5,9 +5,10 @@ import pytest
 
 from seqserve.bundle import StateTensor
 from seqserve_server.capacity import Capacity, StateCost
+from seqserve_server.device_memory import DeviceArray, HostMemory
 from seqserve_server.engine import Changes, PlaceMove, PlaceRelease, RowCopy, RowMove, RowRelease, Source
 from seqserve_server.placement import Place
-from seqserve_server.state_buffers import Array, StateBuffers
+from seqserve_server.state_buffers import Array, NumpyMemory, StateBuffers
 
 SELF = StateTensor("self", 2, (3, "length", 4), "float32", "row", "target", "append")
 CROSS = StateTensor("cross", 2, (3, "length", 4), "float32", "request", "source", "constant")
@@ -18,13 +19,13 @@ WIDTHS = (1, 4, 8)
 HELD = Capacity(8, 32, 32, (8, 2, 1))
 
 
-def make_buffers(budget: int = 1 << 24, states: tuple[StateTensor, ...] = STATES) -> StateBuffers:
-    buffers = StateBuffers(states, budget, WIDTHS)
+def make_buffers(budget: int = 1 << 24, states: tuple[StateTensor, ...] = STATES) -> StateBuffers[Array]:
+    buffers = StateBuffers(states, budget, WIDTHS, NumpyMemory())
     buffers.reserve(Capacity(4, 20, 10, (3, 2, 1)))
     return buffers
 
 
-def arrays(buffers: StateBuffers) -> dict[str, Array]:
+def arrays(buffers: StateBuffers[Array]) -> dict[str, Array]:
     """What the next step reads, by name, and by width for what requests have."""
     found = {state.name: buffers.current(state.name) for state in (SELF, HIDDEN)}
     return found | {
@@ -33,19 +34,19 @@ def arrays(buffers: StateBuffers) -> dict[str, Array]:
     }
 
 
-def fill(buffers: StateBuffers, seed: int = 0) -> None:
+def fill(buffers: StateBuffers[Array], seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for array in arrays(buffers).values():
         array[...] = rng.standard_normal(array.shape)
 
 
-def spoil(buffers: StateBuffers) -> None:
+def spoil(buffers: StateBuffers[Array]) -> None:
     """NaN everywhere, in what the next step writes too."""
     for array in [*arrays(buffers).values(), *(buffers.following(name) for name in ("self", "hidden"))]:
         array[...] = np.nan
 
 
-def copies(buffers: StateBuffers) -> dict[str, Array]:
+def copies(buffers: StateBuffers[Array]) -> dict[str, Array]:
     return {name: array.copy() for name, array in arrays(buffers).items()}
 
 
@@ -55,7 +56,7 @@ def same(one: Array, other: Array) -> bool:
 
 
 def test_nothing_is_allocated_before_the_first_reservation() -> None:
-    assert StateBuffers(STATES, 1 << 20, WIDTHS).bytes_used == 0
+    assert StateBuffers(STATES, 1 << 20, WIDTHS, NumpyMemory()).bytes_used == 0
 
 
 def test_arrays_have_the_declared_shape_at_the_rounded_capacity() -> None:
@@ -70,7 +71,7 @@ def test_arrays_have_the_declared_shape_at_the_rounded_capacity() -> None:
 
 
 def test_a_graph_without_places_has_one_for_each_row() -> None:
-    buffers = StateBuffers(STATES, 1 << 20)
+    buffers = StateBuffers(STATES, 1 << 20, (1,), NumpyMemory())
     buffers.reserve(Capacity(3, 5, 6, (3,)))
     assert buffers.capacity == Capacity(8, 32, 32, (8,))
     assert buffers.of_width("cross", 0).shape == (2, 8, 3, 32, 4)
@@ -261,3 +262,45 @@ def test_a_prefix_of_rows_is_a_contiguous_view_that_can_be_shared_with_a_runtime
     view = array[1, :3]
     assert view.flags.c_contiguous
     assert np.shares_memory(view, array)
+
+
+def test_on_a_device_all_of_it_happens_to_the_same_bytes() -> None:
+    """Whatever is asked, in any order: the arrays of the twin hold what numpy's hold."""
+    rng = np.random.default_rng(7)
+    memory = HostMemory()
+    host, device = make_buffers(), StateBuffers(STATES, 1 << 24, WIDTHS, memory)
+    device.reserve(Capacity(4, 20, 10, (3, 2, 1)))
+    for number in range(60):
+        one, other = rng.choice(host.capacity.rows, 2, replace=False).tolist()
+        length = int(rng.integers(1, 10))
+        if number % 7 == 3:
+            rows, target, length_of_sources = rng.integers(1, 40, 3).tolist()
+            need = Capacity(rows, target, length_of_sources, (int(rng.integers(1, 20)), 3, 2))
+            host.reserve(need)
+            device.reserve(need)
+        if number % 5 == 1:
+            values = rng.standard_normal((2, 3, length, 4)).astype(np.float32)
+            there = memory.allocate(values.shape, values.dtype)
+            memory.upload(values, there)
+            source = Source(0, (Place(0, one % 3), Place(1, 1)), [5] * length)
+            host.write_source("cross", source, values)
+            device.write_source("cross", source, there)
+        given: list[StateBuffers[Array] | StateBuffers[DeviceArray]] = [host, device]
+        for buffers in given:
+            buffers.copy([RowCopy(one, other, length // 2, length)])
+            buffers.advance()
+            buffers.change(Changes(
+                [RowRelease(one, length)], [PlaceRelease(Place(0, 0), length)], [RowMove(other, one, length)],
+                [PlaceMove(Place(0, 1), Place(0, 0), length)],
+            ))
+        for name in ("self", "hidden"):
+            written = host.current(name)
+            written[...] = rng.standard_normal(written.shape)
+            memory.upload(written, device.current(name))
+    assert host.capacity == device.capacity
+    assert (host.bytes_used, host.phase) == (device.bytes_used, device.phase)
+    for state in STATES:
+        for mine, theirs in zip(host._arrays[state.name], device._arrays[state.name], strict=True):
+            found = np.zeros(theirs.shape, dtype=theirs.dtype)
+            memory.download(theirs, found)
+            assert same(mine, found), state.name

@@ -17,7 +17,7 @@ from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Sc
 from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract
 from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
-from seqserve_server.state_buffers import Array, StateBuffers
+from seqserve_server.state_buffers import Array, NumpyMemory, StateBuffers
 
 CROSS = "cross"  # what the scorer takes of the encoder
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
@@ -50,7 +50,7 @@ class OrtEngine:
         wanted = scorer and model.alignment is not None
         self._scorer = _open(directory / SCORER_FILE, threads) if wanted else None
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
-        self.buffers = StateBuffers(model.states, cache_bytes, self.widths)
+        self.buffers = StateBuffers(model.states, cache_bytes, self.widths, NumpyMemory())
         check_contract(self._encoder, self._decoder, self._scorer, model, self.widths)
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}

@@ -1,12 +1,13 @@
 """Where the state of every row and every place lives: arrays by declared state group, grown by powers of two."""
 
 from collections.abc import Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqserve.bundle import LENGTH_AXIS, StateTensor
-from seqserve_server.capacity import SINGLE, Capacity, StateCost, grown
+from seqserve_server.capacity import Capacity, StateCost, grown
 from seqserve_server.engine import Changes, RowCopy, Source
 from seqserve_server.placement import Place
 
@@ -14,14 +15,64 @@ Array = NDArray[np.generic]
 Index = tuple[slice | int, ...]
 
 
-class StateBuffers:
+class Region(Protocol):
+    """What state lies in: numpy's arrays, or a device's (:mod:`.device_memory`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+
+    def __getitem__(self, index: Index) -> Any:
+        """A part."""
+
+
+A = TypeVar("A", bound=Region)
+
+
+class Memory(Protocol[A]):
+    """Makes regions and writes parts of them."""
+
+    def allocate(self, shape: Sequence[int], dtype: str) -> A:
+        """Zeros."""
+
+    def copy(self, source: A, destination: A) -> None:
+        """Between parts of equal shape."""
+
+    def zero(self, array: A) -> None:
+        """Write zeros into a part."""
+
+
+class NumpyMemory:
+    """This process's own."""
+
+    def allocate(self, shape: Sequence[int], dtype: str) -> Array:
+        """Zeros."""
+        return np.zeros(shape, dtype=dtype)
+
+    def copy(self, source: Array, destination: Array) -> None:
+        """Assign."""
+        destination[...] = source
+
+    def zero(self, array: Array) -> None:
+        """Assign."""
+        array[...] = 0
+
+
+class StateBuffers(Generic[A]):
     """For each state group of rows, an array [count, rows, *shape]; "replace" groups have two that take turns. For each
     group of requests, an array [count, places, *shape] per width.
 
     ``generation`` changes whenever the arrays are other objects, so that bindings to them know they are stale.
     """
 
-    def __init__(self, states: Sequence[StateTensor], budget: int, widths: Sequence[int] = SINGLE) -> None:
+    def __init__(
+        self, states: Sequence[StateTensor], budget: int, widths: Sequence[int], memory: Memory[A]
+    ) -> None:
+        self._memory = memory
         self.states = {state.name: state for state in states}
         self.cost = StateCost.of(states)
         self.capacity = Capacity.none(widths)
@@ -31,7 +82,7 @@ class StateBuffers:
         self._requests = [state for state in states if state.scope == "request"]
         self._replaces = any(state.update == "replace" for state in states)
         self._phase = 0
-        self._arrays: dict[str, list[Array]] = {state.name: _allocate(state, self.capacity) for state in states}
+        self._arrays: dict[str, list[A]] = {state.name: self._allocate(state, self.capacity) for state in states}
 
     @property
     def bytes_used(self) -> int:
@@ -43,17 +94,17 @@ class StateBuffers:
         """Which of two buffers replaced states are read from; always 0 without such states."""
         return self._phase
 
-    def current(self, name: str) -> Array:
+    def current(self, name: str) -> A:
         """The array of a row's state that the next step reads."""
         arrays = self._arrays[name]
         return arrays[self._phase % len(arrays)]
 
-    def following(self, name: str) -> Array:
+    def following(self, name: str) -> A:
         """The array that the next step writes: the same one, unless the state is replaced."""
         arrays = self._arrays[name]
         return arrays[(self._phase + 1) % len(arrays)]
 
-    def of_width(self, name: str, width: int) -> Array:
+    def of_width(self, name: str, width: int) -> A:
         """The array of a request's state for places of a width, given by its index."""
         return self._arrays[name][width]
 
@@ -72,12 +123,12 @@ class StateBuffers:
         shared = self.capacity.intersection(wanted)
         for name, state in self.states.items():
             # One group at a time: the peak is the old and the new arrays of a single group.
-            fresh = _allocate(state, wanted)
+            fresh = self._allocate(state, wanted)
             old = self._arrays[name] if state.scope == "request" else [self.current(name)]
             indices = shared.places if state.scope == "request" else (shared.rows,)
             for before, after, count in zip(old, fresh, indices, strict=False):  # of two that take turns, one is read
                 kept = (slice(None), slice(0, count), *_span(state, shared.target, shared.source))
-                after[kept] = before[kept]
+                self._memory.copy(before[kept], after[kept])
             self._arrays[name] = fresh
         self._phase = 0
         self.capacity = wanted
@@ -92,12 +143,12 @@ class StateBuffers:
         for row in changes.move_rows:
             for state in self._rows:
                 array, span = self.current(state.name), _span(state, row.length, row.length)
-                array[(slice(None), row.destination, *span)] = array[(slice(None), row.source, *span)]
+                self._carry(array, row.source, row.destination, span)
             self._zero_row(row.source, row.length)
         for place in changes.move_places:
             for state in self._requests:
                 array, span = self.of_width(state.name, place.source.width), _span(state, place.length, place.length)
-                array[(slice(None), place.destination.index, *span)] = array[(slice(None), place.source.index, *span)]
+                self._carry(array, place.source.index, place.destination.index, span)
             self._zero_place(place.source, place.length)
 
     def copy(self, copies: Sequence[RowCopy]) -> None:
@@ -106,35 +157,39 @@ class StateBuffers:
             array = self.current(state.name)
             for entry in copies:
                 span = _span(state, entry.end, entry.end, entry.start)
-                array[(slice(None), entry.destination, *span)] = array[(slice(None), entry.source, *span)]
+                self._carry(array, entry.source, entry.destination, span)
 
-    def write_source(self, name: str, source: Source, values: Array) -> None:
+    def write_source(self, name: str, source: Source, values: A) -> None:
         """Put what the encoder computed for one source [count, *shape] where it belongs."""
         state = self.states[name]
         length = 0 if state.length_axis is None else values.shape[1 + state.length_axis]
         span = _span(state, length, length)
         if state.scope == "row":
-            self.current(name)[(slice(None), source.row, *span)] = values
+            self._memory.copy(values, self.current(name)[(slice(None), source.row, *span)])
             return
         for place in source.places:
-            self.of_width(name, place.width)[(slice(None), place.index, *span)] = values
+            self._memory.copy(values, self.of_width(name, place.width)[(slice(None), place.index, *span)])
 
     def _zero_row(self, row: int, length: int) -> None:
         for state in self._rows:
             for array in self._arrays[state.name]:
-                array[(slice(None), row, *_span(state, length, length))] = 0
+                self._memory.zero(array[(slice(None), row, *_span(state, length, length))])
 
     def _zero_place(self, place: Place, length: int) -> None:
         for state in self._requests:
-            self.of_width(state.name, place.width)[(slice(None), place.index, *_span(state, length, length))] = 0
+            array = self.of_width(state.name, place.width)
+            self._memory.zero(array[(slice(None), place.index, *_span(state, length, length))])
 
+    def _carry(self, array: A, source: int, destination: int, span: Index) -> None:
+        self._memory.copy(array[(slice(None), source, *span)], array[(slice(None), destination, *span)])
 
-def _allocate(state: StateTensor, capacity: Capacity) -> list[Array]:
-    length = {"source": capacity.source, "target": capacity.target, "fixed": 0}[state.length]
-    shape = tuple(size if isinstance(size, int) else length for size in state.shape)
-    counts = capacity.places if state.scope == "request" else (capacity.rows,) * (2 if state.update == "replace" else 1)
-    # Zeros, never empty memory: a stale NaN under a zero attention weight would still be a NaN.
-    return [np.zeros((state.count, count, *shape), dtype=state.dtype) for count in counts]
+    def _allocate(self, state: StateTensor, capacity: Capacity) -> list[A]:
+        length = {"source": capacity.source, "target": capacity.target, "fixed": 0}[state.length]
+        shape = tuple(size if isinstance(size, int) else length for size in state.shape)
+        row_buffers = 2 if state.update == "replace" else 1
+        counts = capacity.places if state.scope == "request" else (capacity.rows,) * row_buffers
+        # Zeros, never empty memory: a stale NaN under a zero attention weight would still be a NaN.
+        return [self._memory.allocate((state.count, count, *shape), state.dtype) for count in counts]
 
 
 def _span(state: StateTensor, target: int, source: int, start: int = 0) -> Index:
