@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from seqserve import bundle
 from seqserve.bundle import ModelDescription
 from seqserve_export.errors import ParityError
+from seqserve_export.graphs.device import for_device
 from seqserve_export.graphs.emulate import emulate
 from seqserve_export.graphs.halve import LARGEST, halve
 from seqserve_export.graphs.places import without_places
@@ -108,7 +109,7 @@ def write_rounded(
         else:
             without_places(model)  # a branch is what no CUDA graph can hold
             halve(model)
-            weights.save(model, work / name)
+            weights.save(for_device(model), work / name)
             emulate(model)
             weights.save(model, emulation / name)
         del model

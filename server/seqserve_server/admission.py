@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
-from seqserve_server.capacity import SINGLE, SchedulerLimits
+from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
 from seqserve_server.plan import need_of
@@ -158,7 +158,7 @@ def check_memory(request: Request, limits: SchedulerLimits) -> None:
         InvalidRequest: naming the options and the limit.
     """
     need, search = need_of([request], limits.widths), request.search
-    if search.rows > 1 and limits.widths == SINGLE:  # row i reads source i, and no other: see decisions/0010
+    if search.rows > 1 and not limits.beams:  # see decisions/0010
         raise InvalidRequest(
             "options.beam_size", f"{search.rows} hypotheses: this bundle's graph has no places for several hypotheses; "
             "export it again"

@@ -133,6 +133,7 @@ class SchedulerLimits:
         cache_bytes: Most bytes of state buffers.
         cost: What the state of rows and places costs.
         widths: Of the graph's places, ascending; the first is 1.
+        beams: Whether a request may have several rows: in some graphs row i reads place i, and no other.
     """
 
     max_rows: int
@@ -140,6 +141,7 @@ class SchedulerLimits:
     cache_bytes: int
     cost: StateCost
     widths: tuple[int, ...] = SINGLE
+    beams: bool = True
 
     def fits(self, need: Capacity) -> bool:
         """Whether buffers for ``need`` stay inside the byte budget."""

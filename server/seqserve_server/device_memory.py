@@ -230,15 +230,25 @@ class TransferBlock:
 
     def __init__(self, memory: DeviceMemory, fields: Mapping[str, tuple[Sequence[int], DTypeLike]]) -> None:
         self._memory = memory
-        starts: dict[str, int] = {}
-        end = 0
-        for name, (shape, dtype) in fields.items():
-            starts[name] = -(-end // ALIGNMENT) * ALIGNMENT
-            end = starts[name] + math.prod(shape) * np.dtype(dtype).itemsize
-        self._staging = memory.staging(max(end, 1))
-        self._block = memory.allocate([max(end, 1)], np.uint8)
+        self._staging = memory.staging(0)
+        self._block = memory.allocate([0], np.uint8)
+        self._size = 0
         self.host: dict[str, HostArray] = {}
         self.device: dict[str, DeviceArray] = {}
+        self.lay_out(fields)
+
+    def lay_out(self, fields: Mapping[str, tuple[Sequence[int], DTypeLike]]) -> None:
+        """Hold these arrays from now on, in the same memory where it is large enough. Nothing may be under way."""
+        starts: dict[str, int] = {}
+        self._size = 0
+        for name, (shape, dtype) in fields.items():
+            starts[name] = -(-self._size // ALIGNMENT) * ALIGNMENT
+            self._size = starts[name] + math.prod(shape) * np.dtype(dtype).itemsize
+        if self._size > len(self._staging):
+            larger = 1 << (self._size - 1).bit_length()
+            self._staging, self._block = self._memory.staging(larger), self._memory.allocate([larger], np.uint8)
+        self.host.clear()
+        self.device.clear()
         for name, (shape, dtype) in fields.items():
             kind = np.dtype(dtype)
             size = math.prod(shape) * kind.itemsize
@@ -250,9 +260,9 @@ class TransferBlock:
 
     def upload(self) -> None:
         """All of the host's to the device."""
-        self._memory.upload(self._staging, self._block)
+        self._memory.upload(self._staging[: self._size], self._block[: self._size])
 
     def download(self) -> None:
         """All of the device's to the host, where it can be read afterwards."""
-        self._memory.download(self._block, self._staging)
+        self._memory.download(self._block[: self._size], self._staging[: self._size])
         self._memory.synchronize()

@@ -1,10 +1,10 @@
 """What the engine and the graphs of a bundle agree on: the names and shapes of inputs and outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnxruntime as ort
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, StateTensor
 from seqserve_server.capacity import SINGLE
 from seqserve_server.scorer import INPUTS as SCORER_INPUTS
 from seqserve_server.scorer import OUTPUTS as SCORER_OUTPUTS
@@ -13,6 +13,11 @@ from seqserve_server.source_inputs import SourceInputs, of_width
 ENCODER_INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
 STEP_INPUTS = ("tokens", "positions", "target_extent", "source_extent", "candidates")
 STEP_OUTPUTS = ("log_probs", "token_ids", "logits")
+# Of graphs made for CUDA (docs/decisions/0015): row and place are as many, and who reads what is a permutation.
+DEVICE_CONTROLS = ("tokens", "positions", "source_lengths", "readers", "back")
+DEVICE_SCALARS = ("target_extent", "source_extent", "candidates")  # in host memory: a captured graph is fixed to them
+NO_KEYS = "no_keys"  # an array without elements: cross-attention is given no new keys
+STEPS = "steps"  # of an encoder with relative positions: 0 .. length-1
 
 
 def check_contract(
@@ -41,6 +46,29 @@ def check_contract(
         _check_names(file, session, names, outputs)
     if scorer is not None:
         _check_names(SCORER_FILE, scorer, set(SCORER_INPUTS), set(SCORER_OUTPUTS))
+    _check_shapes(decoder, inputs)
+
+
+def check_device_contract(
+    encoder: ort.InferenceSession, decoder: ort.InferenceSession, model: ModelDescription
+) -> None:
+    """The same for graphs made for CUDA.
+
+    Raises:
+        BundleError: naming the graph and what is missing or in excess.
+    """
+    states = [(state, f"{state.name}.{index}") for state in model.states for index in range(state.count)]
+    asked = {entry.name for entry in encoder.get_inputs()}
+    _check_names(ENCODER_FILE, encoder, {*ENCODER_INPUTS, *({STEPS} & asked)}, set())
+    _check_names(
+        DECODER_FILE, decoder, {*DEVICE_CONTROLS, *DEVICE_SCALARS, NO_KEYS, *(name for _, name in states)},
+        # The attention of a source writes to CUDA's, so that all of them are outputs.
+        {*STEP_OUTPUTS, *(f"{name}.next" for _, name in states)},
+    )
+    _check_shapes(decoder, {name: state for state, name in states})
+
+
+def _check_shapes(decoder: ort.InferenceSession, inputs: Mapping[str, StateTensor]) -> None:
     shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
     for name, state in inputs.items():
         for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):

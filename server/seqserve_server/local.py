@@ -15,6 +15,7 @@ from seqserve.bundle import ModelDescription
 from seqserve_server.admission import check_complete, check_memory, frame_of
 from seqserve_server.capacity import Capacity
 from seqserve_server.decoding.search import SearchSettings
+from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Changes, Layout, Pair, PlaceRelease, RowRelease, Scored, Source, StepInput
 from seqserve_server.errors import EngineFailure, InvalidRequest
@@ -32,7 +33,7 @@ class LocalModel:
     """A bundle in this process. Not for several threads."""
 
     def __init__(self, served: ServedModel) -> None:
-        if not isinstance(served.engine, OrtEngine):
+        if not isinstance(served.engine, OrtEngine | DeviceEngine):
             raise TypeError(f"decoding in-process needs the runtime's engine, not {type(served.engine).__name__}")
         self.served, self._engine = served, served.engine
         self._ended: dict[int, Terminal] = {}

@@ -8,14 +8,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription
-from seqserve_server import kernels
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, ModelDescription
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
 from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
 from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
 from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract
 from seqserve_server.scorer import passes_of, run_scorer
+from seqserve_server.sessions import open_on_cpu
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, NumpyMemory, StateBuffers
 
@@ -45,11 +45,12 @@ class OrtEngine:
         scorer: bool = True, encoder_cache_bytes: int = 0,
     ) -> None:
         self.model = model
-        self._encoder = _open(directory / ENCODER_FILE, threads)
-        self._decoder = _open(directory / DECODER_FILE, threads)
+        self._encoder = open_on_cpu(directory / ENCODER_FILE, threads)
+        self._decoder = open_on_cpu(directory / DECODER_FILE, threads)
         wanted = scorer and model.alignment is not None
-        self._scorer = _open(directory / SCORER_FILE, threads) if wanted else None
+        self._scorer = open_on_cpu(directory / SCORER_FILE, threads) if wanted else None
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
+        self.beams = len(self.widths) > 1  # else row i reads place i
         self.buffers = StateBuffers(model.states, cache_bytes, self.widths, NumpyMemory())
         check_contract(self._encoder, self._decoder, self._scorer, model, self.widths)
         self._encoded_states = [
@@ -239,23 +240,3 @@ def _value(array: Array) -> ort.OrtValue:
     if not array.flags.c_contiguous:
         raise ValueError("only contiguous arrays are shared; others would be copied silently")
     return ort.OrtValue.ortvalue_from_numpy(array)
-
-
-def _open(path: Path, threads: int) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.enable_mem_pattern = False  # a plan is kept per distinct shape otherwise, and shapes vary without end
-    options.log_severity_level = 3
-    # Both sessions have a pool, and only one runs at a time: the other's workers must not spin on its cores.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if (compiled := kernels.library()) is not None:
-        options.register_custom_ops_library(str(compiled))
-    # The fused addition and norm takes three times as long on the CPU as the two apart.
-    try:
-        return ort.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
-        )
-    except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common base
-        raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, read_model
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, ModelDescription, read_model
 from seqserve.manifest import check_manifest
 from seqserve_server.capacity import SchedulerLimits
+from seqserve_server.device_engine import DeviceEngine
+from seqserve_server.devices import AUTO, CPU, CUDA, choose_device, open_cuda, open_twin
 from seqserve_server.engine import Engine
 from seqserve_server.graph_operators import refuse_coupling
 from seqserve_server.ort_engine import OrtEngine
@@ -43,32 +45,32 @@ class ServedModel:
     limits: SchedulerLimits
 
     @classmethod
-    def open(cls, directory: Path, limits: EngineLimits, *, verify: bool = True) -> "ServedModel":
+    def open(
+        cls, directory: Path, limits: EngineLimits, *, verify: bool = True, device: str = AUTO
+    ) -> "ServedModel":
         """Check manifest and precision, read everything, open the sessions.
 
         Args:
             verify: False for a bundle that is looked at and not served: an export measures it and has not written the
-                manifest yet, or the caller checked that. Any precision is opened then.
+                manifest yet, or the caller checked that. Any precision is opened then, on the CPU.
+            device: "auto", "cpu" or "cuda"; of a bundle that is served.
 
         Raises:
             BundleError: one line that names the file and what is wrong.
         """
         version = check_manifest(directory) if verify else "unverified"
         description = read_model(directory)
-        if verify:
-            refuse_precision(description, directory)
+        chosen = choose_device(description.precision, device, directory) if verify else CPU
         for name in (ENCODER_FILE, DECODER_FILE, *([SCORER_FILE] if description.alignment is not None else [])):
             refuse_coupling(directory / name)
         tokenizer = Tokenizer.open(directory, description)
-        engine = OrtEngine(
-            directory, description,
-            threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,
-            scorer=limits.scorer, encoder_cache_bytes=limits.encoder_cache_bytes,
-        )
+        engine = _open_engine(directory, description, limits, chosen)
         cost = engine.buffers.cost
         return cls(
             description, version, tokenizer, engine,
-            SchedulerLimits(limits.max_rows, limits.encode_tokens, limits.cache_bytes, cost, engine.widths),
+            SchedulerLimits(
+                limits.max_rows, limits.encode_tokens, limits.cache_bytes, cost, engine.widths, beams=engine.beams
+            ),
         )
 
     def scheduler(self) -> Scheduler:
@@ -76,10 +78,16 @@ class ServedModel:
         return Scheduler(self.limits)
 
 
-def refuse_precision(description: ModelDescription, directory: Path) -> None:
-    """Precision and device go together: half precision has no kernels worth the name on the CPU."""
+def _open_engine(
+    directory: Path, description: ModelDescription, limits: EngineLimits, device: str
+) -> OrtEngine | DeviceEngine:
+    if device == CUDA:
+        return open_cuda(directory, description, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows)
     if description.precision == "fp16":
-        raise BundleError(
-            f"{directory}: an fp16 bundle runs on CUDA; for the CPU make one with "
-            "`seqserve export SOURCE OUT --precision fp32`"
+        return open_twin(
+            directory, description, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows, threads=limits.threads
         )
+    return OrtEngine(
+        directory, description, threads=limits.threads, cache_bytes=limits.cache_bytes, max_rows=limits.max_rows,
+        scorer=limits.scorer, encoder_cache_bytes=limits.encoder_cache_bytes,
+    )

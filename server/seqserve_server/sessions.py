@@ -1,0 +1,115 @@
+"""Opening graphs: on the CPU, and on CUDA, where nothing of them may be left to the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from seqserve.bundle import BundleError
+from seqserve_server import kernels
+from seqserve_server.device_memory import DeviceArray
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+
+def open_on_cpu(path: Path, threads: int) -> ort.InferenceSession:
+    """A graph on the CPU; ``threads`` 0 means one per core.
+
+    Raises:
+        BundleError: one line that names the file.
+    """
+    options = _options()
+    options.intra_op_num_threads = threads
+    # Both sessions have a pool, and only one runs at a time: the other's workers must not spin on its cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if (compiled := kernels.library()) is not None:
+        options.register_custom_ops_library(str(compiled))
+    # The fused addition and norm takes three times as long on the CPU as the two apart.
+    return _open(path, options, [CPU], ["SkipLayerNormFusion"])
+
+
+def open_on_cuda(path: Path, stream: int, *, capture: bool) -> ort.InferenceSession:
+    """A graph on the first CUDA device, all of it.
+
+    Args:
+        stream: The address of the CUDA stream on which everything is done, transfers included.
+        capture: Whether runs are captured as CUDA graphs. The runtime then refuses control flow and copies between
+            host and device inside the graph, too.
+
+    Raises:
+        BundleError: one line that names the file; an operator that CUDA has no kernel for, for one.
+    """
+    options = _options()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    provider = (CUDA, {
+        "device_id": "0",
+        "user_compute_stream": str(stream),
+        "enable_cuda_graph": "1" if capture else "0",
+        # Memory is asked for as it is needed: doubling would take what the caches are to have.
+        "arena_extend_strategy": "kSameAsRequested",
+    })
+    session = _open(path, options, [provider, CPU], [])
+    if session.get_providers()[0] != CUDA:  # the runtime falls back by itself where its libraries are not found
+        raise BundleError(f"{path.name}: the runtime cannot use CUDA here; its log says which library is missing")
+    return session
+
+
+def has_cuda() -> bool:
+    """Whether the installed runtime was built for CUDA. Says nothing about a device."""
+    return CUDA in ort.get_available_providers()
+
+
+def run_options(graph: int) -> ort.RunOptions:
+    """Of a run that is captured, or replayed, under a number; -1 for neither.
+
+    The end of a run is not waited for: what comes next is asked for on the same stream.
+    """
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return options
+
+
+def bind_input(binding: ort.IOBinding, device: str, name: str, array: DeviceArray) -> None:
+    """Let a graph read an array by its address. The binding does not keep the memory."""
+    binding.bind_input(name, device, 0, array.dtype, list(array.shape), _address(array))
+
+
+def bind_output(binding: ort.IOBinding, device: str, name: str, array: DeviceArray) -> None:
+    """Let a graph write an array by its address."""
+    binding.bind_output(name, device, 0, array.dtype, list(array.shape), _address(array))
+
+
+def dtype_of(entry: ort.NodeArg) -> np.dtype[Any]:
+    """Of an input or output."""
+    name = {"tensor(float)": "float32", "tensor(float16)": "float16"}.get(entry.type)
+    if name is None:
+        raise BundleError(f"{entry.name} is a {entry.type}: neither float32 nor float16")
+    return np.dtype(name)
+
+
+def _address(array: DeviceArray) -> int:
+    if not array.contiguous:
+        raise ValueError("a graph reads and writes what lies without gaps")
+    return array.pointer
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # a plan is kept per distinct shape otherwise, and shapes vary without end
+    options.log_severity_level = 3
+    return options
+
+
+def _open(
+    path: Path, options: ort.SessionOptions, providers: list[str | tuple[str, dict[str, str]]], disabled: list[str]
+) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=disabled)
+    except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common base
+        raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None
