@@ -107,7 +107,7 @@ def test_proving_and_generating_leave_no_state_behind(local: LocalModel) -> None
     local.step_logits(SOURCES[40], [5, 6, 7])
     local.encoder_states(SOURCES[41])
     assert differences(local.generate(SOURCES[:5], max_new_tokens=LIMIT), expected) == (0, 0)
-    buffers = local._engine.buffers
+    buffers: Any = local._engine.buffers
     assert not buffers.current("self").any()
     assert not any(buffers.of_width("cross", width).any() for width in range(3))
 
@@ -132,7 +132,8 @@ def test_a_stream_that_is_left_frees_its_row(local: LocalModel) -> None:
     next(stream)
     stream.close()
     assert local._loop._scheduler.idle
-    assert not local._engine.buffers.current("self").any()
+    buffers: Any = local._engine.buffers
+    assert not buffers.current("self").any()
 
 
 @pytest.mark.parametrize(("source", "error"), [

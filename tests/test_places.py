@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir
@@ -72,7 +73,7 @@ def assert_same_in_any_company(local: LocalModel, count: int) -> None:
         together = local.generate(given, searches=searches, arrivals=arrivals)
         assert [as_bits(result) for result in together] == alone
     assert len({str(each) for each in alone}) > count / 2
-    buffers = local._engine.buffers
+    buffers: Any = local._engine.buffers
     assert not buffers.current("self").any()
     assert not any(buffers.of_width("cross", width).any() for width in range(3))
 

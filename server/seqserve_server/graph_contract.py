@@ -64,6 +64,7 @@ def check_device_contract(
         DECODER_FILE, decoder, {*DEVICE_CONTROLS, *DEVICE_SCALARS, NO_KEYS, *(name for _, name in states)},
         # The attention of a source writes to CUDA's, so that all of them are outputs.
         {*STEP_OUTPUTS, *(f"{name}.next" for _, name in states)},
+        "; an fp16 bundle from before CUDA was served? Export the model again",
     )
     _check_shapes(decoder, {name: state for state, name in states})
 
@@ -76,9 +77,11 @@ def _check_shapes(decoder: ort.InferenceSession, inputs: Mapping[str, StateTenso
                 raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")
 
 
-def _check_names(file: str, session: ort.InferenceSession, inputs: set[str], outputs: set[str]) -> None:
+def _check_names(
+    file: str, session: ort.InferenceSession, inputs: set[str], outputs: set[str], advice: str = ""
+) -> None:
     actual = {entry.name for entry in session.get_inputs()}
     if actual != inputs:
-        raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}")
+        raise BundleError(f"{file}: inputs differ from model.json: {', '.join(sorted(actual ^ inputs))}{advice}")
     if missing := outputs - {entry.name for entry in session.get_outputs()}:
-        raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}")
+        raise BundleError(f"{file}: outputs are missing: {', '.join(sorted(missing))}{advice}")
