@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
@@ -20,6 +21,7 @@ from seqserve_server import kernels
 from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
+from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
 from seqserve_server.errors import StartupError
@@ -62,15 +64,13 @@ class RunningServer:
 def open_model(config: ServerConfig) -> ServedModel:
     """Check the configuration against this machine and open the bundle."""
     refuse_two_runtimes()
-    if config.device == "cuda":
-        raise StartupError("--device: CUDA is not served yet; fp32 and int8 bundles run on the CPU")
     if len(config.bundles) > 1:
         raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
     limits = EngineLimits(
         config.threads, config.max_rows, config.cache_bytes, config.encode_tokens,
         encoder_cache_bytes=config.encoder_cache_bytes, scorer=not config.no_scorer,
     )
-    model = ServedModel.open(config.bundles[0], limits)
+    model = ServedModel.open(config.bundles[0], limits, device=config.device)
     if kernels.library() is None:
         logger.warning("no compiled operators in this installation: steps in 8 bits take twice as long")
     wanted, most = model.description.search.beam_size, most_beams(limits.max_rows)
@@ -90,7 +90,10 @@ def refuse_two_runtimes() -> None:
 
 
 def warm_up(model: ServedModel) -> None:
-    """Run a short request and a pair through the engine: memory is touched and kernels are chosen before ready."""
+    """Run a short request and a pair through the engine: memory is touched and kernels are chosen before ready.
+
+    On CUDA, steps of every size are captured first. By the thread that calls: it has to be the one that steps later.
+    """
     prompt = model.description.framing.example().prompt
     most = min(2, model.description.max_new_tokens)
     request = Request(0, model.description.example_source, prompt, SearchSettings(model.description.eos_id, most))
@@ -98,6 +101,8 @@ def warm_up(model: ServedModel) -> None:
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())
         raise StartupError(f"--cache-bytes: {model.limits.cache_bytes} are too few: one short request needs {least}")
+    if isinstance(model.engine, DeviceEngine):
+        logger.info("%d sizes of steps are ready", len(model.engine.prepare()))
     events: list[Event] = []
     loop = Loop(model.engine, model.scheduler(), events.extend)
     loop.submit([request])
@@ -127,8 +132,10 @@ async def running_server(
     failed = asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port:
-            model = await asyncio.to_thread(_load_warm, load, config)
-            with _engine_thread(_make_loop(model, dispatcher, registry, config), failed) as loop:
+            model = await asyncio.to_thread(load, config)
+            loop = _make_loop(model, dispatcher, registry, config)
+            with _engine_thread(loop, failed, lambda: warm_up(model)) as warm:
+                await asyncio.wrap_future(warm)
                 dispatcher.attach(loop)
                 service.serve(model)
                 await _set_health(servicer, SERVING)
@@ -141,12 +148,6 @@ async def running_server(
                     await server.stop(0 if failed.is_set() else config.drain_seconds)
     finally:
         await server.stop(0)
-
-
-def _load_warm(load: Callable[[ServerConfig], ServedModel], config: ServerConfig) -> ServedModel:
-    model = load(config)
-    warm_up(model)
-    return model
 
 
 def _make_loop(
@@ -208,11 +209,19 @@ async def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> 
 
 
 @contextlib.contextmanager
-def _engine_thread(loop: Loop, failed: asyncio.Event) -> Iterator[Loop]:
+def _engine_thread(loop: Loop, failed: asyncio.Event, warm_up: Callable[[], None]) -> Iterator["Future[None]"]:
+    """Runs the loop; tells when it is warm. One thread for both: the CUDA graphs of one are not another's."""
     event_loop = asyncio.get_running_loop()
     stopping = False
+    warm: Future[None] = Future()
 
     def body() -> None:
+        try:
+            warm_up()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
+            warm.set_exception(error)
+            return
+        warm.set_result(None)
         try:
             loop.run()
         except Exception:
@@ -225,7 +234,7 @@ def _engine_thread(loop: Loop, failed: asyncio.Event) -> Iterator[Loop]:
     thread = threading.Thread(target=body, name="engine", daemon=True)
     thread.start()
     try:
-        yield loop
+        yield warm
     finally:
         stopping = True
         loop.stop()
