@@ -88,16 +88,21 @@ def _fill(name: str, tensor: Tensor) -> None:
         tensor[PAD_ID] = 0.0  # CTranslate2 starts Marian models from a zero embedding
 
 
+def write(directory: Path) -> int:
+    """Write both directories below the one given; tells the number of parameters."""
+    transformers.logging.disable_progress_bar()
+    model = random_model()
+    model.save_pretrained(directory / HUGGING_FACE)
+    Converter(str(directory / HUGGING_FACE)).convert(str(directory / CTRANSLATE2), quantization="float32", force=True)
+    return sum(tensor.numel() for tensor in model.parameters())
+
+
 def main() -> int:
     """Write both directories below the one given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path, help="where to write, for example var/bench")
     directory: Path = parser.parse_args().directory
-    transformers.logging.disable_progress_bar()
-    model = random_model()
-    model.save_pretrained(directory / HUGGING_FACE)
-    Converter(str(directory / HUGGING_FACE)).convert(str(directory / CTRANSLATE2), quantization="float32", force=True)
-    size = sum(tensor.numel() for tensor in model.parameters())
+    size = write(directory)
     print(f"{size / 1e6:.1f} million parameters in {directory / HUGGING_FACE} and {directory / CTRANSLATE2}")
     return 0
 

@@ -149,6 +149,10 @@ class DeviceEngine:
         self._memory.synchronize()
         return found
 
+    def synchronize(self) -> None:
+        """Wait until what was asked for is done; a step waits by itself."""
+        self._memory.synchronize()
+
     def step(self, step: StepInput) -> Candidates:
         """One decoder step over rows 0 .. n-1."""
         rows, wanted = len(step.tokens), min(step.candidates, self.model.target_vocab_size)
