@@ -60,7 +60,7 @@ def make_bundles(name: str, work: Path, *, tiny: bool) -> Bundles:
         save_native(random_model(_tiny(config) if tiny else config), _created(checkpoint), None)
     loaded = choose_family(checkpoint).read(checkpoint)
     description = dataclasses.replace(describe(loaded, name, "fp32"), alignment=None)
-    write_graphs(loaded.model, _created(made.fp32))
+    write_graphs(loaded.model, _created(made.fp32), kernels=False)  # float16 is made of these, for CUDA
     (made.fp32 / "model.json").write_text(description.to_json())
     write_rounded(made.fp32, _created(made.fp16), description, "fp16", lambda _: None)
     shutil.rmtree(made.fp16 / EMULATION)

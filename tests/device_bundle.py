@@ -17,6 +17,7 @@ from seqserve_export.graphs.device import for_device
 from seqserve_export.graphs.halve import halve
 from seqserve_export.graphs.places import without_places
 from seqserve_export.graphs.weights_file import WeightsFile
+from seqserve_export.pipeline import write_graphs
 from seqserve_server.capacity import Capacity
 from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.device_memory import HostMemory
@@ -26,12 +27,21 @@ from seqserve_server.placement import Place
 from seqserve_server.sessions import open_on_cpu
 
 
+def plain_graphs(built: Built) -> Path:
+    """Directory of a built model's graphs as an fp16 export begins with them: without operators of our own."""
+    directory = built.bundle.parent / "plain"
+    if not directory.exists():
+        directory.mkdir()
+        write_graphs(built.checkpoint.model, directory, kernels=False)
+    return directory
+
+
 def write_device_bundle(built: Built, directory: Path, *, half: bool) -> ModelDescription:
     """The bundle of a built model in that form; float32 unless ``half``, so that tokens can be compared one by one."""
     directory.mkdir(parents=True)
     weights = WeightsFile(directory / WEIGHTS_FILE)
     for name in (ENCODER_FILE, DECODER_FILE):
-        model = onnx_ir.load(built.bundle / name)
+        model = onnx_ir.load(plain_graphs(built) / name)
         without_places(model)
         if half:
             halve(model)
