@@ -9,8 +9,11 @@ from built_bundle import Built
 from device_bundle import Decoding, Device, sources, write_device_bundle
 from seqserve_server import device_engine, sessions
 from seqserve_server.capacity import Capacity
-from seqserve_server.device_engine import start_capacity
+from seqserve_server.device_engine import DeviceEngine, start_capacity
+from seqserve_server.errors import StartupError
 from seqserve_server.row_buckets import EAGER
+from seqserve_server.served_model import EngineLimits, ServedModel
+from seqserve_server.server import warm_up
 from variants import VARIANTS
 
 
@@ -80,6 +83,16 @@ def test_all_sizes_are_run_once_before_anything_else_and_leave_nothing_behind(on
     assert engine.buffers.capacity == Capacity(16, 64, 64, (16,))
     assert (Decoding(engine, given, range(7)).steps(8) == expected).all()
     assert len(numbers) == len(shapes), "nothing had to be captured later"
+
+
+def test_a_server_runs_all_sizes_before_its_first_request(one: Device) -> None:
+    model = ServedModel.open(one.bundle, EngineLimits(threads=1, max_rows=8), verify=False)
+    assert isinstance(model.engine, DeviceEngine)
+    warm_up(model)
+    assert len(model.engine.graphs) == len(model.engine.buckets.all_rows()) * 4
+    assert model.engine.buffers.capacity.rows == 8
+    with pytest.raises(StartupError, match="--cache-bytes: 70000 are too few"):
+        warm_up(ServedModel.open(one.bundle, EngineLimits(threads=1, cache_bytes=70000), verify=False))
 
 
 def test_buffers_start_as_large_as_the_budget_allows(one: Device) -> None:

@@ -28,7 +28,7 @@ class ServerConfig:
     host: str = _setting("127.0.0.1", "address to listen on; containers pass 0.0.0.0")
     port: int = _setting(50051, "gRPC port; 0 picks a free one", 0, 65535)
     metrics_port: int = _setting(9090, "HTTP port of /metrics; 0 picks a free one", 0, 65535)
-    device: str = _setting("auto", "auto, cpu or cuda")
+    device: str = _setting("auto", "auto, cpu or cuda; fp16 bundles run on cuda, all others on the cpu")
     threads: int = _setting(0, "threads of the engine; 0 means one per core", 0, 1024)
     max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once", 1, 4096)
     cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches", 1 << 16, None)

@@ -53,7 +53,8 @@ def open_on_cuda(path: Path, stream: int, *, capture: bool) -> ort.InferenceSess
         # Memory is asked for as it is needed: doubling would take what the caches are to have.
         "arena_extend_strategy": "kSameAsRequested",
     })
-    session = _open(path, options, [provider, CPU])
+    # The CPU is not named: beside the refusal to fall back to it, that is a contradiction to the runtime.
+    session = _open(path, options, [provider])
     if session.get_providers()[0] != CUDA:  # the runtime falls back by itself where its libraries are not found
         raise BundleError(f"{path.name}: the runtime cannot use CUDA here; its log says which library is missing")
     return session
@@ -112,6 +113,9 @@ def _open(
     path: Path, options: ort.SessionOptions, providers: list[str | tuple[str, dict[str, str]]]
 ) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=[FUSED_NORM])
+        # Without its own second try on the CPU, which would tell of that one's failure in place of the first one's.
+        return ort.InferenceSession(
+            str(path), options, providers=providers, disabled_optimizers=[FUSED_NORM], enable_fallback=0
+        )
     except Exception as error:  # noqa: BLE001 - the runtime's own errors have no common base
         raise BundleError(f"{path.name}: the runtime refuses it: {str(error).splitlines()[0][:300]}") from None
