@@ -67,7 +67,7 @@ def random_model(config: TransformerConfig) -> Transformer:
         gain = {"query": sharp, "key": 2.0}.get(name.split(".")[-2], gain)
         tensor.copy_(values * gain / math.sqrt(tensor.shape[-1]))
         if ".ffn.outer." in name:
-            tensor -= tensor.mean(1, keepdim=True)
+            tensor.copy_(tensor - tensor.mean(1, keepdim=True))
         if "tokens" in name:
             tensor[config.pad_id] = 0.0
     return model
