@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_cuda import Errors, FakeCuda
+from fake_cuda import Errors, FakeCuda, Kinds
 from seqserve_server import cuda_memory
 from seqserve_server.cuda_memory import CudaError, CudaMemory, load_runtime
 from seqserve_server.device_memory import HostMemory, TransferBlock
@@ -109,3 +109,18 @@ def test_without_the_bindings_it_is_said_which(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cuda_memory, "RUNTIME", "cuda_bindings_that_are_not_there")
     with pytest.raises(CudaError, match="cuda-bindings cannot be imported"):
         load_runtime()
+
+
+def test_the_real_bindings_have_all_that_is_used_of_them() -> None:
+    """Where they are installed; they need no GPU for it. What they say of a machine without one is an error, too."""
+    real = pytest.importorskip(cuda_memory.RUNTIME)
+    used = [name for name in dir(FakeCuda()) if name.startswith(("cuda", "make_"))]
+    assert [name for name in used if not hasattr(real, name)] == []
+    assert {kind.name for kind in Kinds} <= set(real.cudaMemcpyKind.__members__)
+    assert {error.name for error in Errors} <= set(real.cudaError_t.__members__)
+    copy = real.cudaMemcpy3DParms()
+    copy.srcPtr, copy.extent = real.make_cudaPitchedPtr(1 << 40, 256, 64, 4), real.make_cudaExtent(64, 3, 2)
+    assert (copy.srcPtr.ptr, copy.srcPtr.pitch, copy.srcPtr.ysize, copy.extent.depth) == (1 << 40, 256, 4, 2)
+    if real.cudaGetDeviceCount()[0] != real.cudaError_t.cudaSuccess:
+        with pytest.raises(CudaError, match=r"^cudaGetDeviceCount: "):
+            CudaMemory(real)
