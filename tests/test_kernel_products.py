@@ -37,3 +37,21 @@ def test_products_have_the_bits_of_their_definition(operator: str, depth: int, c
     for rows in (1, 2, 3, 7, 8, 15, 16, 17, 40, 64, 100):
         inputs = given(rows)
         np.testing.assert_array_equal(compiled.run(None, inputs)[0], defined.run(None, inputs)[0])
+
+
+@needs_library
+def test_a_matrix_that_two_sessions_share_outlives_the_first() -> None:
+    random = np.random.default_rng(3)
+    inputs: Arrays = {"rounded": random.integers(0, 256, (9, 64)).astype(np.uint8), "scales": numbers(4, 9, 1)}
+    constants: Arrays = {
+        "weight": random.integers(-127, 128, (64, 32)).astype(np.int8), "column_scales": numbers(5, 32),
+    }
+    expected = session("Product", inputs, {}, compiled=False, constants=constants).run(None, inputs)[0]
+    first = session("Product", inputs, {}, compiled=True, constants=constants)
+    second = session("Product", inputs, {}, compiled=True, constants=constants)
+    other = session(
+        "Product", inputs, {}, compiled=True, constants=constants | {"column_scales": constants["column_scales"] * 2}
+    )
+    del first
+    np.testing.assert_array_equal(second.run(None, inputs)[0], expected)
+    np.testing.assert_array_equal(other.run(None, inputs)[0], expected * 2)

@@ -1,7 +1,10 @@
 #include "product.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define HUGE ((size_t)1 << 21)  // bytes of a huge page
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -32,34 +35,77 @@ int product_amx(const void *work, size_t first, size_t last) { (void)work; (void
 
 static size_t up(size_t number, size_t to) { return (number + to - 1) / to * to; }
 
-int pack_matrix(Matrix *matrix, const int8_t *weights, const float *scales, size_t depth, size_t columns) {
-  Matrix m = {NULL, NULL, NULL, depth, up(depth, 64), columns, up(columns, 16) / 16};
-  size_t bytes = m.blocks * 16 * m.padded_depth;
-  m.packed = aligned_alloc(bytes < 1 << 21 ? 64 : 1 << 21, up(bytes, bytes < 1 << 21 ? 64 : 1 << 21));
-  m.offsets = calloc(m.blocks * 16, sizeof *m.offsets);
-  m.scales = calloc(m.blocks * 16, sizeof *m.scales);
-  if (!m.packed || !m.offsets || !m.scales) {
-    free_matrix(&m);
-    return 0;
-  }
-#if defined(__x86_64__)
-  if (bytes >= 1 << 21) madvise(m.packed, up(bytes, 1 << 21), MADV_HUGEPAGE);  // a step reads all of it
-#endif
-  memset(m.packed, 0, bytes);
-  memcpy(m.scales, scales, columns * sizeof *scales);
-  for (size_t k = 0; k < depth; k++) {
-    for (size_t n = 0; n < columns; n++) {
-      int8_t weight = weights[k * columns + n];
-      m.packed[(n / 16) * 16 * m.padded_depth + k / 4 * 64 + n % 16 * 4 + k % 4] = weight;
-      m.offsets[n] += 128 * weight;
-    }
-  }
-  *matrix = m;
-  return 1;
-}
+static Matrix *matrices;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-void free_matrix(Matrix *matrix) {
+static size_t packed_bytes(const Matrix *m) { return m->blocks * 16 * m->padded_depth; }
+
+static void free_matrix(Matrix *matrix) {
   free(matrix->packed);
   free(matrix->offsets);
   free(matrix->scales);
+  free(matrix);
+}
+
+static Matrix *pack(const int8_t *weights, const float *scales, size_t depth, size_t columns) {
+  Matrix *m = calloc(1, sizeof *m);
+  if (!m) return NULL;
+  m->depth = depth, m->padded_depth = up(depth, 64), m->columns = columns, m->blocks = up(columns, 16) / 16;
+  size_t bytes = packed_bytes(m), alignment = bytes < HUGE ? 64 : HUGE;
+  m->packed = aligned_alloc(alignment, up(bytes, alignment));
+  m->offsets = calloc(m->blocks * 16, sizeof *m->offsets);
+  m->scales = calloc(m->blocks * 16, sizeof *m->scales);
+  if (!m->packed || !m->offsets || !m->scales) {
+    free_matrix(m);
+    return NULL;
+  }
+#if defined(__x86_64__)
+  if (bytes >= HUGE) madvise(m->packed, up(bytes, HUGE), MADV_HUGEPAGE);  // a step reads all of it
+#endif
+  memset(m->packed, 0, bytes);
+  memcpy(m->scales, scales, columns * sizeof *scales);
+  for (size_t k = 0; k < depth; k++) {
+    for (size_t n = 0; n < columns; n++) {
+      int8_t weight = weights[k * columns + n];
+      m->packed[(n / 16) * 16 * m->padded_depth + k / 4 * 64 + n % 16 * 4 + k % 4] = weight;
+      m->offsets[n] += 128 * weight;
+    }
+  }
+  return m;
+}
+
+static int same(const Matrix *a, const Matrix *b) {
+  return a->depth == b->depth && a->columns == b->columns &&
+         !memcmp(a->scales, b->scales, a->columns * sizeof *a->scales) &&
+         !memcmp(a->packed, b->packed, packed_bytes(a));
+}
+
+const Matrix *hold_matrix(const int8_t *weights, const float *scales, size_t depth, size_t columns) {
+  Matrix *made = pack(weights, scales, depth, columns), *found;
+  if (!made) return NULL;
+  pthread_mutex_lock(&lock);
+  for (found = matrices; found && !same(found, made); found = found->next) continue;
+  if (!found) {
+    made->next = matrices;
+    matrices = found = made;
+    made = NULL;
+  }
+  found->users++;
+  pthread_mutex_unlock(&lock);
+  if (made) free_matrix(made);
+  return found;
+}
+
+void release_matrix(const Matrix *matrix) {
+  pthread_mutex_lock(&lock);
+  for (Matrix **at = &matrices; *at; at = &(*at)->next) {
+    Matrix *found = *at;
+    if (found != matrix) continue;
+    if (--found->users == 0) {
+      *at = found->next;
+      free_matrix(found);
+    }
+    break;
+  }
+  pthread_mutex_unlock(&lock);
 }

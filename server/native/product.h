@@ -6,11 +6,13 @@
 
 // A matrix [depth, columns] as the instructions want it: blocks of 16 columns, each all of its depth, four numbers of a
 // column side by side. Padded with zeros to a depth of 64 and 16 columns.
-typedef struct {
+typedef struct Matrix {
   int8_t *packed;     // [blocks, padded_depth / 4, 16, 4]
   int32_t *offsets;   // [16 * blocks], 128 times each column's sum: rows are around 128
   float *scales;      // [16 * blocks]
   size_t depth, padded_depth, columns, blocks;
+  struct Matrix *next;  // of all that are held
+  size_t users;
 } Matrix;
 
 typedef struct {
@@ -29,9 +31,10 @@ typedef struct {
 typedef enum { NO_PRODUCTS, VNNI, AMX } ProductLevel;
 ProductLevel product_level(void);
 
-// False: memory was short. ``weights`` [depth, columns].
-int pack_matrix(Matrix *matrix, const int8_t *weights, const float *scales, size_t depth, size_t columns);
-void free_matrix(Matrix *matrix);
+// A matrix of ``weights`` [depth, columns], one for all who ask for the same: the scorer's are the decoder's. NULL: memory
+// was short.
+const Matrix *hold_matrix(const int8_t *weights, const float *scales, size_t depth, size_t columns);
+void release_matrix(const Matrix *matrix);
 
 int product_vnni(const void *work, size_t first, size_t last);
 int product_amx(const void *work, size_t first, size_t last);

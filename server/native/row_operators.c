@@ -93,10 +93,7 @@ Status *create_plain(const Operator *op, const Api *unused, const Info *info, vo
 
 void destroy(void *kernel) { free(kernel); }
 
-void destroy_product(void *matrix) {
-  free_matrix(matrix);
-  free(matrix);
-}
+void destroy_product(void *matrix) { release_matrix(matrix); }
 
 // The matrix is packed once, when a session is opened.
 Status *create_product(const Operator *op, const Api *unused, const Info *info, void **kernel) {
@@ -112,11 +109,8 @@ Status *create_product(const Operator *op, const Api *unused, const Info *info, 
   TRY(read_tensor(values[1], &scales));
   if (weights.rank != 2 || !has_sizes(&scales, 1, (size_t)weights.sizes[1], 0, 0, 0))
     return fail("Product: shapes do not fit");
-  Matrix *made = malloc(sizeof *made);
-  if (!made || !pack_matrix(made, weights.data, scales.data, (size_t)weights.sizes[0], (size_t)weights.sizes[1])) {
-    free(made);
-    return fail("out of memory");
-  }
-  *kernel = made;
+  const Matrix *held = hold_matrix(weights.data, scales.data, (size_t)weights.sizes[0], (size_t)weights.sizes[1]);
+  if (!held) return fail("out of memory");
+  *kernel = (void *)held;
   return NULL;
 }
