@@ -34,21 +34,6 @@ static void score(const float *queries, size_t stride, size_t count, const float
   }
 }
 
-// scores [padded] become e^(score + bias - largest), zeros behind ``length``; returns their sum.
-static float exponentials(float *scores, const float *bias, size_t length, size_t padded) {
-  for (size_t k = 0; bias && k < length; k++) scores[k] += bias[k];
-  for (size_t k = length; k < padded; k++) scores[k] = -__builtin_inff();
-  floats most = load(scores);
-  for (size_t k = LANES; k < padded; k += LANES) most = __builtin_elementwise_max(most, load(scores + k));
-  floats top = all(largest(most)), total = all(0);
-  for (size_t k = 0; k < padded; k += LANES) {
-    floats e = exponential(load(scores + k) - top);
-    store(scores + k, e);
-    total += e;
-  }
-  return sum(total);
-}
-
 // Sums over keys of weights [QUERIES, padded] times values, ``width`` of a head's numbers at a time.
 static void weigh(const float *weights, size_t padded, const float *values, size_t stride, size_t length, size_t size,
                   const float *totals, float *result, size_t result_stride, size_t count) {
@@ -83,7 +68,8 @@ static void attend(const PackedAttention *work, size_t source, size_t head, floa
     score(queries + q * stride, stride, count, turned, size, padded, work->scale, scores);
     for (size_t j = 0; j < count; j++) {
       const float *bias = work->bias ? work->bias + (head * work->padded + q + j) * work->padded : NULL;
-      totals[j] = exponentials(scores + j * padded, bias, length, padded);
+      for (size_t k = 0; bias && k < length; k++) scores[j * padded + k] += bias[k];
+      totals[j] = exponentials(scores + j * padded, length);
     }
     weigh(scores, padded, queries + 2 * inner, stride, length, size, totals, result + q * inner, inner, count);
   }

@@ -19,21 +19,6 @@ static float dot(const float *a, const float *b, size_t size) {
   return sum(total);
 }
 
-// scores [LANES * n] become e^(score - largest), zeros behind ``length``; returns their sum.
-static float exponentials(float *scores, size_t length) {
-  size_t end = (length + LANES - 1) / LANES * LANES;
-  for (size_t i = length; i < end; i++) scores[i] = -__builtin_inff();
-  floats most = load(scores);
-  for (size_t i = LANES; i < end; i += LANES) most = __builtin_elementwise_max(most, load(scores + i));
-  floats top = all(largest(most)), total = all(0);
-  for (size_t i = 0; i < end; i += LANES) {
-    floats e = exponential(load(scores + i) - top);
-    store(scores + i, e);
-    total += e;
-  }
-  return sum(total);
-}
-
 static void weigh(const float *weights, const float *values, size_t length, size_t size, float total, float *result) {
   size_t i = 0;
   for (; i + 4 * LANES <= size; i += 4 * LANES) {  // the usual size of a head, in registers

@@ -50,3 +50,18 @@ static inline floats exponential(floats x) {
   integers kept = ~(integers)(x < -87.0f);
   return (floats)((integers)(p * (floats)power) & kept);
 }
+
+// scores [LANES * n] become e^(score - largest), zeros behind ``length``; returns their sum.
+static inline float exponentials(float *scores, size_t length) {
+  size_t end = (length + LANES - 1) / LANES * LANES;
+  for (size_t i = length; i < end; i++) scores[i] = -__builtin_inff();
+  floats most = load(scores);
+  for (size_t i = LANES; i < end; i += LANES) most = __builtin_elementwise_max(most, load(scores + i));
+  floats top = all(largest(most)), total = all(0);
+  for (size_t i = 0; i < end; i += LANES) {
+    floats e = exponential(load(scores + i) - top);
+    store(scores + i, e);
+    total += e;
+  }
+  return sum(total);
+}
