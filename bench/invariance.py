@@ -92,7 +92,7 @@ def open_broken(bundle: Path, threads: int) -> Iterator[LocalModel]:
         shutil.copytree(bundle, broken)
         if read_model(bundle).precision == "int8":
             share_scales(broken)
-            with mock.patch.object(kernels, "library", return_value=None):  # so that definitions count
+            with mock.patch.object(kernels, "compiled_library", return_value=None):  # so that definitions count
                 yield LocalModel.open(broken, threads=threads, verify=False)
         else:
             yield open_unpacked(broken, threads)

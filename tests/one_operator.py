@@ -15,7 +15,9 @@ TYPES = {
     "float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8, "int32": ir.DataType.INT32, "int64": ir.DataType.INT64
 }
 OUTPUT_TYPES = {"rounded": ir.DataType.UINT8, "ids": ir.DataType.INT64}
-needs_library = pytest.mark.skipif(kernels.library() is None, reason="no operators were compiled for this machine")
+needs_library = pytest.mark.skipif(
+    kernels.compiled_library() is None, reason="no operators were compiled for this machine"
+)
 
 
 def session(
@@ -45,7 +47,7 @@ def session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
     if compiled:
-        options.register_custom_ops_library(str(kernels.library()))
+        options.register_custom_ops_library(str(kernels.compiled_library()))
     proto: onnx.ModelProto = ir.to_proto(model)
     return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

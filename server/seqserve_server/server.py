@@ -71,7 +71,7 @@ def open_model(config: ServerConfig) -> ServedModel:
         encoder_cache_bytes=config.encoder_cache_bytes, scorer=not config.no_scorer,
     )
     model = ServedModel.open(config.bundles[0], limits, device=config.device)
-    if kernels.library() is None:
+    if model.description.precision == "int8" and kernels.compiled_library() is None:
         logger.warning("no compiled operators in this installation: steps in 8 bits take twice as long")
     wanted, most = model.description.search.beam_size, most_beams(limits.max_rows)
     if wanted > most:

@@ -27,7 +27,7 @@ def open_on_cpu(path: Path, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     # Both sessions have a pool, and only one runs at a time: the other's workers must not spin on its cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if (compiled := kernels.library()) is not None:
+    if (compiled := kernels.compiled_library()) is not None:
         options.register_custom_ops_library(str(compiled))
     return _open(path, options, [CPU])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 _LIBRARY = Path(__file__).with_name("libseqserve_kernels.so.1")
 
 
-def library() -> Path | None:
+def compiled_library() -> Path | None:
     """The library that sessions register, or None where none was compiled for this machine.
 
     Without it the runtime puts standard operators in the place of each (``export/seqserve_export/graphs/kernels.py``):
