@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
@@ -24,6 +22,7 @@ from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
+from seqserve_server.engine_thread import engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.loop import Loop
@@ -134,7 +133,7 @@ async def running_server(
         async with _metrics_server(config, registry) as metrics_port:
             model = await asyncio.to_thread(load, config)
             loop = _make_loop(model, dispatcher, registry, config)
-            with _engine_thread(loop, failed, lambda: warm_up(model)) as warm:
+            with engine_thread(loop, failed, lambda: warm_up(model)) as warm:
                 await asyncio.wrap_future(warm)
                 dispatcher.attach(loop)
                 service.serve(model)
@@ -206,39 +205,6 @@ async def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> 
         await asyncio.to_thread(http.shutdown)  # it waits for its own poll, up to half a second
         http.server_close()
         thread.join()
-
-
-@contextlib.contextmanager
-def _engine_thread(loop: Loop, failed: asyncio.Event, warm_up: Callable[[], None]) -> Iterator["Future[None]"]:
-    """Runs the loop; tells when it is warm. One thread for both: the CUDA graphs of one are not another's."""
-    event_loop = asyncio.get_running_loop()
-    stopping = False
-    warm: Future[None] = Future()
-
-    def body() -> None:
-        try:
-            warm_up()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
-            warm.set_exception(error)
-            return
-        warm.set_result(None)
-        try:
-            loop.run()
-        except Exception:
-            logger.exception("the engine thread ended")
-        finally:
-            if not stopping:
-                event_loop.call_soon_threadsafe(failed.set)
-
-    # A daemon: an engine that hangs must not keep a process alive that wants to exit.
-    thread = threading.Thread(target=body, name="engine", daemon=True)
-    thread.start()
-    try:
-        yield warm
-    finally:
-        stopping = True
-        loop.stop()
-        thread.join(timeout=10)
 
 
 async def serve(config: ServerConfig, announce: Callable[[str], None]) -> int:

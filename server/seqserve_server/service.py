@@ -1,15 +1,7 @@
 """The gRPC service: message to requests, events to messages. Everything else happens elsewhere."""
 
-import logging
-import re
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any, TypeAlias, TypeVar
-
-import grpc
-from grpc_status import rpc_status
 
 from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
@@ -17,20 +9,15 @@ from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server import answers
 from seqserve_server.answers import Asked, GrowingAnswer, answer_of, with_attention
 from seqserve_server.attention import pairs_of, scorable, weights_of
+from seqserve_server.calls import Context, deadline_of, guarded
 from seqserve_server.dispatch import Dispatcher
-from seqserve_server.errors import InvalidRequest, Loading, ServerError, UnknownModel
+from seqserve_server.errors import InvalidRequest, Loading, UnknownModel
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
 from seqserve_server.request import Finished
 from seqserve_server.score_messages import contents_of, read_score_options, write_score
 from seqserve_server.scores import read_pairs, score_of
 from seqserve_server.served_model import ServedModel
-from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 from seqserve_server.tokenizing import Tokenizing
-
-logger = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs, not when it runs
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
@@ -55,13 +42,13 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 raise InvalidRequest("inputs", f"{count} inputs are outside 1..{self._max_inputs}")
             asked = read_inputs(
                 request.inputs, request.options, model, field="inputs",
-                max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
+                max_text_bytes=self._max_text_bytes, deadline=deadline_of(context),
             )
             ended = await self._dispatcher.generate([each.request for each in asked])
             found = await self._answers(asked, ended, model)
             return pb.GenerateResponse(results=[write_answer(answer) for answer in found])
 
-        return await _guarded(context, answer)
+        return await guarded(context, answer)
 
     async def GenerateStream(self, request: pb.GenerateStreamRequest, context: Context) -> None:
         """Streamed generation for one input. What piled up while a write was under way goes into one message."""
@@ -69,7 +56,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             model = self._find(request.model)
             asked = read_inputs(
                 [request.input], request.options, model, field="input",
-                max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
+                max_text_bytes=self._max_text_bytes, deadline=deadline_of(context),
             )[0]
             growing = GrowingAnswer(asked, model.tokenizer)
             # Closed here and now however this ends: a request must not run on for a caller that is gone.
@@ -84,7 +71,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                         text, ids = growing.push(part)
                         await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids))
 
-        await _guarded(context, answer)
+        await guarded(context, answer)
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Log-probabilities of given targets."""
@@ -95,14 +82,14 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 raise InvalidRequest("pairs", f"{count} pairs are outside 1..{self._max_inputs}")
             asked = read_pairs(
                 contents_of(request.pairs), read_score_options(request.options), model,
-                max_text_bytes=self._max_text_bytes, deadline=_deadline(context),
+                max_text_bytes=self._max_text_bytes, deadline=deadline_of(context),
             )
             ended = await self._dispatcher.score([each.request for each in asked])
             return pb.ScoreResponse(results=[
                 write_score(score_of(end, each, model)) for each, end in zip(asked, ended, strict=True)
             ])
 
-        return await _guarded(context, answer)
+        return await guarded(context, answer)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Texts to source ids."""
@@ -114,7 +101,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             )
             return pb.TokenizeResponse(results=results)
 
-        return await _guarded(context, answer)
+        return await guarded(context, answer)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """Target ids to texts."""
@@ -122,7 +109,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             sequences = [sequence.ids for sequence in request.token_ids]
             return pb.DetokenizeResponse(texts=await self._tokenizing.detokenize(sequences, self._find(request.model)))
 
-        return await _guarded(context, answer)
+        return await guarded(context, answer)
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
         """What is served, with limits and defaults."""
@@ -131,7 +118,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             return pb.GetModelInfoResponse(models=[info], server_version=__version__)
 
         del request  # it has no fields
-        return await _guarded(context, answer)
+        return await guarded(context, answer)
 
     async def _answers(
         self, asked: Sequence[Asked], ended: Sequence[Finished], model: ServedModel
@@ -156,37 +143,3 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         if name and name != self._served.description.name:
             raise UnknownModel(name[:64], [self._served.description.name])
         return self._served
-
-
-def _deadline(context: Context) -> float | None:
-    """The caller's deadline on this machine's monotonic clock."""
-    remaining = context.time_remaining()
-    return None if remaining is None else time.monotonic() + remaining
-
-
-def request_id_of(context: Context) -> str:
-    """The caller's ``x-request-id`` where it is harmless, else a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
-
-
-async def _guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
-    request_id = request_id_of(context)
-    trailing = [("x-request-id", request_id)]
-    context.set_trailing_metadata(tuple(trailing))
-    try:
-        return await answer()
-    except ServerError as error:
-        status = status_of(error, request_id)
-        if (delay := retry_seconds(error)) >= 0:
-            trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
-    except Exception:
-        logger.exception("request %s failed", request_id)
-        status = internal_status(request_id)
-    # Not abort_with_status: it would replace the trailing metadata set before by the status details alone.
-    final = rpc_status.to_status(status)
-    await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
-    raise AssertionError("abort returned")

@@ -1,0 +1,53 @@
+"""What every handler of a call does alike: its deadline, its request id, and errors that leave as statuses."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from grpc_status import rpc_status
+
+from seqserve_server.errors import ServerError
+from seqserve_server.service_errors import internal_status, retry_seconds, status_of
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs, not when it runs
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def deadline_of(context: Context) -> float | None:
+    """The caller's deadline on this machine's monotonic clock."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
+
+
+def request_id_of(context: Context) -> str:
+    """The caller's ``x-request-id`` where it is harmless, else a new one."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex
+
+
+async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
+    request_id = request_id_of(context)
+    trailing = [("x-request-id", request_id)]
+    context.set_trailing_metadata(tuple(trailing))
+    try:
+        return await answer()
+    except ServerError as error:
+        status = status_of(error, request_id)
+        if (delay := retry_seconds(error)) >= 0:
+            trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
+    except Exception:
+        logger.exception("request %s failed", request_id)
+        status = internal_status(request_id)
+    # Not abort_with_status: it would replace the trailing metadata set before by the status details alone.
+    final = rpc_status.to_status(status)
+    await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+    raise AssertionError("abort returned")
