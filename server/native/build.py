@@ -9,7 +9,9 @@ HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parent / "seqserve_server/kernels/libseqserve_kernels.so.1"
 KERNELS = ("rounding.c", "step_attention.c", "packed_attention.c", "top_candidates.c")
 PRODUCTS, PRODUCTS_MACHINE = "product_x86.c", "x86_64_v4+avx512vnni+amx_tile+amx_int8"
-ONCE = ("register.c", "tensors.c", "row_operators.c", "attention_operators.c", "product.c", PRODUCTS)
+ONCE = (
+    "register.c", "tensors.c", "row_operators.c", "attention_operators.c", "product.c", PRODUCTS, "moves.c",
+)
 LEVELS = {"v4": "x86_64_v4", "v3": "x86_64_v3", "plain": "x86_64"}  # by name in kernels.h
 # No contraction, no other liberties: a value is rounded alike at every level.
 FLAGS = ("-O3", "-fPIC", "-std=gnu17", "-D_GNU_SOURCE", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra",

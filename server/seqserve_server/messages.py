@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from seqserve.bundle import ModelDescription
 from seqserve.search_defaults import SearchDefaults
@@ -17,6 +18,9 @@ from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
 from seqserve_server.token_options import seeded
 
+MOST_KEPT = 256  # different options of one model that are kept
+LONGEST_KEPT = 256  # bytes of their message
+_RESOLVED: WeakKeyDictionary[ServedModel, dict[tuple[bytes, int], Resolved]] = WeakKeyDictionary()
 _REASONS = {
     FinishReason.EOS.value: pb.FINISH_REASON_EOS,
     FinishReason.LENGTH.value: pb.FINISH_REASON_LENGTH,
@@ -88,14 +92,26 @@ def read_inputs(
         InvalidRequest: naming the field and the limit. Nothing has been started then.
         NoScorer: something is asked for that needs one.
     """
-    resolved = resolve_options(
-        read_options(options, model, max_text_bytes), model.description, most_beams(model.limits.max_rows)
-    )
+    resolved = _resolved(options, model, max_text_bytes)
     check_attention(resolved, model.tokenizer, can_score=model.engine.can_score, streamed=field == "input")
     return [
         _read_input(message, resolved, model, name, max_text_bytes, deadline)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
     ]
+
+
+def _resolved(message: pb.GenerationOptions, model: ServedModel, max_text_bytes: int) -> Resolved:
+    """Options that came before are not looked at again: most callers send the same few with every request."""
+    key, known = message.SerializeToString(deterministic=True), _RESOLVED.setdefault(model, {})
+    found = known.get((key, max_text_bytes))
+    if found is None:
+        options = read_options(message, model, max_text_bytes)
+        found = resolve_options(options, model.description, most_beams(model.limits.max_rows))
+        if len(key) <= LONGEST_KEPT:
+            if len(known) >= MOST_KEPT:
+                known.clear()
+            known[key, max_text_bytes] = found
+    return found
 
 
 def _names(field: str, count: int) -> list[str]:
@@ -110,7 +126,9 @@ def _read_input(
         kind, content, model.description, options.frame, model.tokenizer, field, options.source_limit,
         max_text_bytes=max_text_bytes,
     )
-    search = seeded(options.search, secrets.randbits(64))  # here, for what is behind knows no chance
+    search = options.search
+    if search.sampling is not None:
+        search = seeded(search, secrets.randbits(64))  # here, for what is behind knows no chance
     request = Request(0, source, options.prompt, search, deadline=deadline)
     check_memory(request, model.limits)
     return Asked(request, options, truncated)

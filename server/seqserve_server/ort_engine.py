@@ -14,10 +14,11 @@ from seqserve_server.encoder_batch import EncoderBatch, pack
 from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
 from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
 from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract
+from seqserve_server.host_buffers import HostBuffers
 from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.sessions import open_on_cpu
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
-from seqserve_server.state_buffers import Array, NumpyMemory, StateBuffers
+from seqserve_server.state_buffers import Array
 
 CROSS = "cross"  # what the scorer takes of the encoder
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
@@ -51,7 +52,7 @@ class OrtEngine:
         self._scorer = open_on_cpu(directory / SCORER_FILE, threads) if wanted else None
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
         self.beams = len(self.widths) > 1  # else row i reads place i
-        self.buffers = StateBuffers(model.states, cache_bytes, self.widths, NumpyMemory())
+        self.buffers = HostBuffers(model.states, cache_bytes, self.widths)
         check_contract(self._encoder, self._decoder, self._scorer, model, self.widths)
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}

@@ -34,9 +34,9 @@ class EngineLimits:
     encoder_cache_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedModel:
-    """What serving a bundle takes. ``version`` is the start of the manifest's SHA-256."""
+    """What serving a bundle takes; equal to itself alone. ``version`` is the start of the manifest's SHA-256."""
 
     description: ModelDescription
     version: str

@@ -1,7 +1,7 @@
 """Where the state of every row and every place lives: arrays by declared state group, grown by powers of two."""
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from seqserve.bundle import LENGTH_AXIS, StateTensor
 from seqserve_server.capacity import Capacity, StateCost, grown
 from seqserve_server.engine import Changes, RowCopy, Source
-from seqserve_server.placement import Place
 
 Array = NDArray[np.generic]
 Index = tuple[slice | int, ...]
@@ -60,6 +59,25 @@ class NumpyMemory:
     def zero(self, array: Array) -> None:
         """Assign."""
         array[...] = 0
+
+
+ROWS = -1  # the scope of an edit, in place of a width
+UNUSED = -1  # the source of zeros
+
+
+class Edit(NamedTuple):
+    """Positions ``start`` .. ``end`` of a row's or a place's states: carried from another, or zeros.
+
+    Attributes:
+        scope: ``ROWS``, or the index of a width.
+        source: ``UNUSED`` for zeros.
+    """
+
+    scope: int
+    destination: int
+    source: int
+    start: int
+    end: int
 
 
 class StateBuffers(Generic[A]):
@@ -136,28 +154,41 @@ class StateBuffers(Generic[A]):
 
     def change(self, changes: Changes) -> None:
         """Zero the written part of what is released, then carry what moves, and zero what it leaves."""
-        for released in changes.release_rows:
-            self._zero_row(released.row, released.length)
-        for freed in changes.release_places:
-            self._zero_place(freed.place, freed.length)
+        edits = [Edit(ROWS, gone.row, UNUSED, 0, gone.length) for gone in changes.release_rows]
+        edits += [Edit(freed.place.width, freed.place.index, UNUSED, 0, freed.length)
+                  for freed in changes.release_places]
         for row in changes.move_rows:
-            for state in self._rows:
-                array, span = self.current(state.name), _span(state, row.length, row.length)
-                self._carry(array, row.source, row.destination, span)
-            self._zero_row(row.source, row.length)
+            edits.append(Edit(ROWS, row.destination, row.source, 0, row.length))
+            edits.append(Edit(ROWS, row.source, UNUSED, 0, row.length))
         for place in changes.move_places:
-            for state in self._requests:
-                array, span = self.of_width(state.name, place.source.width), _span(state, place.length, place.length)
-                self._carry(array, place.source.index, place.destination.index, span)
-            self._zero_place(place.source, place.length)
+            width = place.source.width
+            edits.append(Edit(width, place.destination.index, place.source.index, 0, place.length))
+            edits.append(Edit(width, place.source.index, UNUSED, 0, place.length))
+        if edits:
+            self._edit(edits)
 
     def copy(self, copies: Sequence[RowCopy]) -> None:
         """Let rows go on from what other rows have written."""
-        for state in self._rows:
-            array = self.current(state.name)
-            for entry in copies:
-                span = _span(state, entry.end, entry.end, entry.start)
-                self._carry(array, entry.source, entry.destination, span)
+        if copies:
+            self._edit([Edit(ROWS, entry.destination, entry.source, entry.start, entry.end) for entry in copies])
+
+    def _edit(self, edits: Sequence[Edit]) -> None:
+        """Do all of it, in this order."""
+        for edit in edits:
+            for state in self._rows if edit.scope == ROWS else self._requests:
+                span = _span(state, edit.end, edit.end, edit.start)
+                for array in self._edited(state, edit):
+                    to = array[(slice(None), edit.destination, *span)]
+                    if edit.source == UNUSED:
+                        self._memory.zero(to)
+                    else:
+                        self._memory.copy(array[(slice(None), edit.source, *span)], to)
+
+    def _edited(self, state: StateTensor, edit: Edit) -> list[A]:
+        """What is carried is what the next step reads; zeros go into both of two that take turns."""
+        if edit.scope != ROWS:
+            return [self.of_width(state.name, edit.scope)]
+        return self._arrays[state.name] if edit.source == UNUSED else [self.current(state.name)]
 
     def write_source(self, name: str, source: Source, values: A) -> None:
         """Put what the encoder computed for one source [count, *shape] where it belongs."""
@@ -169,19 +200,6 @@ class StateBuffers(Generic[A]):
             return
         for place in source.places:
             self._memory.copy(values, self.of_width(name, place.width)[(slice(None), place.index, *span)])
-
-    def _zero_row(self, row: int, length: int) -> None:
-        for state in self._rows:
-            for array in self._arrays[state.name]:
-                self._memory.zero(array[(slice(None), row, *_span(state, length, length))])
-
-    def _zero_place(self, place: Place, length: int) -> None:
-        for state in self._requests:
-            array = self.of_width(state.name, place.width)
-            self._memory.zero(array[(slice(None), place.index, *_span(state, length, length))])
-
-    def _carry(self, array: A, source: int, destination: int, span: Index) -> None:
-        self._memory.copy(array[(slice(None), source, *span)], array[(slice(None), destination, *span)])
 
     def _allocate(self, state: StateTensor, capacity: Capacity) -> list[A]:
         length = {"source": capacity.source, "target": capacity.target, "fixed": 0}[state.length]
