@@ -7,6 +7,7 @@ cluster gives them (``kubectl get crd NAME -o yaml``); what is defined there is 
 """
 
 import argparse
+import functools
 import json
 import shutil
 import subprocess
@@ -70,13 +71,21 @@ def _core_errors(document: Document) -> list[str]:
     pod = pod_of(document)
     image_volumes = pod is not None and any("image" in volume for volume in pod["spec"].get("volumes", []))
     for version in IMAGE_VOLUME_VERSIONS if image_volumes else VERSIONS:
-        try:
-            kubernetes_validate.validate(document, version, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            errors.append(f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message}")
-        except kubernetes_validate.SchemaNotFoundError:
-            errors.append(f"Kubernetes {version} has no {document['apiVersion']} {document['kind']}")
+        error = _core_error(json.dumps(document), version)
+        errors += [error] if error is not None else []
     return errors
+
+
+@functools.cache  # overlays have most documents in common, and reading a schema takes long
+def _core_error(text: str, version: str) -> str | None:
+    document = json.loads(text)
+    try:
+        kubernetes_validate.validate(document, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message}"
+    except kubernetes_validate.SchemaNotFoundError:
+        return f"Kubernetes {version} has no {document['apiVersion']} {document['kind']}"
+    return None
 
 
 def _json_errors(document: Document, schema: Any) -> list[str]:
@@ -94,7 +103,9 @@ def defined_schemas(directory: Path) -> dict[tuple[str, str], Any]:
             spec = definition["spec"]
             for version in spec["versions"]:
                 key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                found[key] = _closed(version["schema"]["openAPIV3Schema"])
+                schema = version["schema"]["openAPIV3Schema"]
+                head = dict.fromkeys(("apiVersion", "kind", "metadata"), {})  # every resource has them, told or not
+                found[key] = _closed({**schema, "properties": {**head, **schema.get("properties", {})}})
     return found
 
 
@@ -114,16 +125,20 @@ def _closed(schema: Any) -> Any:
 
 
 def all_errors(documents: list[Document], defined: dict[tuple[str, str], Any] | None = None) -> list[str]:
-    """Everything that is wrong with what one directory renders."""
-    errors = schema_errors(documents) + reference_errors(documents)
+    """What is wrong with what one directory renders: its shape first, and if that is right, what it says."""
+    errors = schema_errors(documents)
+    for document in documents:
+        name = f"{document['kind']}/{document['metadata']['name']}"
+        schema = (defined or {}).get((document["apiVersion"], document["kind"]))
+        if schema is not None:
+            errors += [f"{name}: its definition: {error}" for error in _json_errors(document, schema)]
+    if errors:
+        return errors
     for document in documents:
         name = f"{document['kind']}/{document['metadata']['name']}"
         if (pod := pod_of(document)) is not None:
             errors += [f"{name}: Pod Security: {error}" for error in restricted_errors(pod)]
-        schema = (defined or {}).get((document["apiVersion"], document["kind"]))
-        if schema is not None:
-            errors += [f"{name}: its definition: {error}" for error in _json_errors(document, schema)]
-    return errors
+    return errors + reference_errors(documents)
 
 
 def main(arguments: list[str]) -> int:
