@@ -59,7 +59,8 @@ def errors_of(value: Any, kind: str, models: dict[str, Fields], path: str) -> li
     fields, errors = models[kind], []
     for key, item in value.items():
         place = f"{path}.{key}"
-        errors += errors_of(item, fields[key], models, place) if key in fields else [f"{place}: no such field in {kind}"]
+        unknown = [f"{place}: no such field in {kind}"]
+        errors += errors_of(item, fields[key], models, place) if key in fields else unknown
     return errors
 
 

@@ -104,7 +104,8 @@ def defined_schemas(directory: Path) -> dict[tuple[str, str], Any]:
             for version in spec["versions"]:
                 key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
                 schema = version["schema"]["openAPIV3Schema"]
-                head = dict.fromkeys(("apiVersion", "kind", "metadata"), {})  # every resource has them, told or not
+                # Every resource has these, whether its definition names them or not.
+                head: dict[str, Any] = {"apiVersion": {}, "kind": {}, "metadata": {}}
                 found[key] = _closed({**schema, "properties": {**head, **schema.get("properties", {})}})
     return found
 

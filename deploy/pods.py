@@ -45,7 +45,8 @@ def restricted_errors(pod: Document) -> list[str]:
     spec = pod["spec"]
     errors = [f"{field} is set" for field in HOST_FIELDS if spec.get(field)]
     for volume in spec.get("volumes", []):
-        errors += [f"volume {volume['name']}: {kind} is not allowed" for kind in volume.keys() - VOLUME_KINDS - {"name"}]
+        kinds = volume.keys() - {"name"}
+        errors += [f"volume {volume['name']}: {kind} is not allowed" for kind in kinds - VOLUME_KINDS]
     for container in containers_of(pod):
         errors += [f"container {container['name']}: {error}" for error in _container_errors(container, spec)]
     return errors

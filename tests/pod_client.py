@@ -56,8 +56,8 @@ def probe(target: str, service: str, timeout: float) -> dict[str, Any]:
     """As the kubelet does: a new connection each time, anything but SERVING in time is a failure."""
     with grpc.insecure_channel(target) as channel:
         try:
-            request = health_pb2.HealthCheckRequest(service=service)
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
         except grpc.RpcError as error:
             return {"status": error.code().name}
     return {"status": health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}

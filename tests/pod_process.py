@@ -59,7 +59,8 @@ def python_folders() -> list[str]:
     """All that this interpreter imports from, none twice and none inside another."""
     folders = {sys.prefix, sys.base_prefix, *(each for each in sys.path if Path(each).exists())}
     real = {str(Path(each)) for each in folders} | {str(Path(each).resolve()) for each in folders}
-    return sorted(each for each in real if not any(each != other and Path(each).is_relative_to(other) for other in real))
+    inner = {each for each in real for other in real if each != other and Path(each).is_relative_to(other)}
+    return sorted(real - inner)
 
 
 class PodProcess:
@@ -67,7 +68,7 @@ class PodProcess:
 
     def __init__(
         self, pod: dict[str, Any], dockerfile: str, model: Path, workspace: Path, *,
-        command: list[str] | None = None, **changes: str,
+        command: list[str] | None = None, changes: dict[str, str] | None = None,
     ) -> None:
         """``command`` runs instead of the server; ``changes`` are more environment."""
         (container,) = pod["spec"]["containers"]
@@ -80,7 +81,8 @@ class PodProcess:
             "root": str(root), "address": ADDRESS, "user": both["runAsUser"], "group": both["runAsGroup"],
             "fs_group": both["fsGroup"], "read_only": both["readOnlyRootFilesystem"],
             "binds": [
-                *((each, each) for each in ("/usr", "/etc", *python_folders())), (str(model), _mount(container, "model"))
+                *((each, each) for each in ("/usr", "/etc", *python_folders())),
+                (str(model), _mount(container, "model")),
             ],
             "tmpfs": [
                 {"path": _mount(container, volume["name"]), "bytes": _bytes(volume["emptyDir"]["sizeLimit"])}
@@ -88,7 +90,8 @@ class PodProcess:
             ],
             "command": command or [sys.executable, "-m", "seqserve_cli", *container["args"]],
             "environment": {
-                **image_environment(dockerfile), "PYTHONPATH": paths, **container_environment(container), **changes,
+                **image_environment(dockerfile), "PYTHONPATH": paths, **container_environment(container),
+                **(changes or {}),
             },
         }
         self._file = workspace / "container.json"

@@ -1,7 +1,7 @@
-"""Becomes a container's process: started by ``pod_process`` inside new namespaces, with a JSON file that says what to run.
+"""Becomes a container's process: ``pod_process`` starts it in new namespaces, with a JSON file that says what to run.
 
-Makes a root file system of binds that nobody can write to, gives the network namespace an address, drops to the user and
-becomes the command. It runs with the standard library alone, before any of the packages under test.
+Makes a root file system of binds that nobody can write to, gives the network namespace an address, drops to the user
+and becomes the command. It runs with the standard library alone, before any of the packages under test.
 """
 
 import fcntl

@@ -18,6 +18,7 @@ from seqserve import __version__
 from seqserve_server.config import settings
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
+from seqserve_server.served_model import DEFAULT_MAX_ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "deploy" / "overlays").glob("*/kustomization.yaml"))
@@ -72,11 +73,12 @@ def test_no_image_is_left_without_registry_and_tag(rendered: dict[str, list[Docu
     pods = [pod for pod in map(pod_of, rendered[name]) if pod is not None]
     images = {container["image"] for pod in pods for container in containers_of(pod)}
     assert images
-    assert [image for image in images if not re.fullmatch(r"registry\.example\.com/[a-z/-]+:[0-9][a-z0-9.-]*", image)] == []
+    named = re.compile(r"registry\.example\.com/[a-z/-]+:[0-9][a-z0-9.-]*")
+    assert [image for image in images if not named.fullmatch(image)] == []
 
 
 def test_the_version_is_the_programs_everywhere(rendered: dict[str, list[Document]]) -> None:
-    pod, container = server(rendered["cpu"])
+    _, container = server(rendered["cpu"])
     assert container["image"].endswith(f":{__version__}")
     assert server(rendered["gpu"])[1]["image"].endswith(f":{__version__}-gpu")
     assert one(rendered["cpu"], "Deployment")["metadata"]["labels"]["app.kubernetes.io/version"] == __version__
@@ -162,9 +164,8 @@ def test_all_three_ways_scale_by_the_same_numbers_and_below_what_a_replica_holds
     numbers = [int(trigger["metadata"]["threshold"]) for trigger in keda]
     assert numbers == [int(metric["pods"]["target"]["averageValue"]) for metric in hpa]
     assert numbers == [int(metric["external"]["target"]["value"]) for metric in kserve]
-    (most,) = (entry.default for entry in settings() if entry.name == "max_rows")
     waiting, running = numbers
-    assert 0 < waiting < running < most
+    assert 0 < waiting < running < DEFAULT_MAX_ROWS
     assert [trigger["metadata"]["ignoreNullValues"] for trigger in keda] == ["false"] * 2
 
 

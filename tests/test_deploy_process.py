@@ -121,13 +121,25 @@ def test_a_manifest_without_its_security_is_seen_by_the_container(
     assert seen["writes"]["/"] == "written"
 
 
+def test_a_server_that_listens_on_itself_alone_is_found_out_by_the_probes(
+    pod: dict[str, Any], dockerfile: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    (container,) = pod["spec"]["containers"]
+    arguments = [argument.replace("0.0.0.0", "127.0.0.1") for argument in container["args"]]
+    assert arguments != container["args"]
+    changed = {**pod, "spec": {**pod["spec"], "containers": [{**container, "args": arguments}]}}
+    with PodProcess(changed, dockerfile, tiny_bundle, tmp_path) as process:
+        assert process.line().startswith("ready ")
+        assert process.probe("startup") == "UNAVAILABLE"
+
+
 def test_variables_of_a_service_named_like_the_program_would_keep_it_from_starting(
     pod: dict[str, Any], dockerfile: str, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """What the kubelet would set without ``enableServiceLinks: false``."""
     assert pod["spec"]["enableServiceLinks"] is False
     links = {"SEQSERVE_PORT": "tcp://10.0.0.7:50051", "SEQSERVE_SERVICE_HOST": "10.0.0.7"}
-    with PodProcess(pod, dockerfile, tiny_bundle, tmp_path, **links) as process:
+    with PodProcess(pod, dockerfile, tiny_bundle, tmp_path, changes=links) as process:
         assert process.exit_code(60) == 2
     assert "SEQSERVE_" in process.log.read_text()
 
