@@ -6,6 +6,7 @@ capability, and sees no file but the machine's /usr and /etc, its Python and the
 the image itself (Python and packages are this machine's), the seccomp profile and the limits of CPU and memory.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ADDRESS = "192.0.2.10"  # of the documentation's network: nobody has it
-NAMESPACES = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
+NAMESPACES = ("unshare", "--mount", "--net", "--pid", "--fork")
 UNITS = {"Mi": 2**20, "Gi": 2**30}
 
 
@@ -107,7 +108,12 @@ class PodProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._parent.kill()  # --kill-child takes the container with it
+        # The container first: it has another user than its parent, so the kernel would not let it die with that.
+        while self._parent.poll() is None:
+            for child in self._children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
         self._parent.communicate()
         if self._client is not None:
             self._client.kill()
@@ -116,11 +122,17 @@ class PodProcess:
     @property
     def pid(self) -> int:
         """Of the container's process, as seen from here."""
-        children = Path(f"/proc/{self._parent.pid}/task/{self._parent.pid}/children")
-        while not (found := children.read_text().split()):
+        while not (found := self._children()):
             assert self._parent.poll() is None, self.log.read_text()
             time.sleep(0.01)
-        return int(found[0])
+        return found[0]
+
+    def _children(self) -> list[int]:
+        try:
+            text = Path(f"/proc/{self._parent.pid}/task/{self._parent.pid}/children").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        return [int(each) for each in text.split()]
 
     def line(self) -> str:
         """The next line of its stdout; empty when it has ended."""
