@@ -102,7 +102,7 @@ def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(
     assert verify_command.run(argparse.Namespace(bundle=tmp_path / "out")) == 0
     assert "the same alone and in a batch" in capsys.readouterr().out
     served = ServedModel.open(tmp_path / "out", EngineLimits(threads=1))
-    warm_up(served)
+    list(warm_up(served))
     assert not (tmp_path / "out" / "scorer.onnx").exists()
     assert (served.engine.can_score, served.description.alignment) == (False, None)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
@@ -22,7 +22,7 @@ from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
-from seqserve_server.engine_thread import engine_thread
+from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.loop import Loop
@@ -88,10 +88,14 @@ def refuse_two_runtimes() -> None:
         raise StartupError("onnxruntime and onnxruntime-gpu are both installed; uninstall both, then install one")
 
 
-def warm_up(model: ServedModel) -> None:
+def warm_up(model: ServedModel) -> Iterator[None]:
     """Run a short request and a pair through the engine: memory is touched and kernels are chosen before ready.
 
-    On CUDA, steps of every size are captured first. By the thread that calls: it has to be the one that steps later.
+    On CUDA, steps of every size are captured first. By the thread that advances: it has to be the one that steps later.
+    What runs beside it has a turn between two parts.
+
+    Raises:
+        StartupError: the model cannot decode, or its limits hold no request.
     """
     prompt = model.description.framing.example().prompt
     most = min(2, model.description.max_new_tokens)
@@ -102,13 +106,14 @@ def warm_up(model: ServedModel) -> None:
         raise StartupError(f"--cache-bytes: {model.limits.cache_bytes} are too few: one short request needs {least}")
     if isinstance(model.engine, DeviceEngine):
         logger.info("%d sizes of steps are ready", len(model.engine.prepare()))
+        yield
     events: list[Event] = []
     loop = Loop(model.engine, model.scheduler(), events.extend)
     loop.submit([request])
     if model.engine.can_score:
         loop.submit([ScoreRequest(1, Pair(request.source, (*prompt, model.description.eos_id), len(prompt)))])
     while loop.step():
-        pass
+        yield
     if any(isinstance(event, Failed) for event in events):
         raise StartupError("the model cannot decode: its warm-up request failed, and the log says why")
 
@@ -132,9 +137,10 @@ async def running_server(
     try:
         async with _metrics_server(config, registry) as metrics_port:
             model = await asyncio.to_thread(load, config)
-            loop = _make_loop(model, dispatcher, registry, config)
-            with engine_thread(loop, failed, lambda: warm_up(model)) as warm:
-                await asyncio.wrap_future(warm)
+            loop, runner = _make_loop(model, dispatcher, registry, config), Runner()
+            with engine_thread(runner, failed):
+                await asyncio.wrap_future(runner.work(warm_up(model)))
+                await asyncio.wrap_future(runner.add(loop))
                 dispatcher.attach(loop)
                 service.serve(model)
                 await _set_health(servicer, SERVING)
