@@ -22,7 +22,7 @@ from seqserve_server import verify_command
 from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
 from seqserve_server.served_model import EngineLimits, ServedModel
-from seqserve_server.server import warm_up
+from seqserve_server.warm_up import warm_up
 from seqserve_server.tokenizer.words import WordTokenizer
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]

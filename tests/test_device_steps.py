@@ -13,7 +13,7 @@ from seqserve_server.device_engine import DeviceEngine, start_capacity
 from seqserve_server.errors import StartupError
 from seqserve_server.row_buckets import EAGER
 from seqserve_server.served_model import EngineLimits, ServedModel
-from seqserve_server.server import warm_up
+from seqserve_server.warm_up import warm_up
 from variants import VARIANTS
 
 

@@ -16,7 +16,8 @@ from seqserve_server.errors import StartupError
 from seqserve_server.loop import STOPPED, Loop, StepFacts
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
 from seqserve_server.scheduler import Scheduler
-from seqserve_server.server import running_server, warm_up
+from seqserve_server.server import running_server
+from seqserve_server.warm_up import warm_up
 from serving import PENCIL_TEXT, ask, ask_stream, ids, make_config, make_model, serving
 
 POISON, NAN = 27, 26
