@@ -87,7 +87,7 @@ def test_the_report_is_near_the_float32_graphs(exported: tuple[Exported, Path, s
     assert report["bytes_after"] < 0.7 * report["bytes_before"], "graphs and padding are the same size as before"
     assert "no GPU was asked" in made.rounded.table()
     assert sorted(path.name for path in out.iterdir()) == [
-        "decoder.onnx", "encoder.onnx", "manifest.json", "model.json", "parity.json", "weights.data"
+        "decoder.onnx", "encoder.onnx", "golden.json", "manifest.json", "model.json", "parity.json", "weights.data"
     ]
 
 

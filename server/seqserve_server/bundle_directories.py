@@ -19,7 +19,7 @@ class Found:
 
     Attributes:
         path: As it was found; links are not followed.
-        version: The start of the manifest's SHA-256; "" where it has none that can be read.
+        version: The start of the manifest's SHA-256; "" where there is no manifest.
         traces: Changes when a file of it is written or replaced, or a link on the way to it is turned.
     """
 
@@ -62,15 +62,18 @@ def look_at(path: Path) -> Found:
     try:
         real = path.resolve()
         data = (real / MANIFEST_FILE).read_bytes()
+    except (OSError, RuntimeError):  # the latter: links in a circle
+        return Found(path, "", "")
+    try:
         names = sorted(json.loads(data)["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return Found(path, "", f"{path}: no manifest")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        names = []  # whoever opens it will say so
     traces = [str(real)]
     for name in (MANIFEST_FILE, *names):
         try:
             status = (real / name).stat()
             traces.append(f"{name} {status.st_ino} {status.st_size} {status.st_mtime_ns}")
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             traces.append(f"{name} missing")
     return Found(path, hashlib.sha256(data).hexdigest()[:12], "\n".join(traces))
 

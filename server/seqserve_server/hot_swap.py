@@ -129,16 +129,9 @@ class HotSwap:
         return await asyncio.to_thread(lambda: [look_at(path) for path in search.bundles])
 
     async def _take(self, found: list[Found], *, again: bool) -> None:
+        """``again``: also what was refused before and has not changed."""
         served = {serving.model.version: serving.model.description.name for serving in self._around.models.servings}
-        names: dict[Path, str] = {}
-        for each in found:
-            if each.version in served:
-                names[each.path] = served[each.version]
-            elif again or self._refused.get(each.path) != each.traces:
-                try:
-                    names[each.path] = (await asyncio.to_thread(read_model, each.path)).name
-                except BundleError as error:
-                    self._refuse(each, error)
+        names, complete = await self._names(found, served, again=again)
         counts = Counter(names.values())
         for each in found:
             if each.path not in names or each.version in served:
@@ -149,7 +142,24 @@ class HotSwap:
                 self._refuse(each, StartupError(f"model {name!r} is in {others}: one of a name can be served"))
             else:
                 await self._bring(each, name)
-        self._tell_missing(set(names.values()))
+        if complete:  # else one of those that could not be read may be the one that seems to be missing
+            self._tell_missing(set(names.values()))
+
+    async def _names(
+        self, found: list[Found], served: dict[str, str], *, again: bool
+    ) -> tuple[dict[Path, str], bool]:
+        """Model names of bundles that are served or may be, and whether these are all that are there."""
+        names: dict[Path, str] = {}
+        there = [each for each in found if each.version]
+        for each in there:
+            if each.version in served:
+                names[each.path] = served[each.version]
+            elif again or self._refused.get(each.path) != each.traces:
+                try:
+                    names[each.path] = (await asyncio.to_thread(read_model, each.path)).name
+                except BundleError as error:
+                    self._refuse(each, error)
+        return names, len(names) == len(there)
 
     async def _bring(self, found: Found, name: str) -> None:
         """One new version, from its files to its first request."""
@@ -219,7 +229,7 @@ class HotSwap:
             self._refused[found.path] = found.traces
         self._reloads.labels(REFUSED).inc()
         where = "the bundles" if found is None else found.path
-        logger.error("%s: not taken, what is served stays as it is: %s: %s", where, type(error).__name__, error)
+        logger.error("%s: not taken, what is served stays as it is: %s: %s", where, type(error).__name__, str(error))
 
     def _tell_missing(self, names: set[str]) -> None:
         missing = set(self._around.models.names) - names

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, ModelDescription, read_model
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.device_engine import DeviceEngine

@@ -48,6 +48,7 @@ class RunningServer:
     metrics_port: int
     models: ServedModels
     gate: Gate
+    registry: CollectorRegistry
     failed: asyncio.Event
     reload: asyncio.Event
 
@@ -118,7 +119,7 @@ async def running_server(
                 await _set_health(servicer, SERVING)
                 try:
                     async with _reloading(swap, reload):
-                        yield RunningServer(config.host, port, metrics_port, models, gate, failed, reload)
+                        yield RunningServer(config.host, port, metrics_port, models, gate, registry, failed, reload)
                 finally:
                     # New calls are refused and connections told to go away at once: a client that stays on a draining
                     # connection would only collect refusals. Running calls have the grace to finish.
