@@ -114,7 +114,9 @@ class Toys:
 
 
 @contextlib.asynccontextmanager
-async def serving_toys(toys: Toys, *paths: Path, **config: object) -> AsyncIterator[tuple[RunningServer, grpc.aio.Channel]]:
+async def serving_toys(
+    toys: Toys, *paths: Path, **config: object
+) -> AsyncIterator[tuple[RunningServer, grpc.aio.Channel]]:
     """A server over toy bundles, and a channel to it."""
     async with (
         running_server(make_config(bundles=paths, **config), toys.load, toys.try_out) as server,

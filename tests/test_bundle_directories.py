@@ -69,7 +69,9 @@ def test_traces_change_with_any_file_and_with_any_link(toys: Toys) -> None:
     assert "model.json missing" in look_at(path).traces
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"files": 3}', b"[" * 100_000, b"\xff", b'{"files": {"\\u0000": 1}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"files": 3}', b"[" * 100_000, b"\xff", b'{"files": {"\\u0000": 1}}']
+)
 def test_a_manifest_that_is_none_is_seen_and_raises_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     assert look_at(tmp_path).path == tmp_path

@@ -22,8 +22,8 @@ from seqserve_server import verify_command
 from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
 from seqserve_server.served_model import EngineLimits, ServedModel
-from seqserve_server.warm_up import warm_up
 from seqserve_server.tokenizer.words import WordTokenizer
+from seqserve_server.warm_up import warm_up
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]
 TARGET = ["<pad>", "<unk>", *(f"wort{n}" for n in range(27)), "<eos>", "<bos>"]

@@ -1,4 +1,4 @@
-"""One thread for the loops of several models: turns, errands, coming and going, and what callers are owed at the end."""
+"""One thread for the loops of several models: turns, errands, coming and going, and what callers are owed."""
 
 import threading
 from collections import Counter
@@ -170,47 +170,50 @@ def test_one_that_cannot_be_closed_costs_the_others_nothing() -> None:
     for model in (other, broken):
         runner.add(model.loop)
         model.submit()
-    broken.loop._publish = lambda events: 1 / 0
+    def publish(events: list[Event]) -> None:
+        raise ZeroDivisionError
+
+    broken.loop._publish = publish
     with pytest.raises(ZeroDivisionError):
         turned(runner, broken)
     assert other.ends == {1: 1}
 
 
-@given(st.lists(st.sampled_from("submit cancel swap step die".split()), max_size=40))
+@given(st.lists(st.sampled_from(["submit", "cancel", "swap", "step", "die"]), max_size=40))
 def test_with_swaps_in_between_every_request_has_exactly_one_end(moves: list[str]) -> None:
     """Versions come and go at any time; the engine thread may end at any time."""
-    order: list[str] = []
-    runner, versions = Runner(), [Model("0", order)]
+    runner, versions = Runner(), [Model("0", [])]
     runner.add(versions[0].loop)
-
-    def script() -> Iterator[None]:
-        for move in moves:
-            current = versions[-1]
-            if move == "submit":
-                current.submit(count=2, most=5)
-            elif move == "cancel":
-                current.loop.cancel(range(1, current.submitted + 1, 3))
-            elif move == "swap":
-                versions.append(Model(str(len(versions)), order))
-                runner.add(versions[-1].loop)
-                if len(versions) > 2:  # one that may have work yet: its callers are told
-                    runner.remove(versions[-3].loop)
-            elif move == "die":
-                current.engine.out_of_memory = True
-            else:
-                yield
-        while any(model.loop.busy for model in versions[-2:]):
-            yield
-        runner.stop()
-
-    runner.work(script())
+    runner.work(played(moves, runner, versions))
     try:
         runner.run()
     except MemoryError:
         assert "die" in moves
     for model in versions:
-        assert model.ends == {number: 1 for number in range(1, model.submitted + 1)}
+        assert model.ends == dict.fromkeys(range(1, model.submitted + 1), 1)
         assert not model.engine.misuses
         for event in model.events:
             if isinstance(event, Finished) and event.reason.value == "length":
                 assert event.token_ids == answer(SOURCE, 5)[0]
+
+
+def played(moves: list[str], runner: Runner, versions: list[Model]) -> Iterator[None]:
+    """An errand that does the moves to the newest version, and ends when the last two have nothing to do."""
+    for move in moves:
+        current = versions[-1]
+        if move == "submit":
+            current.submit(count=2, most=5)
+        elif move == "cancel":
+            current.loop.cancel(range(1, current.submitted + 1, 3))
+        elif move == "swap":
+            versions.append(Model(str(len(versions)), []))
+            runner.add(versions[-1].loop)
+            if len(versions) > 2:  # one that may have work yet: its callers are told
+                runner.remove(versions[-3].loop)
+        elif move == "die":
+            current.engine.out_of_memory = True
+        else:
+            yield
+    while any(model.loop.busy for model in versions[-2:]):
+        yield
+    runner.stop()

@@ -16,7 +16,7 @@ from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server import hot_swap, served_models
 from seqserve_server.config import ServerConfig
 from seqserve_server.served_model import ServedModel
-from seqserve_server.served_models import ServedModels, Serving
+from seqserve_server.served_models import Serving
 from seqserve_server.server import RunningServer
 from serving import ask, ask_stream, ids, make_stub
 from swapping import (
@@ -295,9 +295,3 @@ async def test_leaving_while_a_version_is_tried_waits_for_nothing(toys: Toys) ->
         server.reload.set()
         await begun.wait()
         assert await tokens(stub) == expected(0)
-
-
-def test_names_are_not_ready_before_all_models_are() -> None:
-    models = ServedModels()
-    assert not models.is_ready("toy")
-    assert models.names == []

@@ -1,4 +1,4 @@
-"""The real server process over directories of real bundles: SIGHUP, links that are turned, and files that are damaged."""
+"""The real server process over a directory of real bundles: SIGHUP, links that are turned, damaged files."""
 
 import re
 import shutil

@@ -12,6 +12,7 @@ from pencil import END, answer
 from refusals import refusal
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.errors import StartupError
+from seqserve_server.served_models import ServedModels
 from serving import ask, ids, make_stub
 from swapping import LONGEST, SOURCE, Toys, expected, serving_toys, tag_of
 
@@ -89,6 +90,12 @@ async def test_models_run_beside_each_other_with_series_of_their_own(toys: Toys)
 
         while (ended("de"), ended("fr")) != (2, 3):  # book-keeping comes after the answers
             await asyncio.sleep(0.002)
+
+
+def test_names_are_not_ready_before_all_models_are() -> None:
+    models = ServedModels()
+    assert not models.is_ready("toy")
+    assert models.names == []
 
 
 def test_the_toy_versions_differ_from_each_other_and_from_every_mixture() -> None:

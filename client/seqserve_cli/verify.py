@@ -3,7 +3,7 @@
 import argparse
 
 DESCRIPTION = """\
-Check a model bundle before it is served: every file against the manifest's checksums, the graphs against model.json, its
+Check a model bundle before it is served: every file against the manifest's checksums, the graphs against model.json,
 golden inputs against the answers kept with them, and a smoke decode.
 
 example:

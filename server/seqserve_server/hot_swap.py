@@ -191,7 +191,7 @@ class HotSwap:
         return model
 
     async def _loaded(self, config: ServerConfig) -> ServedModel:
-        """Away from the engine's thread, but where that captures CUDA graphs: beside a capture nothing may be loaded."""
+        """Away from the engine's thread; by it where it captures CUDA graphs, beside which nothing may be allocated."""
         precision = (await asyncio.to_thread(read_model, config.bundles[0])).precision
         if precision != "fp16":
             return await asyncio.to_thread(self._load, config)

@@ -1,7 +1,7 @@
 """Names, labels and buckets of every metric, and the observer that the loop reports to."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import Counter
@@ -61,7 +61,7 @@ class Versions:
     """The versions of a model that are in memory, and what those counted that are not any more."""
 
     live: tuple[Watched, ...] = ()
-    past: Reuse = Reuse()
+    past: Reuse = field(default_factory=Reuse)
 
     @property
     def reuse(self) -> Reuse:
@@ -152,7 +152,7 @@ class ModelMetrics(Collector):
             ("seqserve_requests_waiting", "Requests that wait for rows, and pairs to be scored.", waiting),
             ("seqserve_requests_running", "Requests that hold rows.", running),
             ("seqserve_cache_bytes", "Bytes of attention caches allocated.", allocated),
-            ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes; two versions may add up to more.",
+            ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes; two versions may have more.",
              allocated / self._cache_budget),
             ("seqserve_encoder_cache_bytes", "Bytes kept of what the encoder made of sources.", reuse.bytes_used),
         )

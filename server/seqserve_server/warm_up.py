@@ -1,4 +1,4 @@
-"""The first requests of a model, which nobody asked for: memory is touched and kernels are chosen before others come."""
+"""The first requests of a model, nobody's: memory is touched and kernels are chosen before others come."""
 
 import logging
 from collections.abc import Iterator
