@@ -37,7 +37,7 @@ class ServerConfig:
     max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once, of each model", 1, 4096)
     cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches, of each model", 1 << 16, None)
     encoder_cache_bytes: int = _setting(
-        64 * 2**20, "most bytes kept of what each model's encoder made of sources, in case they come again; 0: nothing", 0
+        64 * 2**20, "most bytes kept of what each model's encoder made of sources, for later ones; 0 keeps nothing", 0
     )
     encode_tokens: int = _setting(
         DEFAULT_ENCODE_TOKENS, "most source tokens encoded between two decoder steps", 1, 1 << 20
