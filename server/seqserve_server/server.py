@@ -25,6 +25,7 @@ from seqserve_server.engine import Pair
 from seqserve_server.engine_thread import engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
+from seqserve_server.listening import make_server, open_port
 from seqserve_server.loop import Loop
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
 from seqserve_server.plan import need_of
@@ -162,26 +163,14 @@ def _make_loop(
 async def _start_grpc(
     config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, registry: CollectorRegistry
 ) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server(interceptors=[MetricsInterceptor(registry)], options=[
-        ("grpc.so_reuseport", 0),  # else a second server on the port starts silently and takes half the calls
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", config.max_streams),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ])
+    server = make_server(config, [MetricsInterceptor(registry)])
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     seq2seq_pb2_grpc.add_Seq2SeqServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError:
-        raise StartupError(f"--port: cannot listen on {config.host}:{config.port}: in use or not allowed") from None
+    port = open_port(server, config)
     await server.start()
     return server, port
 
