@@ -25,7 +25,7 @@ from seqserve_server.engine import Pair
 from seqserve_server.engine_thread import engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.interceptor import MetricsInterceptor
-from seqserve_server.listening import make_server, open_port
+from seqserve_server.listening import address_of, health_port, make_server, open_port
 from seqserve_server.loop import Loop
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
 from seqserve_server.plan import need_of
@@ -53,12 +53,15 @@ class RunningServer:
     dispatcher: Dispatcher
     model: ServedModel
     failed: asyncio.Event
+    health_port: int | None = None
 
     @property
     def ready_line(self) -> str:
         """What ``serve`` prints once it can answer."""
         name = self.model.description.name
-        return f"ready grpc={self.host}:{self.port} metrics={self.host}:{self.metrics_port} models={name}"
+        probes = f" health={address_of(self.host, self.health_port)}" if self.health_port is not None else ""
+        ports = f"grpc={address_of(self.host, self.port)} metrics={address_of(self.host, self.metrics_port)}"
+        return f"ready {ports}{probes} models={name}"
 
 
 def open_model(config: ServerConfig) -> ServedModel:
@@ -131,7 +134,7 @@ async def running_server(
     server, port = await _start_grpc(config, service, servicer, registry)
     failed = asyncio.Event()
     try:
-        async with _metrics_server(config, registry) as metrics_port:
+        async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
             model = await asyncio.to_thread(load, config)
             loop = _make_loop(model, dispatcher, registry, config)
             with engine_thread(loop, failed, lambda: warm_up(model)) as warm:
@@ -140,7 +143,7 @@ async def running_server(
                 service.serve(model)
                 await _set_health(servicer, SERVING)
                 try:
-                    yield RunningServer(config.host, port, metrics_port, dispatcher, model, failed)
+                    yield RunningServer(config.host, port, metrics_port, dispatcher, model, failed, probe_port)
                 finally:
                     # New calls are refused and connections told to go away at once: a client that stays on a draining
                     # connection would only collect refusals. Running calls have the grace to finish.

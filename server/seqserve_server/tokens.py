@@ -64,7 +64,7 @@ def parse_tokens(text: str, origin: str) -> tuple[Token, ...]:
 
 def digest_of(token: str) -> bytes:
     """Digests are compared, not tokens: all have one length, and nothing is learnt from where two differ."""
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 def check_token(headers: Sequence[str | bytes], tokens: Sequence[Token], now: float) -> str:
