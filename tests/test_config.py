@@ -124,9 +124,9 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) 
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="--config: cannot read .*missing.toml: No such file"):
+    with pytest.raises(StartupError, match=r"--config: cannot read .*missing\.toml: No such file"):
         parse("bundle", "--config", str(tmp_path / "missing.toml"))
-    with pytest.raises(StartupError, match="--config: cannot read .*: Is a directory"):
+    with pytest.raises(StartupError, match=r"--config: cannot read .*: Is a directory"):
         parse("bundle", "--config", str(tmp_path))
     (tmp_path / "bytes.toml").write_bytes(b"host = '\xff'")
     with pytest.raises(StartupError, match="not TOML"):

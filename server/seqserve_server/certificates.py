@@ -78,7 +78,8 @@ def credentials(files: CertificateFiles) -> grpc.ServerCredentials:
         return _configuration(newest)
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(used), renewed, require_client_authentication=files.client_authorities is not None
+        _configuration(used), renewed,  # type: ignore[arg-type]  # its stub forgets the None that the docs allow
+        require_client_authentication=files.client_authorities is not None,
     )
 
 

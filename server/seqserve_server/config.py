@@ -62,7 +62,7 @@ class ServerConfig:
     max_streams: int = _setting(4096, "most concurrent calls of one connection", 1, 1 << 20)
     max_connections: int = _setting(4096, "most connections; more are closed at once", 1, 1 << 20)
     max_connection_age_seconds: int = _setting(
-        300, "after this long a client is asked to connect anew, so that it finds new replicas; 0 means never", 0, 1 << 20
+        300, "after this long a client is asked to connect anew, and so finds new replicas; 0 means never", 0, 1 << 20
     )
     max_connection_grace_seconds: int = _setting(
         600, "seconds that the calls of such a connection have to finish", 1, 1 << 20
@@ -107,7 +107,7 @@ class ServerConfig:
                 )
         if not self.bundles:
             raise ConfigError(
-                "no bundle was given: name one as an argument, in SEQSERVE_BUNDLES, or as bundles in the file of --config"
+                "no bundle was given: name one as an argument, in SEQSERVE_BUNDLES, or under bundles in --config's file"
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key go together")
