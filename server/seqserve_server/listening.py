@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 
 from seqserve_server.authentication import HEALTH_METHODS, AuthenticationInterceptor, watched_tokens
+from seqserve_server.boundary import BoundaryInterceptor
 from seqserve_server.certificates import CertificateFiles, credentials
 from seqserve_server.config import ServerConfig
 from seqserve_server.errors import ConfigError, StartupError
@@ -23,7 +24,9 @@ HANDSHAKE_MS = 20_000  # gRPC's default is two minutes, in which a connection th
 
 
 def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
-    """A server without services or ports. Interceptors come outermost first; authentication is behind them.
+    """A server without services or ports, with its interceptors: these, outermost first, then our own.
+
+    Authentication comes before a message is read, and last what keeps exceptions from the wire.
 
     Raises:
         StartupError: an address that needs TLS, or a file of tokens that is none.
@@ -33,7 +36,7 @@ def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInte
     if config.auth_tokens_file is not None:
         exempt = () if config.auth_health else HEALTH_METHODS
         inner.append(AuthenticationInterceptor(watched_tokens(config.auth_tokens_file), exempt=exempt))
-    return grpc.aio.server(interceptors=[*interceptors, *inner], options=channel_options(config))
+    return grpc.aio.server(interceptors=[*interceptors, *inner, BoundaryInterceptor()], options=channel_options(config))
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, Any]]:
