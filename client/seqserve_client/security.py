@@ -35,6 +35,7 @@ class Tls:
             OSError: a file cannot be read.
             ValueError: a file holds something else, or the key is not the certificate's.
         """
+        parts = _read(self.authorities), _read(self.key), _read(self.certificate)  # first: its errors name the file
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.authorities is not None:
             try:
@@ -48,7 +49,7 @@ class Tls:
             except ssl.SSLError:
                 message = f"{self.key} is not the unencrypted PEM key of the certificate in {self.certificate}"
                 raise ValueError(message) from None
-        return grpc.ssl_channel_credentials(_read(self.authorities), _read(self.key), _read(self.certificate))
+        return grpc.ssl_channel_credentials(*parts)
 
 
 def check_token(token: str | None) -> None:

@@ -27,7 +27,12 @@ class OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        return super().format(record).replace("\r", "\\r").replace("\n", " | ")
+        # Another handler may have left its own form of the exception on the record, and would find ours there.
+        others, record.exc_text = record.exc_text, None
+        try:
+            return super().format(record).replace("\r", "\\r").replace("\n", " | ")
+        finally:
+            record.exc_text = others
 
     def formatException(self, ei: Any) -> str:
         """The exception's kind and where it was raised."""
