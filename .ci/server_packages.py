@@ -40,8 +40,8 @@ def packages(root: str = "seqserve", extra: str = EXTRA) -> dict[str, str]:
 
 def differences(sbom: Path) -> list[str]:
     """What the file lacks, has too much, or has in another version."""
-    listed = {
-        canonicalize_name(each["name"]): each.get("version")
+    listed: dict[str, str] = {
+        canonicalize_name(each["name"]): str(each.get("version"))
         for each in json.loads(sbom.read_text(encoding="utf-8")).get("components", ())
     }
     needed = packages()

@@ -150,38 +150,49 @@ def connection(seed: int, path: str = "/seqserve.v1.Seq2SeqService/Generate") ->
 
 def _bad_frame(draw: random.Random, path: str) -> bytes:
     stream = draw.choice((0, 1, 1, 2, 3, 5, 2**31 - 1, 2**31))
+    return _bad_call(draw, stream, path) if draw.random() < 0.5 else _bad_control(draw, stream)
+
+
+def _bad_call(draw: random.Random, stream: int, path: str) -> bytes:
+    """Headers and data that belong to no good call."""
     block = call_headers(path)
-    match draw.randint(0, 14):
+    match draw.randint(0, 7):
+        case 0:
+            return frame(HEADERS, END_HEADERS, stream, draw.randbytes(draw.randint(1, 128)))
+        case 1:
+            return frame(HEADERS, END_HEADERS, stream, block) + frame(RESET, 0, stream, struct.pack(">I", 8))
+        case 2:  # never ended
+            return frame(HEADERS, 0, stream, block) + frame(CONTINUATION, 0, stream, header("x", "y") * 50) * 5
+        case 3:
+            return frame(CONTINUATION, END_HEADERS, stream, block)
+        case 4:
+            return frame(PUSH, END_HEADERS, stream, struct.pack(">I", 2) + block)
+        case 5:  # a message that is not as long as it says, or claims to be compressed
+            prefix = struct.pack(">BI", draw.choice((0, 1, 2, 255)), draw.choice((0, 5, 2**22 + 1, 2**32 - 1)))
+            return frame(HEADERS, END_HEADERS, 1, block) + frame(0, END_STREAM, 1, prefix + draw.randbytes(5))
+        case 6:  # headers that no call has
+            odd = [("grpc-timeout", "99999999999S"), ("grpc-encoding", "zip"), ("content-type", "text/html")]
+            return frame(HEADERS, END_HEADERS | END_STREAM, 1, call_headers(path, [draw.choice(odd)]))
+        case _:  # data where there is no call
+            return frame(0, 0, stream, draw.randbytes(32))
+
+
+def _bad_control(draw: random.Random, stream: int) -> bytes:
+    """Frames of the connection itself."""
+    match draw.randint(0, 6):
         case 0:
             return frame(draw.randrange(256), draw.randrange(256), stream, draw.randbytes(draw.randint(0, 64)))
         case 1:  # a length that lies
             return frame(draw.randrange(10), 0, stream, b"abc", length=draw.choice((0, 1, 16_385, 2**24 - 1)))
         case 2:
-            return frame(HEADERS, END_HEADERS, stream, draw.randbytes(draw.randint(1, 128)))
-        case 3:
-            return frame(HEADERS, END_HEADERS, stream, block) + frame(RESET, 0, stream, struct.pack(">I", 8))
-        case 4:  # never ended
-            return frame(HEADERS, 0, stream, block) + frame(CONTINUATION, 0, stream, header("x", "y") * 50) * 5
-        case 5:
-            return frame(CONTINUATION, END_HEADERS, stream, block)
-        case 6:
-            pairs = b"".join(struct.pack(">HI", draw.randrange(8), draw.choice((0, 1, 2**31, 2**32 - 1))) for _ in "abc")
+            numbers = (0, 1, 2**31, 2**32 - 1)
+            pairs = b"".join(struct.pack(">HI", draw.randrange(8), draw.choice(numbers)) for _ in range(3))
             return frame(SETTINGS, draw.choice((0, 1)), stream, pairs + b"x" * draw.choice((0, 0, 1)))
-        case 7:
+        case 3:
             return frame(WINDOW, 0, stream, struct.pack(">I", draw.choice((0, 1, 2**31 - 1, 2**32 - 1))))
-        case 8:
+        case 4:
             return frame(PING, 0, stream, draw.randbytes(draw.choice((0, 7, 8, 9)))) * draw.choice((1, 100))
-        case 9:
-            return frame(PUSH, END_HEADERS, stream, struct.pack(">I", 2) + block)
-        case 10:
-            return frame(PRIORITY, 0, stream, struct.pack(">IB", stream, 255))  # depends on itself
-        case 11:
+        case 5:
+            return frame(PRIORITY, 0, stream, struct.pack(">IB", stream & 0xFFFFFFFF, 255))  # depends on itself
+        case _:
             return frame(GOAWAY, 0, 0, struct.pack(">II", 2**31 - 1, draw.randrange(16)) + draw.randbytes(20))
-        case 12:  # a call whose message is not as long as it says, or claims to be compressed
-            prefix = struct.pack(">BI", draw.choice((0, 1, 2, 255)), draw.choice((0, 5, 2**22 + 1, 2**32 - 1)))
-            return frame(HEADERS, END_HEADERS, 1, block) + frame(0, END_STREAM, 1, prefix + draw.randbytes(5))
-        case 13:  # a call with headers that no call has
-            odd = [("grpc-timeout", "99999999999S"), ("grpc-encoding", "zip"), ("content-type", "text/html")]
-            return frame(HEADERS, END_HEADERS | END_STREAM, 1, call_headers(path, [draw.choice(odd)]))
-        case _:  # data where there is no call
-            return frame(0, 0, stream, draw.randbytes(32))

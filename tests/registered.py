@@ -7,6 +7,11 @@ import pytest
 from grpc.aio._server import Server
 
 
+def call_of_any_kind(channel: Any, method: str, *messages: bytes, **settings: Any) -> Any:
+    """A call by name, with messages as bytes: on the wire, all four kinds of calls look like this."""
+    return channel.stream_stream(method)(iter(messages), **{"timeout": 60, **settings})
+
+
 def registered_methods(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Filled when a server starts: its methods' full names, and their handlers before any interceptor."""
     found: dict[str, Any] = {}

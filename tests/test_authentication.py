@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from refusals import refusal
-from registered import registered_methods
+from registered import call_of_any_kind, registered_methods
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server import listening, watched_files
 from seqserve_server.authentication import HEALTH_METHODS
@@ -35,7 +35,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 async def code_of(served: Served, method: str, metadata: Any = ()) -> grpc.StatusCode:
     """What becomes of a call of any kind that sends one empty message."""
-    call: Any = served.channel.stream_stream(method)(iter([b""]), metadata=metadata, timeout=20)
+    call = call_of_any_kind(served.channel, method, b"", metadata=metadata)
     try:
         async for _ in call:
             call.cancel()  # one answer says enough, and Watch has no end

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from refusals import refusal
+from registered import call_of_any_kind
 from seqserve_server.boundary import BoundaryInterceptor
 from seqserve_server.errors import EngineStopped
 
@@ -60,7 +61,7 @@ def read(message: bytes) -> bytes:
     return message
 
 
-HANDLERS = {
+HANDLERS: dict[str, Any] = {
     "/t/plain": grpc.unary_unary_rpc_method_handler(plain, read),
     "/t/broken": grpc.unary_unary_rpc_method_handler(broken, read),
     "/t/ours": grpc.unary_unary_rpc_method_handler(ours, read),
@@ -91,8 +92,7 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def all_of(channel: grpc.aio.Channel, method: str, *messages: bytes) -> list[bytes]:
-    call: Any = channel.stream_stream(method)(iter(messages))
-    return [message async for message in call]
+    return [message async for message in call_of_any_kind(channel, method, *messages)]
 
 
 async def test_what_works_goes_on_working(channel: grpc.aio.Channel) -> None:

@@ -96,7 +96,7 @@ BOUNDS: dict[str, list[tuple[Any, str]]] = {
 }
 
 
-def unbounded(kind: Descriptor, seen: set[str] | None = None) -> Iterator[str]:
+def unbounded(kind: Any, seen: set[str] | None = None) -> Iterator[str]:
     """Fields of a message, and of those in it, whose size the wire leaves open."""
     seen = set() if seen is None else seen
     if kind.full_name in seen:

@@ -12,6 +12,7 @@ import pytest
 
 from arithmetic_engine import ArithmeticEngine
 from malformed import request
+from registered import call_of_any_kind
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.log_lines import FORMAT, OneLine
 from seqserve_server.service import Seq2SeqService
@@ -41,7 +42,7 @@ async def statuses(served: Served) -> list[str]:
     metadata = (("x-request-id", f"{MARK} /etc"), ("x-tenant", MARK), ("user-agent", MARK))
     found = []
     for method, payload in sent:
-        call: Any = served.channel.stream_stream(method)(iter([payload]), metadata=metadata, timeout=60)
+        call = call_of_any_kind(served.channel, method, payload, metadata=metadata)
         try:
             async for _ in call:
                 pass
@@ -101,7 +102,6 @@ async def test_metrics_do_not_grow_with_what_callers_make_up() -> None:
         await statuses(served)
         before = await series(served)
         for number in range(300):
-            call: Any = served.channel.unary_unary(f"/made.up{number}/Method{number}")(b"")
-            await call.code()
+            await call_of_any_kind(served.channel, f"/made.up{number}/Method{number}", b"").code()
             await served.stub.Generate(ask("c", model=f"model{number}")).code()
         assert await series(served) == before

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from authority import Authority
 from malformed import GOAWAY, PREFACE, SETTINGS, frame
+from registered import call_of_any_kind
 from seqserve_server import listening
 from seqserve_server.errors import ConfigError, StartupError
 from seqserve_server.listening import (
@@ -173,7 +174,7 @@ async def test_a_port_for_probes_serves_health_and_nothing_else(tmp_path: Path) 
                 assert (await make_health(channel).Check(request)).status == SERVING
             for call in (
                 make_stub(channel).Generate(ask("c d")),
-                channel.unary_unary("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(b""),
+                call_of_any_kind(channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", b""),
             ):
                 assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 

@@ -36,7 +36,8 @@ async def served(authority: Authority, tmp_path: Path) -> AsyncIterator[Served]:
     files = authority.issue()
     (tmp_path / "tokens").write_text(TOKEN + "\n")
     async with serving(
-        tls_cert=files.certificate, tls_key=files.key, tls_client_ca=authority.file, auth_tokens_file=tmp_path / "tokens"
+        tls_cert=files.certificate, tls_key=files.key, tls_client_ca=authority.file,
+        auth_tokens_file=tmp_path / "tokens",
     ) as running:
         yield running
 
@@ -82,7 +83,7 @@ def test_files_that_cannot_be_used_are_named(authority: Authority, own: Certific
     with pytest.raises(ValueError, match="go together"):
         Tls(certificate=own.certificate)
     (tmp_path / "text").write_text("text")
-    with pytest.raises(ValueError, match="no PEM certificates in .*text"):
+    with pytest.raises(ValueError, match=r"no PEM certificates in .*text"):
         Client("localhost:1", tls=Tls(tmp_path / "text"))
     with pytest.raises(ValueError, match="is not the unencrypted PEM key"):
         Client("localhost:1", tls=Tls(authority.file, own.certificate, authority.issue("other").key))
@@ -102,7 +103,8 @@ async def command(*arguments: str, environment: dict[str, str] | None = None) ->
     """Exit code, stdout and stderr; the server runs on in this process meanwhile."""
 
     def run() -> tuple[int, str, str]:
-        script = f"import os; os.environ.update({environment or {}!r}); from seqserve_cli.main import main; sys.exit(main())"
+        variables = f"import os; os.environ.update({environment or {}!r})"
+        script = f"{variables}; from seqserve_cli.main import main; sys.exit(main())"
         process = start(*arguments, python=script)
         out, err = process.communicate("", timeout=120)
         return process.returncode, out, err

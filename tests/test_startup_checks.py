@@ -13,7 +13,6 @@ import seqserve
 import seqserve_client
 import seqserve_server
 from cli_process import start
-from seqserve_server import startup_checks
 from seqserve_server.errors import StartupError
 from seqserve_server.startup_checks import UNWANTED, check_process
 

@@ -1,5 +1,6 @@
 """Tokens: what a file of them may hold, and which calls they let in."""
 
+import contextlib
 import hmac
 from datetime import UTC, datetime
 from typing import Any
@@ -91,17 +92,15 @@ def comparisons(check: Any, monkeypatch: pytest.MonkeyPatch) -> set[int]:
     counts = set()
     known = parse_tokens(FILE, "f")
     for header in (f"Bearer {FIRST}", f"Bearer {THIRD}", "Bearer unknown", f"Basic {FIRST}"):
-        compared = []
+        compared: list[bytes] = []
 
         def counted(first: bytes, second: bytes, compared: list[bytes] = compared) -> bool:
             compared.append(second)
             return first == second
 
         monkeypatch.setattr(hmac, "compare_digest", counted)
-        try:
+        with contextlib.suppress(Unauthenticated):
             check([header], known, 0.0)
-        except Unauthenticated:
-            pass
         counts.add(len(compared))
     return counts
 

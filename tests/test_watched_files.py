@@ -106,7 +106,7 @@ def test_what_changes_while_it_is_read_is_read_again(reading: Reading) -> None:
 
 
 def test_the_first_reading_must_succeed(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="--flag: cannot read .*: No such file"):
+    with pytest.raises(StartupError, match=r"--flag: cannot read .*: No such file"):
         Reading(tmp_path / "missing").watched()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
@@ -44,9 +45,9 @@ def read_limited_source(
     name = f"{field}.{kind}"
     whole: Sequence[str] | Sequence[int] = content
     if kind == "token_ids":
-        ids = content_within(content, frame, limit)
-        check_length(len(ids), model, name, limit)  # before they are copied
-        kept = [int(token_id) for token_id in ids]
+        some: Sequence[Any] = content_within(content, frame, limit)
+        check_length(len(some), model, name, limit)  # before they are copied
+        kept: Sequence[int] = [int(token_id) for token_id in some]
     elif tokenizer is None:
         raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
     elif isinstance(content, str):
