@@ -24,6 +24,7 @@ from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
 from seqserve_server.engine_thread import engine_thread
 from seqserve_server.errors import StartupError
+from seqserve_server.health_service import HealthService
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.listening import address_of, health_port, make_server, open_port
 from seqserve_server.loop import Loop
@@ -130,7 +131,7 @@ async def running_server(
     service = Seq2SeqService(
         dispatcher, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
-    servicer = health.aio.HealthServicer()
+    servicer = HealthService()
     server, port = await _start_grpc(config, service, servicer, registry)
     failed = asyncio.Event()
     try:
