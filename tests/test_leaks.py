@@ -21,7 +21,8 @@ from serving import Served, ask, ids, serving
 MARK = "Geheimnis"
 SERVICE = pb.DESCRIPTOR.services_by_name["Seq2SeqService"]
 KINDS = {f"/{SERVICE.full_name}/{method.name}": method.input_type for method in SERVICE.methods}
-LEAKS = re.compile(rf"{MARK}|Traceback|/home/|/work/|/tmp/|/usr/|site-packages|File \"|0x[0-9a-f]{{8}}|<class ")
+ROOT = re.escape(str(Path(__file__).resolve().parent.parent))
+LEAKS = re.compile(rf"{MARK}|Traceback|{ROOT}|/home/|/tmp/|/usr/|/secret|site-packages|File \"|0x[0-9a-f]{{8}}|<class ")
 PIECES = pb.Tokens(tokens=["c", MARK])
 TELLING: list[Any] = [
     ask(f"{MARK} " * 40), ask(MARK * 10_000), ask(pb.Input(tokens=PIECES)), ask("c", stop=[MARK * 100]),

@@ -16,9 +16,10 @@ class HealthService(health.aio.HealthServicer):
 
     def __init__(self) -> None:
         super().__init__()
+        self._server_status: dict[str, int] = {"": health_pb2.HealthCheckResponse.SERVING}  # which Check reads
         self._changes: dict[str, set[asyncio.Event]] = {}
 
-    async def _set(self, service: str, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+    async def _set(self, service: str, status: int) -> None:
         """What ``set`` and ``enter_graceful_shutdown`` come down to."""
         self._server_status[service] = status
         for change in self._changes.get(service, ()):
