@@ -1,5 +1,6 @@
 """What no handler foresaw: every kind of handler, every style, and no word of it on the wire."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -126,3 +127,33 @@ async def test_errors_of_our_own_and_aborts_keep_their_status(channel: grpc.aio.
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await all_of(channel, "/t/aborting", b"a")
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.ABORTED, "its own words")
+
+
+async def test_a_caller_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone:
+        """What is left of a call: nothing can be sent."""
+
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        def set_trailing_metadata(self, metadata: Any) -> None:
+            del metadata
+
+        async def write(self, message: bytes) -> None:
+            raise grpc.aio.InternalError
+
+        async def abort(self, *status: Any) -> None:
+            raise grpc.aio.InternalError
+
+    async def ends(method: str, message: bytes) -> None:
+        async def found(details: object) -> Any:
+            return HANDLERS[method]
+
+        handler: Any = await BoundaryInterceptor().intercept_service(found, None)  # type: ignore[arg-type]
+        with pytest.raises(asyncio.CancelledError):
+            await (handler.unary_stream or handler.unary_unary)(message, Gone())
+
+    await ends("/t/written", b"a")
+    await ends("/t/ours", b"a")
+    await ends("/t/plain", b"unreadable")
+    assert caplog.records == []
