@@ -13,6 +13,8 @@ BUNDLE := var/demo-bundle
 EXTRAS := server,export,train,plot,dev
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
+AUDIT := .venv-audit/bin
+AUDIT_STAMP := .venv-audit/.installed
 OPTIMUM := .venv-optimum/bin
 OPTIMUM_STAMP := .venv-optimum/.installed
 DEPLOY := .venv-deploy/bin
@@ -25,7 +27,7 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow bench bench-load bench-models bench-peers
-.PHONY: check deploy-check protos protos-check clean
+.PHONY: check deploy-check protos protos-check audit sbom clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -126,6 +128,26 @@ check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, pr
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
 
+$(AUDIT_STAMP): .ci/requirements-audit.txt
+	test -x $(AUDIT)/python || $(PYTHON) -m venv .venv-audit
+	$(AUDIT)/python -m pip install --quiet $(PIP_ARGS) -r $< || { \
+		echo "make: the tools could not be installed, for which a package index is needed" >&2; exit 1; }
+	touch $@
+
+var/server-packages.txt: $(STAMP) .ci/server_packages.py
+	mkdir -p var
+	$(BIN)/python .ci/server_packages.py > $@
+
+# Strict: without it, packages that the database did not answer for count as harmless.
+audit: var/server-packages.txt $(AUDIT_STAMP)  ## Known vulnerabilities of what a server is made of; asks pypi.org
+	$(AUDIT)/pip-audit --strict --requirement $< --no-deps --disable-pip --progress-spinner off || { \
+		echo "make: not clean: either known vulnerabilities are above, or pypi.org was not reached and nothing was checked" >&2; \
+		exit 1; }
+
+sbom: var/server-packages.txt $(AUDIT_STAMP)  ## What a server is made of, as CycloneDX: var/sbom.json
+	$(AUDIT)/cyclonedx-py requirements $< --output-reproducible --of JSON --output-file var/sbom.json
+	$(BIN)/python .ci/server_packages.py --check var/sbom.json
+
 # What kubectl renders is looked at by everything else. The packages of npm carry schemas that PyPI has not.
 deploy-check: $(STAMP) $(DEPLOY_STAMP)  ## Render and validate the Kubernetes manifests, lint the Dockerfiles
 	$(BIN)/hadolint deploy/Dockerfile deploy/Dockerfile.model
@@ -164,4 +186,4 @@ protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it g
 		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-peers .venv-optimum .venv-deploy var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .venv-optimum .venv-deploy .venv-audit var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

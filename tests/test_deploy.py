@@ -133,6 +133,7 @@ def test_the_pod_listens_on_every_address_with_as_many_threads_as_it_has_cores(
     container: dict[str, Any], config: ServerConfig,
 ) -> None:
     assert config.host == "0.0.0.0"
+    assert config.insecure or config.tls_cert  # else it would not start
     assert config.threads == 2
     assert container["env"] == [
         {"name": "SEQSERVE_THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}
@@ -166,8 +167,8 @@ def test_image_and_pod_agree(
     command = re.search(r"^CMD (.+)$", dockerfile, re.MULTILINE)
     assert command is not None
     image = resolved(yaml.safe_load(command.group(1)), {})
-    assert (image.bundles, image.host, image.port, image.metrics_port) == (
-        config.bundles, config.host, config.port, config.metrics_port,
+    assert (image.bundles, image.host, image.port, image.metrics_port, image.insecure) == (
+        config.bundles, config.host, config.port, config.metrics_port, config.insecure,
     )
     (model,) = (mount for mount in container["volumeMounts"] if mount["name"] == "model")
     assert [model["mountPath"]] == [str(bundle) for bundle in config.bundles]

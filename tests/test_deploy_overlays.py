@@ -130,7 +130,10 @@ def exported_names() -> set[str]:
     """Names of every series that a server exposes."""
     registry = make_registry()
     MetricsInterceptor(registry)
-    registry.register(ModelMetrics(ModelLabels("m", "1", "native", "fp32"), ArithmeticEngine(), 1 << 20))
+    labels = ModelLabels("m", "1", "native", "fp32")
+    metrics = ModelMetrics(labels, 1 << 20)
+    metrics.attach(labels, ArithmeticEngine())
+    registry.register(metrics)
     text = generate_latest(registry).decode()
     return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
 

@@ -25,6 +25,7 @@ from seqserve_client.errors import Cancelled, ModelNotFound
 from seqserve_client.options import GenerationOptions, ScoreOptions
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
+from seqserve_client.security import Tls
 from seqserve_client.translation import Progress, Translation, batch_size_of
 
 
@@ -99,8 +100,10 @@ class AsyncClient:
         timeout: float | None = DEFAULT_TIMEOUT,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         max_attempts: int = 3,
+        tls: Tls | bool | None = None,
+        token: str | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout, max_message_bytes, max_attempts)
+        self._connection = Connection(target, timeout, max_message_bytes, max_attempts, tls, token)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._health: Any = None
@@ -228,13 +231,13 @@ class AsyncClient:
             raise RuntimeError("the client is closed")
         if self._channel is None:
             # Late, because a channel of grpc.aio takes the loop that runs where it is made.
-            options = self._connection.channel_options()
-            self._channel = grpc.aio.insecure_channel(self._connection.target, options=options)
+            self._channel = self._connection.open_aio()
             self._stub = seq2seq_pb2_grpc.Seq2SeqServiceStub(self._channel)  # type: ignore[no-untyped-call]
             self._health = health_pb2_grpc.HealthStub(self._channel)
         self._connection.check_size(request)
         stub = self._health if method == "Check" else self._stub
-        return getattr(stub, method)(request, timeout=self._connection.seconds(timeout))
+        seconds = self._connection.seconds(timeout)
+        return getattr(stub, method)(request, timeout=seconds, metadata=self._connection.metadata)
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

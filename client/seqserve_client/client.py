@@ -23,6 +23,7 @@ from seqserve_client.errors import ModelNotFound
 from seqserve_client.options import GenerationOptions, ScoreOptions
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
+from seqserve_client.security import Tls
 from seqserve_client.translation import Progress, Translation, batch_size_of
 
 
@@ -83,6 +84,8 @@ class Client:
         timeout: Seconds for one call unless the call says otherwise; None for no deadline.
         max_message_bytes: Largest request and largest answer.
         max_attempts: Most attempts at one call while the server is away or full; 1 turns retries off.
+        tls: True for TLS with public authorities, or a ``Tls`` with files of one's own.
+        token: Bearer token, for servers that ask for one; without TLS it can be read on the way.
     """
 
     def __init__(
@@ -92,9 +95,11 @@ class Client:
         timeout: float | None = DEFAULT_TIMEOUT,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         max_attempts: int = 3,
+        tls: Tls | bool | None = None,
+        token: str | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout, max_message_bytes, max_attempts)
-        self._channel = grpc.insecure_channel(target, options=self._connection.channel_options())
+        self._connection = Connection(target, timeout, max_message_bytes, max_attempts, tls, token)
+        self._channel = self._connection.open()
         self._stub = seq2seq_pb2_grpc.Seq2SeqServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._closed = False
@@ -274,7 +279,7 @@ class Client:
         if self._closed:
             raise RuntimeError("the client is closed")
         self._connection.check_size(request)
-        return method(request, timeout=self._connection.seconds(timeout))
+        return method(request, timeout=self._connection.seconds(timeout), metadata=self._connection.metadata)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -1,5 +1,6 @@
 """What every handler of a call does alike: its deadline, its request id, and errors that leave as statuses."""
 
+import asyncio
 import logging
 import random
 import re
@@ -44,10 +45,15 @@ async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> 
         status = status_of(error, request_id)
         if (delay := retry_seconds(error)) >= 0:
             trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
+    except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
+        raise asyncio.CancelledError from None
     except Exception:
         logger.exception("request %s failed", request_id)
         status = internal_status(request_id)
     # Not abort_with_status: it would replace the trailing metadata set before by the status details alone.
     final = rpc_status.to_status(status)
-    await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+    try:
+        await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")

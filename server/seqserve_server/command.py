@@ -2,13 +2,14 @@
 
 import argparse
 import asyncio
-import logging
 import sys
 
 from seqserve.bundle import BundleError
+from seqserve_server import log_lines
 from seqserve_server.config import add_arguments, resolve
 from seqserve_server.errors import ConfigError, StartupError
 from seqserve_server.server import serve
+from seqserve_server.startup_checks import check_process
 
 __all__ = ["add_arguments", "run"]
 
@@ -17,10 +18,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop. Returns 0, or one line on stderr and 2 for a wrong value, 1 for whatever else."""
     try:
         config = resolve(vars(arguments))
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        log_lines.set_up(config.log_level)
         print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
+        check_process()
         return asyncio.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
     except (StartupError, BundleError) as error:
         print(f"seqserve serve: {error}", file=sys.stderr)  # noqa: T201

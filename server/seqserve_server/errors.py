@@ -4,6 +4,7 @@ ServerError
 ├── InvalidRequest      the caller changes the request
 │   └── InputTooLong
 ├── UnknownModel        the caller changes the name
+├── Unauthenticated     the caller gets a valid token
 ├── NoScorer            the operator exports the model again, or lets it be opened whole
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
@@ -51,6 +52,12 @@ class UnknownModel(ServerError):
     def __init__(self, name: str, served: list[str]) -> None:
         super().__init__(f"model {name!r} is not served here; served: {', '.join(served)}")
         self.name = name
+
+
+class Unauthenticated(ServerError):
+    """A call without a valid token."""
+
+    reason = "UNAUTHENTICATED"
 
 
 class NoScorer(ServerError):

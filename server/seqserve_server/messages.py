@@ -13,10 +13,11 @@ from seqserve_server.attention import check_attention
 from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import Content, read_limited_source, read_stop, read_target
+from seqserve_server.phrase_options import MAX_PHRASES
 from seqserve_server.request import Durations, FinishReason, Request
 from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
-from seqserve_server.token_options import seeded
+from seqserve_server.token_options import MAX_SUPPRESSED_IDS, check_count, seeded
 
 MOST_KEPT = 256  # different options of one model that are kept
 LONGEST_KEPT = 256  # bytes of their message
@@ -50,6 +51,7 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
             raise InvalidRequest("options.stopping", f"{number} is none of {known}")
         given["stopping"] = rules[number]
     if (sequences := given.get("suppress_tokens")) is not None:
+        check_count(len(sequences), "options.suppress_tokens", MAX_SUPPRESSED_IDS)
         given["suppress_tokens"] = [list(sequence.ids) for sequence in sequences]
 
     def target(part: pb.Target, field: str) -> tuple[int, ...]:
@@ -62,6 +64,7 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
         given["prefix"] = target(prefix, "options.prefix")
     for name in ("required_phrases", "banned_phrases"):
         if (phrases := given.get(name)) is not None:
+            check_count(len(phrases), f"options.{name}", MAX_PHRASES)  # before any is tokenised
             given[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
     if (texts := given.get("stop")) is not None:
         given["stop"] = read_stop(texts, model.tokenizer)

@@ -20,8 +20,10 @@ from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
 from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
+from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import MetricsInterceptor
+from seqserve_server.listening import address_of, health_port, make_server, open_port
 from seqserve_server.metrics import make_registry
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
@@ -51,6 +53,7 @@ class RunningServer:
     registry: CollectorRegistry
     failed: asyncio.Event
     reload: asyncio.Event
+    health_port: int | None = None
 
     @property
     def open_requests(self) -> int:
@@ -61,7 +64,9 @@ class RunningServer:
     def ready_line(self) -> str:
         """What ``serve`` prints once it can answer."""
         names = ",".join(self.models.names)
-        return f"ready grpc={self.host}:{self.port} metrics={self.host}:{self.metrics_port} models={names}"
+        probes = f" health={address_of(self.host, self.health_port)}" if self.health_port is not None else ""
+        ports = f"grpc={address_of(self.host, self.port)} metrics={address_of(self.host, self.metrics_port)}"
+        return f"ready {ports}{probes} models={names}"
 
 
 def open_model(config: ServerConfig) -> ServedModel:
@@ -108,18 +113,20 @@ async def running_server(
     service = Seq2SeqService(
         models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
-    servicer = health.aio.HealthServicer()
+    servicer = HealthService()
     server, port = await _start_grpc(config, service, servicer, registry)
     failed, reload = asyncio.Event(), reload or asyncio.Event()
     try:
-        async with _metrics_server(config, registry) as metrics_port:
+        async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
             swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
             with engine_thread(runner, failed):
                 await swap.load_all()
                 await _set_health(servicer, SERVING)
                 try:
                     async with _reloading(swap, reload):
-                        yield RunningServer(config.host, port, metrics_port, models, gate, registry, failed, reload)
+                        yield RunningServer(
+                            config.host, port, metrics_port, models, gate, registry, failed, reload, probe_port
+                        )
                 finally:
                     # New calls are refused and connections told to go away at once: a client that stays on a draining
                     # connection would only collect refusals. Running calls have the grace to finish.
@@ -144,26 +151,14 @@ async def _reloading(swap: HotSwap, asked: asyncio.Event) -> AsyncIterator[None]
 async def _start_grpc(
     config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, registry: CollectorRegistry
 ) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server(interceptors=[MetricsInterceptor(registry)], options=[
-        ("grpc.so_reuseport", 0),  # else a second server on the port starts silently and takes half the calls
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", config.max_streams),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ])
+    server = make_server(config, [MetricsInterceptor(registry)])
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     seq2seq_pb2_grpc.add_Seq2SeqServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError:
-        raise StartupError(f"--port: cannot listen on {config.host}:{config.port}: in use or not allowed") from None
+    port = open_port(server, config)
     await server.start()
     return server, port
 

@@ -14,6 +14,7 @@ from seqserve_server.errors import (
     NoScorer,
     QueueFull,
     ServerError,
+    Unauthenticated,
     UnknownModel,
 )
 
@@ -22,6 +23,7 @@ _CODES: dict[type[ServerError], int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
     InputTooLong: code_pb2.INVALID_ARGUMENT,
     UnknownModel: code_pb2.NOT_FOUND,
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
     NoScorer: code_pb2.FAILED_PRECONDITION,
     QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     Loading: code_pb2.UNAVAILABLE,
