@@ -31,7 +31,8 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 
 
 def test_every_setting_has_a_flag_and_a_variable() -> None:
-    other = {"host": "::1", "device": "cpu", "log_level": "debug", "reflection": "false", "no_scorer": "true"}
+    other = {"host": "::1", "device": "cpu", "log_level": "debug", "reflection": "false", "no_scorer": "true",
+             "log_format": "json", "access_log": "true", "otlp_endpoint": "http://collector:4317"}
     for entry in settings():
         value = other.get(entry.name, "70000" if entry.name in ("cache_bytes", "max_message_bytes") else "3")
         flag, variable = f"--{entry.name.replace('_', '-')}", f"SEQSERVE_{entry.name.upper()}"

@@ -10,10 +10,11 @@ from typing import Any
 
 from seqserve_server.errors import ConfigError
 from seqserve_server.inputs import MAX_TEXT_BYTES
+from seqserve_server.log_lines import FORMATS
 from seqserve_server.served_model import DEFAULT_CACHE_BYTES, DEFAULT_ENCODE_TOKENS, DEFAULT_MAX_ROWS
 
 ENVIRONMENT_PREFIX = "SEQSERVE_"
-CHOICES = {"device": ("auto", "cpu", "cuda"), "log_level": ("debug", "info", "warning", "error")}
+CHOICES = {"device": ("auto", "cpu", "cuda"), "log_level": ("debug", "info", "warning", "error"), "log_format": FORMATS}
 
 
 def _setting(default: Any, text: str, low: int | None = None, high: int | None = None) -> Any:
@@ -47,6 +48,11 @@ class ServerConfig:
     reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
     no_scorer: bool = _setting(False, "leave the scorer closed, which saves its memory: no scores, no alignments")
     log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("console", "console or json: text for people, or one object a line")
+    access_log: bool = _setting(False, "write a log line when a call ends")
+    otlp_endpoint: str = _setting(
+        "", "OTLP collector (gRPC) that traces go to, such as http://collector:4317; OTEL_* variables are heeded"
+    )
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -69,7 +75,11 @@ class ServerConfig:
 
     def describe(self) -> str:
         """One line with every resolved value."""
-        return " ".join(f"{entry.name}={_plain(getattr(self, entry.name))}" for entry in dataclasses.fields(self))
+        return " ".join(f"{name}={value}" for name, value in self.described().items())
+
+    def described(self) -> dict[str, str]:
+        """Every resolved value."""
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
 
 
 def _plain(value: object) -> str:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels
 from seqserve_server.admission import Gate
+from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.device_engine import DeviceEngine
@@ -24,14 +25,16 @@ from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
 from seqserve_server.engine_thread import engine_thread
 from seqserve_server.errors import StartupError
-from seqserve_server.interceptor import MetricsInterceptor
+from seqserve_server.interceptor import CallInterceptor
 from seqserve_server.loop import Loop
-from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
+from seqserve_server.metrics import ModelLabels, ModelMetrics
 from seqserve_server.plan import need_of
 from seqserve_server.request import Event, Failed, Request, ScoreRequest
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
+from seqserve_server.server_metrics import ServerMetrics, WatchedHealth, make_registry
 from seqserve_server.service import Seq2SeqService
+from seqserve_server.tracing import open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +129,14 @@ async def running_server(
     service = Seq2SeqService(
         dispatcher, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
-    servicer = health.aio.HealthServicer()
-    server, port = await _start_grpc(config, service, servicer, registry)
+    servicer = WatchedHealth()
+    registry.register(ServerMetrics(
+        lambda: servicer.ready, lambda: dispatcher.open_requests,
+        max_waiting=config.max_waiting, max_rows=config.max_rows,
+    ))
+    tracing = open_tracing(config.otlp_endpoint)
+    calls = CallInterceptor(CallMetrics(registry), tracing, access_log=config.access_log)
+    server, port = await _start_grpc(config, service, servicer, calls)
     failed = asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port:
@@ -147,6 +156,8 @@ async def running_server(
                     await server.stop(0 if failed.is_set() else config.drain_seconds)
     finally:
         await server.stop(0)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 def _make_loop(
@@ -160,9 +171,9 @@ def _make_loop(
 
 
 async def _start_grpc(
-    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, registry: CollectorRegistry
+    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, calls: CallInterceptor
 ) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server(interceptors=[MetricsInterceptor(registry)], options=[
+    server = grpc.aio.server(interceptors=[calls], options=[
         ("grpc.so_reuseport", 0),  # else a second server on the port starts silently and takes half the calls
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", -1),

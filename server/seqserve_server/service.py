@@ -9,6 +9,7 @@ from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server import answers
 from seqserve_server.answers import Asked, GrowingAnswer, answer_of, with_attention
 from seqserve_server.attention import pairs_of, scorable, weights_of
+from seqserve_server.call_record import CURRENT
 from seqserve_server.calls import Context, deadline_of, guarded
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, UnknownModel
@@ -142,4 +143,6 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
             raise Loading
         if name and name != self._served.description.name:
             raise UnknownModel(name[:64], [self._served.description.name])
+        if (call := CURRENT.get()) is not None:
+            call.model = self._served.description.name
         return self._served
