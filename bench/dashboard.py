@@ -1,9 +1,9 @@
-"""Ask a real Prometheus every query of the dashboard and of the rules while it scrapes a loaded server; draw the panels.
+"""Ask a real Prometheus every query of the dashboard while it scrapes a loaded server, and draw the panels.
 
     .venv/bin/python bench/dashboard.py var/demo-bundle [--seconds 60]
 
-Fails on a query that is an error or finds nothing. The load is a wave of translations, some streamed, with scores, wrong
-requests and a moment of overload in it, so that every panel has something to show. The picture goes to
+Fails on a query that is an error or finds nothing. The load is a wave of translations, some streamed, with scores,
+wrong requests and a moment of overload in it, so that every panel has something to show. The picture goes to
 docs/images/dashboard.png. Prometheus is looked for as deploy/promtool.py says; it listens on this machine only.
 """
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Iterator
@@ -62,22 +63,21 @@ async def load(target: str, seconds: float, seed: int = 0) -> int:
             async for _ in client.stream(text):
                 pass
 
-        async def overload() -> None:
-            await client.generate([" ".join(SENTENCES)] * 40, beam_size=4)
+        def call(kind: float, text: str, overload: bool) -> Awaitable[object]:
+            if kind < 0.3:
+                return streamed(text)
+            if kind < 0.36:
+                return client.score([text], ["Ein Mann reitet auf einem Pferd."])
+            if kind < 0.4:
+                return client.generate([text], model="nothing")
+            if kind < 0.45 and overload:
+                return client.generate([" ".join(SENTENCES)] * 50, beam_size=4)
+            return client.generate([text])
 
         while (now := time.monotonic() - begun) < seconds:
-            text = random_numbers.choice(SENTENCES)
-            draw = random_numbers.random()
-            call: Awaitable[object] = client.generate([text])
-            if draw < 0.3:
-                call = streamed(text)
-            elif draw < 0.36:
-                call = client.score([text], ["Ein Mann reitet auf einem Pferd."])
-            elif draw < 0.4:
-                call = client.generate([text], model="nothing")
-            elif draw < 0.42 and seconds / 3 < now < seconds / 2:
-                call = overload()
-            calls.add(asyncio.ensure_future(expected_to_fail(call)))
+            overload = seconds / 3 < now < seconds / 2
+            wanted = call(random_numbers.random(), random_numbers.choice(SENTENCES), overload)
+            calls.add(asyncio.ensure_future(expected_to_fail(wanted)))
             await asyncio.sleep(random_numbers.expovariate(25 + 20 * math.sin(6 * now / seconds)))
         await asyncio.gather(*calls)
     return refused

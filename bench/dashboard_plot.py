@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
@@ -11,7 +12,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
-from monitoring_files import Panel, Row
+if TYPE_CHECKING:  # it lies in deploy/, which the script that draws has put on its path by then
+    from monitoring_files import Panel, Row
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Line:
     points: list[tuple[float, float]]
 
 
-def draw(rows: Sequence[Row], lines: Mapping[str, Sequence[Line]], path: Path) -> None:
+def draw(rows: "Sequence[Row]", lines: Mapping[str, Sequence[Line]], path: Path) -> None:
     """Write the picture; ``lines`` are by panels' titles."""
     columns = max(len(row.panels) for row in rows)
     figure, grid = plt.subplots(len(rows), columns, figsize=(6.2 * columns, 3.3 * len(rows)), squeeze=False)
@@ -39,7 +41,7 @@ def draw(rows: Sequence[Row], lines: Mapping[str, Sequence[Line]], path: Path) -
     plt.close(figure)
 
 
-def _panel(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
+def _panel(axes: Axes, panel: "Panel", lines: Sequence[Line]) -> None:
     if panel.stacked:
         moments = sorted({moment for line in lines for moment, _ in line.points})
         values = [[dict(line.points).get(moment, 0.0) for moment in moments] for line in lines]
@@ -53,11 +55,13 @@ def _panel(axes: Axes, panel: Panel, lines: Sequence[Line]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} s"))
     if panel.unit == "percentunit":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    elif panel.unit in ("s", "bytes"):
+        axes.yaxis.set_major_formatter(EngFormatter({"s": "s", "bytes": "B"}[panel.unit]))
     else:
-        unit = {"s": "s", "bytes": "B", "reqps": "/s"}.get(panel.unit, "")
-        axes.yaxis.set_major_formatter(EngFormatter(unit))
+        suffix = " /s" if panel.unit == "reqps" else ""
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}{suffix}"))
     axes.grid(visible=True, color="#e4e4e4", linewidth=0.6)
     axes.tick_params(labelsize=8)
     axes.set_axisbelow(True)
     if lines:
-        axes.legend(fontsize=7, ncols=2, loc="upper left", framealpha=0.7)
+        axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.1), frameon=False)

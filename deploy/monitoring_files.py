@@ -64,11 +64,11 @@ def rate(metric: str, by: str = "", selector: str = MODEL) -> str:
 
 ROWS = [
     Row("Requests", [
-        Panel("Calls", "reqps", ((rate("grpc_server_handled_total", "grpc_method", POD), "{{grpc_method}}"),),
-              "Calls ended per second, of every method.", stacked=True),
+        Panel("Calls", "reqps", ((rate("grpc_server_handled_total", "grpc_method", POD) + " > 0", "{{grpc_method}}"),),
+              "Calls ended per second, of every method that was called.", stacked=True),
         Panel("Calls that did not end with OK", "percentunit", ((
             rate("grpc_server_handled_total", "grpc_code", f'{POD}, grpc_code!="OK"')
-            + f" / on () group_left () {rate('grpc_server_handled_total', '', POD)}", "{{grpc_code}}"),),
+            + f" / on () group_left () {rate('grpc_server_handled_total', '', POD)} > 0", "{{grpc_code}}"),),
               "Part of all calls, by gRPC code.", stacked=True),
         Panel("Duration of requests", "s", percentiles("seqserve_request_duration_seconds"),
               "From arrival to the last token, in the server."),
@@ -92,8 +92,9 @@ ROWS = [
             (f"sum (seqserve_requests_open{{{POD}}})", "let in and not ended"),
             (f"sum (seqserve_max_waiting_requests{{{POD}}})", "most that may wait"),
         ), "What waits for rows, what holds them, and how many may wait."),
-        Panel("Refused requests", "reqps", ((rate("seqserve_requests_rejected_total", "reason", POD), "{{reason}}"),),
-              "Per second, by the reason in ErrorInfo.", stacked=True),
+        Panel("Refused requests", "reqps", (
+            (rate("seqserve_requests_rejected_total", "reason", POD) + " > 0", "{{reason}}"),
+        ), "Per second, by the reason in ErrorInfo.", stacked=True),
         Panel("Rows of a decoder step", "none", (
             (f"{rate('seqserve_batch_rows_sum')} / {rate('seqserve_batch_rows_count')}", "mean"),
             *percentiles("seqserve_batch_rows", percents=(90,)),
@@ -109,8 +110,9 @@ ROWS = [
             *percentiles("seqserve_request_input_tokens", percents=(50, 99), name="input"),
             *percentiles("seqserve_request_output_tokens", percents=(50, 99), name="output"),
         ), "What users send and get: a change here explains one of the latency."),
-        Panel("How requests end", "reqps", ((rate("seqserve_requests_total", "finish_reason"), "{{finish_reason}}"),),
-              "Per second.", stacked=True),
+        Panel("How requests end", "reqps", (
+            (rate("seqserve_requests_total", "finish_reason") + " > 0", "{{finish_reason}}"),
+        ), "Per second.", stacked=True),
     ]),
     Row("Engine", [
         Panel("Decoder step", "s", percentiles("seqserve_decode_step_seconds"), "One step over all running rows."),

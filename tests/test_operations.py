@@ -17,7 +17,7 @@ from seqserve.v1 import seq2seq_pb2 as pb
 from serving import ask, ask_stream, ids, serving
 
 OPERATIONS = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
-ROW = re.compile(r"\| `(?P<name>[a-z0-9_]+)` \| (?P<type>[a-z]+) \|(?P<labels>[^|]*)\|(?P<meaning>[^|]*)\|(?P<use>[^|]*)\|")
+ROW = re.compile(r"\| `(?P<name>[a-z0-9_]+)` \| (?P<type>[a-z]+) \|(?P<labels>[^|]*)\|(?P<meaning>[^|]*)\|[^|]*\|")
 # Labels whose values are few and ours: the table lists them.
 LISTED = ("finish_reason", "reason")
 
