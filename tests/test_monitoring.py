@@ -114,7 +114,7 @@ def test_the_dashboard_stands_on_its_own() -> None:
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
     assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {"${datasource}"}
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for panel in board["panels"]:
         place = panel["gridPos"]
         cells = {(x, y) for x in range(place["x"], place["x"] + place["w"])

@@ -20,10 +20,7 @@ def log_end(call: Call, code: grpc.StatusCode, now: float) -> None:
     level = logging.ERROR if code in _OURS else logging.WARNING if code in _SCARCE else logging.INFO
     if not logger.isEnabledFor(level):
         return
-    fields: dict[str, object] = {"request_id": call.request_id}
-    if (ids := call.trace_ids()) is not None:
-        fields["trace_id"], fields["span_id"], fields["trace_flags"] = ids
-    fields |= {
+    fields: dict[str, object] = {  # the call's ids are in every line that is written for it
         "grpc.method": call.method, "grpc.code": code.name, "duration_ms": _milliseconds(now - call.begun),
         "peer": call.peer,
     }

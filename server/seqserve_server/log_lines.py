@@ -61,11 +61,6 @@ class JsonFormatter(LineFormatter):
             "timestamp": f"{seconds}.{int(record.msecs):03d}Z", "level": record.levelname.lower(),
             "logger": record.name, "event": record.getMessage(),
         }
-        call = CURRENT.get()
-        if call is not None:
-            line["request_id"] = call.request_id
-            if (ids := call.trace_ids()) is not None:
-                line["trace_id"], line["span_id"], line["trace_flags"] = ids
         line |= fields_of(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -73,9 +68,14 @@ class JsonFormatter(LineFormatter):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What was logged with ``extra={"fields": {...}}``."""
-    fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, dict) else {}
+    """The ids of the call that the line is written for, and what was logged with ``extra={"fields": {...}}``."""
+    found: dict[str, Any] = {}
+    call = CURRENT.get()
+    if call is not None:
+        found["request_id"] = call.request_id
+        if (ids := call.trace_ids()) is not None:
+            found["trace_id"], found["span_id"], found["trace_flags"] = ids
+    return found | getattr(record, "fields", {})
 
 
 def configure(level: str, form: str) -> None:
