@@ -2,9 +2,9 @@
 
     .venv/bin/python bench/watching_cost.py var/demo-bundle 2>var/bench/watching.log
 
-Servers that differ in nothing else take turns, calls of one source and one token, so that what a call costs besides the
-engine is as large a part as it can be. ``off`` is there twice: the difference of the two is the noise. Log lines go where
-stderr does; traces to a collector in a process of its own, or to a port where none listens.
+Servers that differ in nothing else take turns, calls of one source and one token, so that what a call costs besides
+the engine is as large a part as it can be. ``off`` is there twice: the difference of the two is the noise. Log lines go
+where stderr does; traces to a collector in a process of its own, or to a port where none listens.
 """
 
 import argparse

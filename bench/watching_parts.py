@@ -26,7 +26,8 @@ from spread import table
 
 METADATA = [("user-agent", "grpc-python/1.81.1"), ("grpc-accept-encoding", "gzip")]
 REQUEST = Request(1, (5, 6, 7), (2,), SearchSettings(1, 4))
-FINISHED = Finished(1, FinishReason.EOS, [Hypothesis([1, 2], [0.1, 0.2], 0.3, ended=True)], Times(1, 1.1, 1.2, 1.3, 1.4))
+BEST = Hypothesis([1, 2], [0.1, 0.2], 0.3, ended=True)
+FINISHED = Finished(1, FinishReason.EOS, [BEST], Times(1, 1.1, 1.2, 1.3, 1.4))
 
 
 def least(work: Callable[[], object], count: int = 1000, repetitions: int = 20) -> float:
