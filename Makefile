@@ -27,10 +27,10 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow bench bench-load bench-models bench-peers
-.PHONY: check deploy-check protos protos-check audit sbom clean
+.PHONY: check deploy-check monitoring monitoring-check protos protos-check audit sbom clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP)  ## Create .venv and install everything into it
 
@@ -122,7 +122,7 @@ var/bench/demo-peers/optimum-int8/generation_config.json: var/bench/demo-peers/c
 	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/demo-peers/transformers \
 		var/bench/demo-peers/optimum
 
-check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, protos, deployment files, sizes
+check: $(STAMP) protos-check deploy-check monitoring-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
@@ -172,6 +172,12 @@ $(DEPLOY_STAMP): deploy/requirements.txt deploy/requirements-models.txt
 	$(DEPLOY)/python -m pip install --quiet $(PIP_ARGS) -r deploy/requirements.txt
 	$(DEPLOY)/python -m pip install --quiet $(PIP_ARGS) --no-deps -r deploy/requirements-models.txt
 	touch $@
+
+monitoring: $(STAMP)  ## Write the dashboard and the PrometheusRule
+	$(BIN)/python deploy/monitoring_files.py
+
+monitoring-check: $(STAMP)  ## Rules, alerts and their tests, by promtool
+	$(BIN)/python deploy/promtool.py
 
 protos: $(STAMP)  ## Generate the gRPC stubs beside seq2seq.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) \

@@ -33,7 +33,7 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 
 def another(entry: "dataclasses.Field[Any]") -> Any:
     """A value that a setting may have and does not have by default."""
-    named = {"host": "::1", "device": "cpu", "log_level": "debug"}
+    named = {"host": "::1", "device": "cpu", "log_level": "debug", "log_format": "json"}
     if entry.metadata["kind"] is bool:
         return not entry.default
     if entry.metadata["kind"] is int:

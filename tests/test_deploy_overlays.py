@@ -17,10 +17,11 @@ from pod_process import container_environment
 from pods import Document, containers_of, pod_of
 from references import queries_of
 from seqserve import __version__
+from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import add_arguments, resolve, settings
-from seqserve_server.interceptor import MetricsInterceptor
-from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
+from seqserve_server.metrics import ModelLabels, ModelMetrics
 from seqserve_server.served_model import DEFAULT_MAX_ROWS
+from seqserve_server.server_metrics import make_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "deploy" / "overlays").glob("*/kustomization.yaml"))
@@ -155,7 +156,7 @@ def test_what_is_scaled_has_no_number_of_its_own(rendered: dict[str, list[Docume
 def exported_names() -> set[str]:
     """Names of every series that a server exposes."""
     registry = make_registry()
-    MetricsInterceptor(registry)
+    CallMetrics(registry)
     labels = ModelLabels("m", "1", "native", "fp32")
     metrics = ModelMetrics(labels, 1 << 20)
     metrics.attach(labels, ArithmeticEngine())

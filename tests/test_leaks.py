@@ -14,7 +14,7 @@ from arithmetic_engine import ArithmeticEngine
 from malformed import request
 from registered import call_of_any_kind
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.log_lines import FORMAT, OneLine
+from seqserve_server.log_lines import ConsoleFormatter
 from seqserve_server.service import Seq2SeqService
 from serving import Served, ask, ids, serving
 
@@ -57,7 +57,7 @@ async def told(log: io.StringIO, **settings: Any) -> tuple[list[str], str, str]:
     engine = ArithmeticEngine()
     engine.poison = 7
     handler = logging.StreamHandler(log)
-    handler.setFormatter(OneLine(FORMAT))
+    handler.setFormatter(ConsoleFormatter())
     logging.getLogger().addHandler(handler)
     try:
         async with serving(engine, **settings) as served:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from seqserve_server.log_lines import FORMAT, OneLine, set_up, where
+from seqserve_server.log_lines import ConsoleFormatter, configure, where
 
 
 def record(message: str, *arguments: object, error: bool = False) -> logging.LogRecord:
@@ -19,9 +19,9 @@ def record(message: str, *arguments: object, error: bool = False) -> logging.Log
 
 
 def test_an_exception_is_told_by_kind_and_place() -> None:
-    line = OneLine(FORMAT).format(record("request %s failed", "r1", error=True))
+    line = ConsoleFormatter().format(record("request %s failed", "r1", error=True))
     assert "\n" not in line
-    assert "request r1 failed | ValueError at test_log_lines.py:" in line
+    assert "request r1 failed | builtins.ValueError at test_log_lines.py:" in line
     assert " in record" in line
     assert not any(word in line for word in ("SECRET", "/home", "Traceback"))
 
@@ -35,12 +35,12 @@ def test_deep_calls_are_told_from_the_inside_and_cut() -> None:
     with pytest.raises(KeyError) as caught:
         deep(20)
     line = where(caught.type, caught.tb)
-    assert line.startswith("KeyError at test_log_lines.py:")
+    assert line.startswith("builtins.KeyError at test_log_lines.py:")
     assert line.count(" < ") == 5
 
 
 def test_what_is_logged_cannot_pass_for_a_record() -> None:
-    line = OneLine(FORMAT).format(record("model %s", "a\r\n2026-01-01 00:00:00,000 ERROR seqserve_server gone"))
+    line = ConsoleFormatter().format(record("model %s", "a\r\n2026-01-01 00:00:00,000 ERROR seqserve_server gone"))
     assert "\n" not in line
     assert "\r" not in line
 
@@ -51,7 +51,7 @@ def test_only_debug_shows_the_traceback(
 ) -> None:
     root = logging.Logger("root")
     monkeypatch.setattr(logging, "root", root)
-    set_up(level)
+    configure(level, "console")
     root.handle(record("failed", error=True))
     said = capsys.readouterr().err
     assert ("SECRET" in said) is ("Traceback" in said) is shown

@@ -5,12 +5,13 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc_status import rpc_status
 
+from seqserve_server.call_record import CURRENT
 from seqserve_server.errors import ServerError
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 
@@ -26,9 +27,9 @@ def deadline_of(context: Context) -> float | None:
     return None if remaining is None else time.monotonic() + remaining
 
 
-def request_id_of(context: Context) -> str:
+def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The caller's ``x-request-id`` where it is harmless, else a new one."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return f"{random.getrandbits(128):032x}"  # to look it up by, no secret: uuid4 asks the kernel every time
@@ -36,12 +37,15 @@ def request_id_of(context: Context) -> str:
 
 async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
     """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
-    request_id = request_id_of(context)
+    call = CURRENT.get()
+    request_id = request_id_of(context.invocation_metadata() or ()) if call is None else call.request_id
     trailing = [("x-request-id", request_id)]
     context.set_trailing_metadata(tuple(trailing))
     try:
         return await answer()
     except ServerError as error:
+        if call is not None:
+            call.reason = error.reason
         status = status_of(error, request_id)
         if (delay := retry_seconds(error)) >= 0:
             trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))

@@ -15,12 +15,13 @@ from typing import Any
 from seqserve_server.config_file import closest, read_config_file
 from seqserve_server.errors import ConfigError
 from seqserve_server.inputs import MAX_TEXT_BYTES
+from seqserve_server.log_lines import FORMATS
 from seqserve_server.served_model import DEFAULT_CACHE_BYTES, DEFAULT_ENCODE_TOKENS, DEFAULT_MAX_ROWS
 
 ENVIRONMENT_PREFIX = "SEQSERVE_"
 OTHER_VARIABLES = ("SEQSERVE_TOKEN",)  # of the client's commands, which may run in the same shell
 _NO_FLAGS = ("bundles", "sources")
-CHOICES = {"device": ("auto", "cpu", "cuda"), "log_level": ("debug", "info", "warning", "error")}
+CHOICES = {"device": ("auto", "cpu", "cuda"), "log_level": ("debug", "info", "warning", "error"), "log_format": FORMATS}
 
 
 def _setting(
@@ -90,6 +91,11 @@ class ServerConfig:
     reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
     no_scorer: bool = _setting(False, "leave the scorer closed, which saves its memory: no scores, no alignments")
     log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("console", "console or json: text for people, or one object a line")
+    access_log: bool = _setting(False, "write a log line when a call ends")
+    otlp_endpoint: str = _setting(
+        "", "OTLP collector (gRPC) that traces go to, such as http://collector:4317; OTEL_* variables are heeded"
+    )
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -122,12 +128,16 @@ class ServerConfig:
 
     def describe(self) -> str:
         """One line with every resolved value, and where each comes from that is no default."""
-        words = []
+        return " ".join(f"{name}={value}" for name, value in self.described().items())
+
+    def described(self) -> dict[str, str]:
+        """Every resolved value, and in brackets where it comes from if it is no default."""
+        found = {}
         for entry in dataclasses.fields(self):
             if entry.name != "sources":
                 source = self.sources.get(entry.name)
-                words.append(f"{entry.name}={_plain(getattr(self, entry.name))}" + (f" ({source})" if source else ""))
-        return " ".join(words)
+                found[entry.name] = _plain(getattr(self, entry.name)) + (f" ({source})" if source else "")
+        return found
 
 
 def _plain(value: object) -> str:

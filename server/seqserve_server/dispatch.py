@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from seqserve_server.admission import Gate
+from seqserve_server.call_record import CURRENT
 from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped
 from seqserve_server.loop import Loop
 from seqserve_server.request import (
@@ -105,7 +106,11 @@ class Dispatcher:
             await batch.done
         finally:
             self._abandon([request.id for request in entered if request.id not in batch.ended])
-        return [batch.ended[request.id] for request in entered]
+        ended = [batch.ended[request.id] for request in entered]
+        if (call := CURRENT.get()) is not None:
+            for event in ended:
+                call.ended(event)
+        return ended
 
     async def stream(self, request: Request) -> AsyncGenerator[list[int] | Finished, None]:
         """Run one request; yields new token ids as they come, then the end. Closing the iterator cancels it."""
@@ -122,12 +127,17 @@ class Dispatcher:
                 ended, token_ids, stream.token_ids = stream.ended, stream.token_ids, []
                 if token_ids:
                     yield token_ids
+            if (call := CURRENT.get()) is not None:
+                call.ended(ended)
             yield _completed(ended, Finished)
         finally:
             if stream.ended is None:
                 self._abandon([entered.id])
 
     def _enter(self, requests: Sequence[Queued], *, admitted: bool = False) -> list[Queued]:
+        call = CURRENT.get()
+        if call is not None and not admitted:
+            call.offered(requests)
         self._gate.enter(len(requests), refuse=not admitted)
         now = time.monotonic()
         return [replace(request, id=next(self._ids), arrival=now) for request in requests]

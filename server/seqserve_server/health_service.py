@@ -19,6 +19,11 @@ class HealthService(health.aio.HealthServicer):
         self._server_status: dict[str, int] = {"": health_pb2.HealthCheckResponse.SERVING}  # which Check reads
         self._changes: dict[str, set[asyncio.Event]] = {}
 
+    @property
+    def ready(self) -> bool:
+        """Whether it says that the server as a whole is serving."""
+        return self._server_status[""] == health_pb2.HealthCheckResponse.SERVING
+
     async def _set(self, service: str, status: int) -> None:
         """What ``set`` and ``enter_graceful_shutdown`` come down to."""
         self._server_status[service] = status

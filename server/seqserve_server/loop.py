@@ -29,6 +29,7 @@ class StepFacts:
         step_seconds: Time in the decoder step.
         gap_seconds: From the end of the step before, which requests that were already running waited for their token.
         source_tokens: Tokens encoded, those of pairs included.
+        source_lengths: Tokens of each source encoded, without those of pairs.
         score_seconds: One entry per pass over pairs.
         scored_tokens: Tokens whose log-probabilities were asked for.
     """
@@ -40,6 +41,7 @@ class StepFacts:
     step_seconds: float = 0.0
     gap_seconds: float = 0.0
     source_tokens: int = 0
+    source_lengths: list[int] = field(default_factory=list)
     score_seconds: list[float] = field(default_factory=list)
     scored_tokens: int = 0
     waiting: int = 0
@@ -147,7 +149,9 @@ class Loop:
             now = self._clock()
             self._scheduler.encoded(batch, now)
             facts.encode_seconds.append(now - begun)
-            facts.source_tokens += sum(len(source.token_ids) for source in batch)
+            lengths = [len(source.token_ids) for source in batch]
+            facts.source_tokens += sum(lengths)
+            facts.source_lengths += lengths
         return failed
 
     def _score(self, plan: Plan, facts: StepFacts) -> list[Event]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from seqserve_server.call_record import CURRENT
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, StartupError, UnknownModel
 from seqserve_server.loop import Loop
@@ -105,6 +106,8 @@ class ServedModels:
             InvalidRequest: no name, and several models without a default.
         """
         serving = self._find(name)
+        if (call := CURRENT.get()) is not None:
+            call.model = serving.model.description.name
         with serving.held():
             yield serving
 

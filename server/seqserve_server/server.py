@@ -17,18 +17,20 @@ from prometheus_client import CollectorRegistry, start_http_server
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels
 from seqserve_server.admission import Gate
+from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
 from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
-from seqserve_server.interceptor import MetricsInterceptor
+from seqserve_server.interceptor import CallInterceptor
 from seqserve_server.listening import address_of, health_port, make_server, open_port
-from seqserve_server.metrics import make_registry
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.served_models import ServedModels
+from seqserve_server.server_metrics import ServerMetrics, make_registry
 from seqserve_server.service import Seq2SeqService
+from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,12 @@ async def running_server(
         models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
     servicer = HealthService()
-    server, port = await _start_grpc(config, service, servicer, registry)
+    registry.register(ServerMetrics(
+        lambda: servicer.ready, lambda: gate.inside, max_waiting=config.max_waiting, max_rows=config.max_rows,
+    ))
+    tracing = open_tracing(config.otlp_endpoint)
+    calls = CallInterceptor(CallMetrics(registry), tracing, access_log=config.access_log)
+    server, port = await _start_grpc(config, service, servicer, calls)
     failed, reload = asyncio.Event(), reload or asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
@@ -134,6 +141,8 @@ async def running_server(
                     await server.stop(0 if failed.is_set() else config.drain_seconds)
     finally:
         await server.stop(0)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 @contextlib.asynccontextmanager
@@ -149,9 +158,9 @@ async def _reloading(swap: HotSwap, asked: asyncio.Event) -> AsyncIterator[None]
 
 
 async def _start_grpc(
-    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, registry: CollectorRegistry
+    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, calls: CallInterceptor
 ) -> tuple[grpc.aio.Server, int]:
-    server = make_server(config, [MetricsInterceptor(registry)])
+    server = make_server(config, [calls])
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
