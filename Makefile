@@ -17,6 +17,9 @@ AUDIT := .venv-audit/bin
 AUDIT_STAMP := .venv-audit/.installed
 OPTIMUM := .venv-optimum/bin
 OPTIMUM_STAMP := .venv-optimum/.installed
+DEPLOY := .venv-deploy/bin
+DEPLOY_STAMP := .venv-deploy/.installed
+RENDERED := var/rendered
 # Folder with the files of Multi30k, which are no part of this repository; what needs them is left out without.
 DATA ?= shared/data/multi30k
 HAS_DATA := $(wildcard $(DATA)/test_2016_flickr.en*)
@@ -145,10 +148,30 @@ sbom: var/server-packages.txt $(AUDIT_STAMP)  ## What a server is made of, as Cy
 	$(AUDIT)/cyclonedx-py requirements $< --output-reproducible --of JSON --output-file var/sbom.json
 	$(BIN)/python .ci/server_packages.py --check var/sbom.json
 
-deploy-check: $(STAMP)  ## Render and validate the Kubernetes manifests, lint the Dockerfile
-	$(BIN)/hadolint deploy/Dockerfile
+# What kubectl renders is looked at by everything else. The packages of npm carry schemas that PyPI has not.
+deploy-check: $(STAMP) $(DEPLOY_STAMP)  ## Render and validate the Kubernetes manifests, lint the Dockerfiles
+	$(BIN)/hadolint deploy/Dockerfile deploy/Dockerfile.model
 	$(BIN)/yamllint --strict deploy
-	$(BIN)/python deploy/manifests.py deploy/base
+	rm -rf $(RENDERED) && mkdir -p $(RENDERED)
+	$(BIN)/python deploy/manifests.py --out $(RENDERED) deploy/base deploy/overlays/*
+	$(DEPLOY)/checkov --config-file deploy/checkov.yaml --framework dockerfile -d deploy
+	@if ls $(RENDERED)/*.yaml >/dev/null 2>&1; then $(MAKE) --no-print-directory rendered-check; fi
+
+.PHONY: rendered-check
+rendered-check: $(DEPLOY_STAMP)
+	$(DEPLOY)/checkov --config-file deploy/checkov.yaml --framework kubernetes -d $(RENDERED)
+	$(DEPLOY)/python deploy/kserve_models.py $(RENDERED)/*.yaml
+	@if command -v npm >/dev/null; then \
+		mkdir -p var/custom-resources && cp deploy/custom-resources/* var/custom-resources/ && \
+		npm install --prefix var/custom-resources --silent --no-audit --no-fund && \
+		node var/custom-resources/validate.mjs $(RENDERED)/*.yaml; \
+	else echo "skipped: npm is not installed; custom resources were held against deploy/schemas only"; fi
+
+$(DEPLOY_STAMP): deploy/requirements.txt deploy/requirements-models.txt
+	test -x $(DEPLOY)/python || $(PYTHON) -m venv .venv-deploy
+	$(DEPLOY)/python -m pip install --quiet $(PIP_ARGS) -r deploy/requirements.txt
+	$(DEPLOY)/python -m pip install --quiet $(PIP_ARGS) --no-deps -r deploy/requirements-models.txt
+	touch $@
 
 protos: $(STAMP)  ## Generate the gRPC stubs beside seq2seq.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) \
@@ -163,4 +186,4 @@ protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it g
 		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-peers .venv-optimum .venv-audit var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .venv-optimum .venv-audit .venv-deploy var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

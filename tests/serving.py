@@ -67,7 +67,7 @@ class Served:
     @property
     def inside(self) -> int:
         """Requests at the gate that have not ended."""
-        return self.server.dispatcher.open_requests
+        return self.server.open_requests
 
     async def until_stepping(self) -> None:
         """Wait until a held step has begun."""
@@ -75,8 +75,7 @@ class Served:
 
     async def until_abandoned(self, count: int) -> None:
         """Wait until the server knows that callers of so many requests are gone; the engine is held meanwhile."""
-        loop = self.server.dispatcher._loop
-        assert loop is not None
+        loop = self.server.models.servings[0].loop
         await self.until(lambda: sum(isinstance(message, int) for message in loop._inbox) == count)
 
     async def until(self, holds: Callable[[], bool]) -> None:

@@ -174,8 +174,7 @@ async def test_a_deadline_while_running_is_told_and_frees_the_row(stream: bool) 
         method = served.stub.GenerateStream if stream else served.stub.Generate
         late = method((ask_stream if stream else ask)(ids(*ENDLESS)), timeout=2.0)
         await served.until_stepping()
-        loop = served.server.dispatcher._loop
-        assert loop is not None
+        loop = served.server.models.servings[0].loop
         assert len(loop._scheduler._deadlines) == 1  # it could end the request without the transport's help
         assert await code_of(late) is grpc.StatusCode.DEADLINE_EXCEEDED
         await served.until_abandoned(1)

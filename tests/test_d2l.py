@@ -22,8 +22,8 @@ from seqserve_server import verify_command
 from seqserve_server.in_process import InProcess
 from seqserve_server.local import LocalModel
 from seqserve_server.served_model import EngineLimits, ServedModel
-from seqserve_server.server import warm_up
 from seqserve_server.tokenizer.words import WordTokenizer
+from seqserve_server.warm_up import warm_up
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(20))]
 TARGET = ["<pad>", "<unk>", *(f"wort{n}" for n in range(27)), "<eos>", "<bos>"]
@@ -102,7 +102,7 @@ def test_a_bundle_whose_end_token_no_source_knows_is_verified_and_warmed_up(
     assert verify_command.run(argparse.Namespace(bundle=tmp_path / "out")) == 0
     assert "the same alone and in a batch" in capsys.readouterr().out
     served = ServedModel.open(tmp_path / "out", EngineLimits(threads=1))
-    warm_up(served)
+    list(warm_up(served))
     assert not (tmp_path / "out" / "scorer.onnx").exists()
     assert (served.engine.can_score, served.description.alignment) == (False, None)
 

@@ -13,7 +13,7 @@ from seqserve_server.device_engine import DeviceEngine, start_capacity
 from seqserve_server.errors import StartupError
 from seqserve_server.row_buckets import EAGER
 from seqserve_server.served_model import EngineLimits, ServedModel
-from seqserve_server.server import warm_up
+from seqserve_server.warm_up import warm_up
 from variants import VARIANTS
 
 
@@ -88,11 +88,11 @@ def test_all_sizes_are_run_once_before_anything_else_and_leave_nothing_behind(on
 def test_a_server_runs_all_sizes_before_its_first_request(one: Device) -> None:
     model = ServedModel.open(one.bundle, EngineLimits(threads=1, max_rows=8), verify=False)
     assert isinstance(model.engine, DeviceEngine)
-    warm_up(model)
+    list(warm_up(model))
     assert len(model.engine.graphs) == len(model.engine.buckets.all_rows()) * 4
     assert model.engine.buffers.capacity.rows == 8
     with pytest.raises(StartupError, match="--cache-bytes: 70000 are too few"):
-        warm_up(ServedModel.open(one.bundle, EngineLimits(threads=1, cache_bytes=70000), verify=False))
+        list(warm_up(ServedModel.open(one.bundle, EngineLimits(threads=1, cache_bytes=70000), verify=False)))
 
 
 def test_buffers_start_as_large_as_the_budget_allows(one: Device) -> None:

@@ -13,6 +13,7 @@ from seqserve_server.admission import Gate
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
+from seqserve_server.engine_thread import Runner
 from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped, QueueFull
 from seqserve_server.loop import Loop
 from seqserve_server.request import Finished, FinishReason, Request, ScoreRequest
@@ -39,6 +40,13 @@ class Desk:
             self.loop.step()
             for _ in range(4):
                 await asyncio.sleep(0)
+
+
+def run(loop: Loop) -> None:
+    """As the engine thread does, on this one, to the end."""
+    runner = Runner()
+    runner.add(loop)
+    runner.run()
 
 
 def request(source: tuple[int, ...] = SOURCE, most: int = 40, deadline: float | None = None) -> Request:
@@ -164,8 +172,7 @@ async def test_when_the_loop_stops_who_waits_and_who_comes_later_is_told() -> No
     desk = Desk()
     waiting = asyncio.ensure_future(desk.dispatcher.generate([request(), request()]))
     await desk.step()
-    desk.loop.stop()
-    desk.loop.run()
+    desk.loop.close()
     with pytest.raises(EngineStopped):
         await waiting
     with pytest.raises(EngineStopped):
@@ -180,7 +187,7 @@ async def test_an_engine_that_dies_tells_pairs_too_whatever_they_wait_for() -> N
     await desk.step()
     desk.engine.out_of_memory = True
     with pytest.raises(MemoryError):
-        desk.loop.run()
+        run(desk.loop)
     for call in waiting:
         with pytest.raises(EngineStopped):
             await call
@@ -194,7 +201,7 @@ async def test_an_engine_that_loses_a_score_loses_no_caller() -> None:
     waiting = asyncio.ensure_future(desk.dispatcher.score([pair()] * 2))
     await asyncio.sleep(0)
     with pytest.raises(ValueError, match="zip"):
-        desk.loop.run()
+        run(desk.loop)
     with pytest.raises(EngineStopped):
         await waiting
 
@@ -258,8 +265,7 @@ async def test_pairs_have_the_same_errors_as_requests() -> None:
     assert desk.dispatcher.open_requests == 0
     waiting = asyncio.ensure_future(desk.dispatcher.score([pair()]))
     await asyncio.sleep(0)
-    desk.loop.stop()
-    desk.loop.run()
+    desk.loop.close()
     for call in (waiting, desk.dispatcher.score([pair()])):
         with pytest.raises(EngineStopped):
             await call

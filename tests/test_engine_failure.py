@@ -11,11 +11,13 @@ from hand_loop import HandLoop, make_limits
 from refusals import drained, refusal
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.engine import Changes
+from seqserve_server.engine_thread import Runner
 from seqserve_server.errors import StartupError
 from seqserve_server.loop import STOPPED, Loop, StepFacts
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, TokensChosen
 from seqserve_server.scheduler import Scheduler
-from seqserve_server.server import running_server, warm_up
+from seqserve_server.server import running_server
+from seqserve_server.warm_up import warm_up
 from serving import PENCIL_TEXT, ask, ask_stream, ids, make_config, make_model, serving
 
 POISON, NAN = 27, 26
@@ -109,13 +111,20 @@ def make_loop(engine: ArithmeticEngine) -> tuple[Loop, list[Event]]:
     return Loop(engine, Scheduler(limits), events.extend), events
 
 
+def run(loop: Loop) -> None:
+    """On this thread, to the end."""
+    runner = Runner()
+    runner.add(loop)
+    runner.run()
+
+
 def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that_step() -> None:
     loop, events = make_loop(Grave())
     loop.submit([request(number, 3 if number else 1) for number in range(6)])
     loop.submit([request(6, 3, deadline=0.0), request(7, 3)])
     loop.cancel([7])
     with pytest.raises(SystemError):
-        loop.run()
+        run(loop)
     ends = {event.request_id: event for event in events}
     assert len(events) == len(ends) == 8
     assert isinstance(ends[0], Finished)
@@ -132,7 +141,7 @@ def test_a_deadline_that_passes_in_the_step_in_which_the_engine_dies_is_still_to
     loop.step()
     now[0] = 2.0
     with pytest.raises(SystemError):
-        loop.run()
+        run(loop)
     assert sorted(event.request_id for event in events) == [0, 1, 2]
 
 
@@ -144,15 +153,17 @@ def test_an_observer_that_raises_costs_nobody_a_terminal_event() -> None:
     loop = Loop(ArithmeticEngine(), Scheduler(make_limits(max_rows=1)), events.extend, observe)
     loop.submit([request(number, 3) for number in range(3)])
     with pytest.raises(ZeroDivisionError):
-        loop.run()
+        run(loop)
     assert sorted(event.request_id for event in events) == [0, 1, 2]
     assert all(event == Failed(event.request_id, STOPPED, engine_stopped=True) for event in events)
 
 
 def test_who_comes_after_the_engine_stopped_is_told_at_once() -> None:
     loop, events = make_loop(ArithmeticEngine())
-    loop.stop()
-    loop.run()
+    runner = Runner()
+    runner.add(loop)
+    runner.call(runner.stop)
+    runner.run()
     loop.submit([request(1, 3), request(2, 3)])
     assert events == [Failed(1, STOPPED, engine_stopped=True), Failed(2, STOPPED, engine_stopped=True)]
 
@@ -160,9 +171,11 @@ def test_who_comes_after_the_engine_stopped_is_told_at_once() -> None:
 def test_a_stop_is_never_slept_through() -> None:
     for _ in range(200):
         loop, _ = make_loop(ArithmeticEngine())
-        thread = threading.Thread(target=loop.run, daemon=True)
+        runner = Runner()
+        runner.add(loop)
+        thread = threading.Thread(target=runner.run, daemon=True)
         thread.start()
-        loop.stop()
+        runner.stop()
         thread.join(timeout=60)
         assert not thread.is_alive()
 
@@ -218,7 +231,7 @@ def test_a_model_that_cannot_decode_is_found_before_it_is_served() -> None:
     engine = ArithmeticEngine()
     engine.poison = END
     with pytest.raises(StartupError, match="warm-up request failed"):
-        warm_up(make_model(make_config(), engine))
+        list(warm_up(make_model(make_config(), engine)))
 
 
 def test_a_budget_that_holds_no_request_is_named_and_does_not_hang_the_start() -> None:
@@ -226,7 +239,7 @@ def test_a_budget_that_holds_no_request_is_named_and_does_not_hang_the_start() -
     model = make_model(make_config(cache_bytes=1 << 16), engine)
     tight = model.__class__(model.description, model.version, None, engine, make_limits(cache_bytes=100))
     with pytest.raises(StartupError, match="--cache-bytes: 100 are too few: one short request needs 3200"):
-        warm_up(tight)
+        list(warm_up(tight))
 
 
 async def test_a_server_whose_model_does_not_load_leaves_its_ports_free() -> None:

@@ -87,7 +87,7 @@ def test_the_report_is_near_the_float32_graphs(exported: tuple[Exported, Path, s
     assert report["bytes_after"] < 0.7 * report["bytes_before"], "graphs and padding are the same size as before"
     assert "no GPU was asked" in made.rounded.table()
     assert sorted(path.name for path in out.iterdir()) == [
-        "decoder.onnx", "encoder.onnx", "manifest.json", "model.json", "parity.json", "weights.data"
+        "decoder.onnx", "encoder.onnx", "golden.json", "manifest.json", "model.json", "parity.json", "weights.data"
     ]
 
 
@@ -250,5 +250,5 @@ def test_the_cpu_serves_no_fp16_bundle_and_verifies_it(
     )
     assert verify_command.run(argparse.Namespace(bundle=out)) == 0
     checks = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in checks] == ["checksums", "graphs", "smoke"]
+    assert [line.split()[0] for line in checks] == ["checksums", "graphs", "golden", "smoke"]
     assert checks[2].endswith("; on the CPU only, and an fp16 bundle is made for CUDA")

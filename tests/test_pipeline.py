@@ -66,7 +66,7 @@ def test_a_bundle_holds_what_its_manifest_says(stage: Stage) -> None:
     exported = stage.export()
     check_manifest(stage.out)
     assert {path.name for path in stage.out.iterdir()} == {
-        "encoder.onnx", "decoder.onnx", "model.json", "parity.json", "manifest.json",
+        "encoder.onnx", "decoder.onnx", "golden.json", "model.json", "parity.json", "manifest.json",
     }
     assert stage.left() == ["tiny"]
     description = ModelDescription.from_json((stage.out / "model.json").read_text())

@@ -86,7 +86,8 @@ def test_the_bundle_says_what_it_is_and_how_far_it_is_off(exported: tuple[Export
     report = json.loads((out / "parity.json").read_text())["int8"]
     assert json.loads((out / "model.json").read_text())["precision"] == made.description.precision == "int8"
     assert sorted(path.name for path in out.iterdir()) == [
-        "decoder.onnx", "encoder.onnx", "manifest.json", "model.json", "parity.json", "scorer.onnx", "weights.data"
+        "decoder.onnx", "encoder.onnx", "golden.json", "manifest.json", "model.json", "parity.json", "scorer.onnx",
+        "weights.data",
     ]
     assert made.rounded is not None
     assert report["mixed_equal"] == report["sources"] == 200

@@ -128,7 +128,7 @@ def test_a_damaged_bundle_is_one_line_that_names_the_file(
 def test_a_sound_bundle_is_verified(tiny_bundle: Path) -> None:
     code, out, _ = run("verify", str(tiny_bundle))
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["checksums", "graphs", "smoke"]
+    assert [line.split()[0] for line in out.splitlines()] == ["checksums", "graphs", "golden", "smoke"]
 
 
 def test_a_variable_that_is_no_setting_is_refused(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

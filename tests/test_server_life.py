@@ -128,7 +128,7 @@ async def test_draining_finishes_what_runs_and_refuses_what_is_new() -> None:
             engine.hold()
             unary = asyncio.ensure_future(stub.Generate(ask("c d")))
             stream = asyncio.ensure_future(drained(stub.GenerateStream(ask_stream("c d"))))
-            while server.dispatcher.open_requests < 2:
+            while server.open_requests < 2:
                 await asyncio.sleep(0.002)
             leave.set()
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -141,7 +141,7 @@ async def test_draining_finishes_what_runs_and_refuses_what_is_new() -> None:
             assert (await unary).results[0].hypotheses[0].text == PENCIL_TEXT
             assert "".join(message.text for message in await stream) == PENCIL_TEXT
         await serving_task
-        assert server.dispatcher.open_requests == 0
+        assert server.open_requests == 0
     finally:
         leave.set()
         engine.allow()

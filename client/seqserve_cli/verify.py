@@ -4,7 +4,7 @@ import argparse
 
 DESCRIPTION = """\
 Check a model bundle before it is served: every file against the manifest's checksums, the graphs against model.json,
-and a smoke decode.
+golden inputs against the answers kept with them, and a smoke decode.
 
 example:
   seqserve verify bundle/"""

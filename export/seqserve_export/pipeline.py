@@ -19,7 +19,7 @@ from seqserve import bundle
 from seqserve.alignment import Alignment
 from seqserve.bundle import BundleError, ModelDescription
 from seqserve.manifest import MANIFEST_FILE, write_manifest
-from seqserve_export import parity, precision, proof_sources
+from seqserve_export import golden_cases, parity, precision, proof_sources
 from seqserve_export.description import describe
 from seqserve_export.errors import ExportError, ParityError
 from seqserve_export.families import LoadedCheckpoint, choose_family
@@ -121,6 +121,8 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
                     open_bundle=open_bundle, progress=progress,
                 )
             _write_reports(directory, report, rounded)
+            progress("keeping answers")
+            golden_cases.write_cases(directory, description, sources, open_bundle)
             progress("writing the manifest")
             write_manifest(directory)
             _publish(directory, options.out)

@@ -2,7 +2,7 @@
 
 A bundle is a directory with ``encoder.onnx``, ``decoder.onnx``, ``scorer.onnx`` where ``model.json``
 (:class:`ModelDescription`) speaks of an alignment, their weights in ``weights.data``, optionally ``tokenizer/``,
-``parity.json`` and ``manifest.json``.
+``parity.json``, ``golden.json`` (:mod:`.golden`) and ``manifest.json``.
 """
 
 import dataclasses

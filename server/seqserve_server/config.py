@@ -43,12 +43,16 @@ class ServerConfig:
     host: str = _setting("127.0.0.1", "address to listen on; containers pass 0.0.0.0")
     port: int = _setting(50051, "gRPC port; 0 picks a free one", 0, 65535)
     metrics_port: int = _setting(9090, "HTTP port of /metrics; 0 picks a free one", 0, 65535)
+    default_model: str = _setting("", "model of requests that name none; else, of several, each names one")
+    watch_seconds: int = _setting(
+        0, "look every so many seconds whether bundles changed; 0 looks on SIGHUP only, which always works", 0, 86400
+    )
     device: str = _setting("auto", "auto, cpu or cuda; fp16 bundles run on cuda, all others on the cpu")
     threads: int = _setting(0, "threads of the engine; 0 means one per core", 0, 1024)
-    max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once", 1, 4096)
-    cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches", 1 << 16, None)
+    max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once, of each model", 1, 4096)
+    cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches, of each model", 1 << 16, None)
     encoder_cache_bytes: int = _setting(
-        64 * 2**20, "most bytes kept of what the encoder made of sources, for when they come again; 0 keeps nothing", 0
+        64 * 2**20, "most bytes kept of what each model's encoder made of sources, for later ones; 0 keeps nothing", 0
     )
     encode_tokens: int = _setting(
         DEFAULT_ENCODE_TOKENS, "most source tokens encoded between two decoder steps", 1, 1 << 20
@@ -141,7 +145,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the bundles and one flag per setting; ``--help`` shows each with its variable and default."""
     parser.add_argument(
         "bundles", nargs="*", type=Path, metavar="BUNDLE",
-        help=f"directory written by `seqserve export` [SEQSERVE_BUNDLES, several with {os.pathsep!r} between]",
+        help="directory written by `seqserve export`, or one that holds such: MODEL/, or MODEL/VERSION/, numbered "
+        f"[SEQSERVE_BUNDLES, several with {os.pathsep!r} between]",
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE",

@@ -63,6 +63,10 @@ class Dispatcher:
         """The loop that requests go to; it is made after this object because it publishes to it."""
         self._loop = loop
 
+    def detach(self) -> None:
+        """No request will come any more: dispatcher and loop let go of each other, and of the model's memory."""
+        self._loop = None
+
     def publish(self, events: list[Event]) -> None:
         """Called by the engine thread, once per step: one hop for all events."""
         try:

@@ -1,33 +1,152 @@
-"""The one thread that steps the engine, and what is heard of it when it ends by itself."""
+"""The one thread that steps the engines of all models, and what is heard of it when it ends by itself."""
 
 import asyncio
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
+from seqserve_server.errors import EngineStopped
 from seqserve_server.loop import Loop
 
 logger = logging.getLogger(__name__)
+PAUSE_SECONDS = 0.001
+
+Errand = tuple[Iterator[None], "Future[None]"]
+
+
+class Runner:
+    """Steps loops in turn, one iteration each, for as long as there is work; never two engines at once.
+
+    ``run`` is the thread's body and alone touches the list of loops; all else may be called from any thread. What has
+    to be done by that thread besides steps comes as errands: iterators, advanced once per round, so that a long one
+    does not hold up running requests for longer than one of its parts.
+    """
+
+    def __init__(self) -> None:
+        self._loops: list[Loop] = []
+        self._errands: deque[Errand] = deque()
+        self._wake = threading.Event()
+        self._stopping = self._closed = False
+
+    def add(self, loop: Loop) -> "Future[None]":
+        """Step this loop too; done once it is. Of a thread that has ended nothing is stepped: the loop is closed."""
+        loop.wake = self._wake.set
+
+        def added() -> None:
+            self._loops.append(loop)
+
+        future = self.call(added)
+        future.add_done_callback(lambda done: loop.close() if done.cancelled() or done.exception() else None)
+        return future
+
+    def remove(self, loop: Loop) -> "Future[None]":
+        """Step this loop no more, and close it; done once the thread has let go of it."""
+        def removed() -> None:
+            if loop in self._loops:
+                self._loops.remove(loop)
+                loop.close()
+
+        return self.call(removed)
+
+    def call(self, work: Callable[[], None]) -> "Future[None]":
+        """Have the thread do something between two rounds."""
+        return self.work(_once(work))
+
+    def work(self, parts: Iterator[None]) -> "Future[None]":
+        """Have the thread advance an iterator, once per round, to its end.
+
+        The future has whatever it raises; ``EngineStopped`` where the thread ends first.
+        """
+        future: Future[None] = Future()
+        self._errands.append((parts, future))
+        self._wake.set()
+        if self._closed:  # either the thread saw it on its way out, or this line sees that it is over
+            self._refuse_errands()
+        return future
+
+    def stop(self) -> None:
+        """Make ``run`` return after the step it is in."""
+        self._stopping = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """Body of the engine thread. Whatever ends it, every open request of every loop gets its terminal event."""
+        try:
+            while True:
+                self._wake.clear()  # before looking at anything: whatever comes after the look sets it again
+                if self._stopping:
+                    return
+                self._round()
+                if not self._errands and not any(loop.busy for loop in self._loops):
+                    self._wake.wait()
+        finally:
+            self._close()
+
+    def _round(self) -> None:
+        """A part of each errand, an iteration of each loop that has work."""
+        for _ in range(len(self._errands)):
+            self._advance(*self._errands.popleft())
+        for loop in self._loops:
+            if self._stopping:
+                return
+            if loop.busy:
+                loop.step()
+        if not self._errands and all(loop.empty for loop in self._loops):
+            # The last answer is on its way to callers who need this thread's hold on the interpreter: book-keeping and
+            # cleaning up can wait until they have it.
+            self._wake.wait(PAUSE_SECONDS)
+        for loop in self._loops:
+            loop.report()
+
+    def _advance(self, parts: Iterator[None], future: "Future[None]") -> None:
+        if not _begun(future):
+            return
+        try:
+            next(parts)
+        except StopIteration:
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, somebody waits for it
+            future.set_exception(error)
+        else:
+            self._errands.append((parts, future))
+
+    def _close(self) -> None:
+        self._closed = True
+        with contextlib.ExitStack() as closing:  # one that raises costs the others nothing
+            closing.callback(self._refuse_errands)
+            for loop in self._loops:
+                closing.callback(loop.close)
+
+    def _refuse_errands(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                _, future = self._errands.popleft()
+                if _begun(future):
+                    future.set_exception(EngineStopped())
+
+
+def _begun(future: "Future[None]") -> bool:
+    """Whether somebody still wants it; from here on it cannot be cancelled any more."""
+    return future.running() or future.set_running_or_notify_cancel()
+
+
+def _once(work: Callable[[], None]) -> Iterator[None]:
+    work()
+    yield from ()
 
 
 @contextlib.contextmanager
-def engine_thread(loop: Loop, failed: asyncio.Event, warm_up: Callable[[], None]) -> Iterator[Future[None]]:
-    """Runs the loop; tells when it is warm. One thread for both: the CUDA graphs of one are not another's."""
+def engine_thread(runner: Runner, failed: asyncio.Event) -> Iterator[None]:
+    """Runs the runner; ``failed`` is set when its thread ends by itself."""
     event_loop = asyncio.get_running_loop()
     stopping = False
-    warm: Future[None] = Future()
 
     def body() -> None:
         try:
-            warm_up()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
-            warm.set_exception(error)
-            return
-        warm.set_result(None)
-        try:
-            loop.run()
+            runner.run()
         except Exception:
             logger.exception("the engine thread ended")
         finally:
@@ -38,8 +157,8 @@ def engine_thread(loop: Loop, failed: asyncio.Event, warm_up: Callable[[], None]
     thread = threading.Thread(target=body, name="engine", daemon=True)
     thread.start()
     try:
-        yield warm
+        yield
     finally:
         stopping = True
-        loop.stop()
+        runner.stop()
         thread.join(timeout=10)

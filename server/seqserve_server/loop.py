@@ -1,8 +1,7 @@
-"""The loop: the one owner of scheduler and engine. Everybody else sends messages."""
+"""The loop: the one owner of a model's scheduler and engine. Everybody else sends messages."""
 
 import contextlib
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from seqserve_server.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 STOPPED = "the engine has stopped"
-PAUSE_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -53,7 +51,10 @@ Observe = Callable[[StepFacts, list[Event]], None]
 
 
 class Loop:
-    """Runs ``step`` for as long as there is work. ``submit`` and ``cancel`` may be called from any thread."""
+    """One model's iterations. ``submit`` and ``cancel`` may be called from any thread, all else by the one that steps.
+
+    ``wake`` is called after every message; who steps loops (:mod:`.engine_thread`) sets it.
+    """
 
     def __init__(
         self, engine: Engine, scheduler: Scheduler, publish: Publish,
@@ -61,17 +62,27 @@ class Loop:
     ) -> None:
         self._engine, self._scheduler = engine, scheduler
         self._publish, self._observe, self._clock = publish, observe, clock
+        self.wake: Callable[[], None] = _nobody
         self._inbox: deque[Request | ScoreRequest | int] = deque()
         self._unpublished: list[Event] = []  # outlives a step that raises: its terminal events are owed all the same
         self._unreported: tuple[StepFacts, list[Event]] | None = None
-        self._wake = threading.Event()
-        self._stopping = self._closed = False
+        self._closed = False
         self._last_step = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has something to do."""
+        return bool(self._inbox) or not self._scheduler.idle
+
+    @property
+    def empty(self) -> bool:
+        """Whether every request that a step has seen has ended."""
+        return self._scheduler.empty
 
     def submit(self, requests: Sequence[Request | ScoreRequest]) -> None:
         """Hand over requests and pairs that admission let in."""
         self._inbox.extend(requests)
-        self._wake.set()
+        self.wake()
         if self._closed:  # either the last look into the inbox saw them, or this line sees that it is over
             late = [message for message in self._messages() if not isinstance(message, int)]
             self._publish([Failed(request.id, STOPPED, engine_stopped=True) for request in late])
@@ -79,34 +90,16 @@ class Loop:
     def cancel(self, request_ids: Sequence[int]) -> None:
         """End requests early; ended ones are ignored."""
         self._inbox.extend(request_ids)
-        self._wake.set()
+        self.wake()
 
-    def stop(self) -> None:
-        """Make ``run`` return after the step it is in."""
-        self._stopping = True
-        self._wake.set()
-
-    def run(self) -> None:
-        """Body of the engine thread. Whatever ends it, every open request gets its terminal event."""
-        try:
-            while True:
-                self._wake.clear()  # before looking at anything: whatever comes after the look sets it again
-                if self._stopping:
-                    return
-                busy = self.step()
-                if self._scheduler.empty:
-                    # The last answer is on its way to callers who need this thread's hold on the interpreter: book-
-                    # keeping and cleaning up can wait until they have it.
-                    self._wake.wait(PAUSE_SECONDS)
-                self.report()
-                if not busy and not self._inbox:
-                    self._wake.wait()
-        finally:
-            self._closed = True
-            events = self._unpublished + self._take_inbox()
-            # Callers first: an observer that raises may cost a figure, never a terminal event.
-            self._publish(events + self._scheduler.fail_all(STOPPED))
-            self.report()
+    def close(self) -> None:
+        """No step will follow, whatever the reason: every open request gets its terminal event, later ones at once."""
+        self._closed = True
+        events = self._unpublished + self._take_inbox()
+        self._unpublished = []
+        # Callers first: an observer that raises may cost a figure, never a terminal event.
+        self._publish(events + self._scheduler.fail_all(STOPPED))
+        self.report()
 
     def step(self) -> bool:
         """One iteration: plan, encode who arrives or score pairs, decode one token for all,
@@ -210,3 +203,7 @@ class Loop:
         with contextlib.suppress(IndexError):
             while True:
                 yield self._inbox.popleft()
+
+
+def _nobody() -> None:
+    """Whoever steps a loop by hand needs not be woken."""

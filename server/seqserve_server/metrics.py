@@ -1,14 +1,16 @@
 """Names, labels and buckets of every metric, and the observer that the loop reports to."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
+from prometheus_client import Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from seqserve_server.engine import Engine
+from seqserve_server.engine import Engine, Reuse
 from seqserve_server.histogram import Histogram
-from seqserve_server.loop import StepFacts
+from seqserve_server.loop import Observe, StepFacts
 from seqserve_server.request import Event, Failed, Finished, PairScored, TokensChosen
 
 # Supersets of the usual boundaries, so that they stay comparable, but starting where small models live.
@@ -45,19 +47,61 @@ class ModelLabels:
     precision: str
 
 
-class ModelMetrics(Collector):
-    """Everything measured about one model. ``observe`` belongs to the engine thread, ``collect`` to any."""
+@dataclass(slots=True)
+class Watched:
+    """One version's engine, and what its loop said of itself last."""
 
-    def __init__(self, labels: ModelLabels, engine: Engine, cache_budget: int) -> None:
-        self._labels, self._engine, self._cache_budget = labels, engine, cache_budget
+    engine: Engine
+    waiting: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions of a model that are in memory, and what those counted that are not any more."""
+
+    live: tuple[Watched, ...] = ()
+    past: Reuse = field(default_factory=Reuse)
+
+    @property
+    def reuse(self) -> Reuse:
+        """Of all versions there ever were; bytes only of those in memory."""
+        reuses = [self.past, *(each.engine.reuse for each in self.live)]
+        return Reuse(
+            sum(each.hits for each in reuses), sum(each.misses for each in reuses),
+            sum(each.bytes_used for each in reuses),
+        )
+
+    def without(self, engine: Engine) -> "Versions":
+        """When one leaves memory. Its counts stay, so that no counter goes back."""
+        leaving, live = engine.reuse, tuple(each for each in self.live if each.engine is not engine)
+        return Versions(live, Reuse(self.past.hits + leaving.hits, self.past.misses + leaving.misses, 0))
+
+
+class ModelMetrics(Collector):
+    """Everything measured about one model, whatever its version. What ``attach`` returns belongs to the engine thread,
+    ``collect`` to any."""
+
+    def __init__(self, labels: ModelLabels, cache_budget: int) -> None:
+        self._labels, self._cache_budget = labels, cache_budget
+        self._versions = Versions()
         self._histograms = {name: Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
         self._finished = dict.fromkeys(FINISH_REASONS, 0)
         self._input_tokens = self._output_tokens = self._scored_tokens = 0
-        self._waiting = self._running = 0
 
-    def observe(self, facts: StepFacts, events: list[Event]) -> None:
-        """Take in one iteration of the loop."""
-        self._waiting, self._running = facts.waiting, facts.running
+    def attach(self, labels: ModelLabels, engine: Engine) -> Observe:
+        """A version joins; returns the observer of its loop. The labels are those of the version from here on."""
+        watched = Watched(engine)
+        self._labels, self._versions = labels, Versions((*self._versions.live, watched), self._versions.past)
+        return partial(self._observe, watched)
+
+    def detach(self, engine: Engine) -> None:
+        """A version has left; its counts stay."""
+        self._versions = self._versions.without(engine)
+
+    def _observe(self, watched: Watched, facts: StepFacts, events: list[Event]) -> None:
+        """Take in one iteration of a loop."""
+        watched.waiting, watched.running = facts.waiting, facts.running
         self._input_tokens += facts.source_tokens
         self._output_tokens += facts.tokens
         self._scored_tokens += facts.scored_tokens
@@ -100,12 +144,15 @@ class ModelMetrics(Collector):
             histogram = HistogramMetricFamily(name, text, labels=label)
             histogram.add_metric(values, buckets, sum_value=total)
             yield histogram
-        allocated, reuse = self._engine.state_bytes, self._engine.reuse
+        versions = self._versions
+        allocated, reuse = sum(each.engine.state_bytes for each in versions.live), versions.reuse
+        waiting = sum(each.waiting for each in versions.live)
+        running = sum(each.running for each in versions.live)
         gauges: Iterable[tuple[str, str, float]] = (
-            ("seqserve_requests_waiting", "Requests that wait for rows, and pairs to be scored.", self._waiting),
-            ("seqserve_requests_running", "Requests that hold rows.", self._running),
+            ("seqserve_requests_waiting", "Requests that wait for rows, and pairs to be scored.", waiting),
+            ("seqserve_requests_running", "Requests that hold rows.", running),
             ("seqserve_cache_bytes", "Bytes of attention caches allocated.", allocated),
-            ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes.",
+            ("seqserve_cache_usage_ratio", "Caches allocated, as a part of --cache-bytes; two versions may have more.",
              allocated / self._cache_budget),
             ("seqserve_encoder_cache_bytes", "Bytes kept of what the encoder made of sources.", reuse.bytes_used),
         )
@@ -136,6 +183,14 @@ class ModelMetrics(Collector):
             (self._labels.name, self._labels.version, self._labels.family, self._labels.precision), 1
         )
         yield info
+
+
+def reload_counter(registry: CollectorRegistry, results: Iterable[str]) -> Counter:
+    """Bundles that were found changed, by what came of it; every result is there from the start."""
+    counter = Counter("seqserve_reloads", "Changed bundles, by what came of them.", ("result",), registry=registry)
+    for result in results:
+        counter.labels(result)
+    return counter
 
 
 def make_registry() -> CollectorRegistry:

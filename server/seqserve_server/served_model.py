@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, ModelDescription, read_model
+from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.device_engine import DeviceEngine
@@ -36,13 +36,17 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class ServedModel:
-    """What serving a bundle takes; equal to itself alone. ``version`` is the start of the manifest's SHA-256."""
+    """What serving a bundle takes; equal to itself alone. ``version`` is the start of the manifest's SHA-256.
+
+    ``directory`` is where it was opened, symbolic links followed.
+    """
 
     description: ModelDescription
     version: str
     tokenizer: Tokenizer | None
     engine: Engine
     limits: SchedulerLimits
+    directory: Path = Path()
 
     @classmethod
     def open(
@@ -56,8 +60,9 @@ class ServedModel:
             device: "auto", "cpu" or "cuda"; of a bundle that is served.
 
         Raises:
-            BundleError: one line that names the file and what is wrong.
+            BundleError: one line that names the file and what is wrong; that files changed meanwhile, too.
         """
+        directory = directory.resolve()  # once: a link that is turned to another bundle meanwhile must not mix two
         version = check_manifest(directory) if verify else "unverified"
         description = read_model(directory)
         chosen = choose_device(description.precision, device, directory) if verify else CPU
@@ -66,11 +71,15 @@ class ServedModel:
         tokenizer = Tokenizer.open(directory, description)
         engine = _open_engine(directory, description, limits, chosen)
         cost = engine.buffers.cost
+        # The runtime reads the files by itself: only where they still are what they were is it known what it read.
+        if verify and check_manifest(directory) != version:
+            raise BundleError(f"{directory}: its files change while they are read")
         return cls(
             description, version, tokenizer, engine,
             SchedulerLimits(
                 limits.max_rows, limits.encode_tokens, limits.cache_bytes, cost, engine.widths, beams=engine.beams
             ),
+            directory,
         )
 
     def scheduler(self) -> Scheduler:

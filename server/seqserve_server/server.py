@@ -18,22 +18,18 @@ from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels
 from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
-from seqserve_server.decoding.search import SearchSettings
-from seqserve_server.device_engine import DeviceEngine
-from seqserve_server.dispatch import Dispatcher
-from seqserve_server.engine import Pair
-from seqserve_server.engine_thread import engine_thread
+from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.health_service import HealthService
+from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.listening import address_of, health_port, make_server, open_port
-from seqserve_server.loop import Loop
-from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
-from seqserve_server.plan import need_of
-from seqserve_server.request import Event, Failed, Request, ScoreRequest
+from seqserve_server.metrics import make_registry
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
+from seqserve_server.served_models import ServedModels
 from seqserve_server.service import Seq2SeqService
+from seqserve_server.trial_process import try_in_child
 
 logger = logging.getLogger(__name__)
 
@@ -46,30 +42,36 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @dataclass(slots=True)
 class RunningServer:
-    """A server that is up. ``failed`` is set when its engine thread ended by itself."""
+    """A server that is up. ``failed`` is set when its engine thread ended by itself; whoever sets ``reload`` has it
+    look at its bundles again."""
 
     host: str
     port: int
     metrics_port: int
-    dispatcher: Dispatcher
-    model: ServedModel
+    models: ServedModels
+    gate: Gate
+    registry: CollectorRegistry
     failed: asyncio.Event
+    reload: asyncio.Event
     health_port: int | None = None
+
+    @property
+    def open_requests(self) -> int:
+        """Requests of all models whose terminal event has not come yet."""
+        return self.gate.inside
 
     @property
     def ready_line(self) -> str:
         """What ``serve`` prints once it can answer."""
-        name = self.model.description.name
+        names = ",".join(self.models.names)
         probes = f" health={address_of(self.host, self.health_port)}" if self.health_port is not None else ""
         ports = f"grpc={address_of(self.host, self.port)} metrics={address_of(self.host, self.metrics_port)}"
-        return f"ready {ports}{probes} models={name}"
+        return f"ready {ports}{probes} models={names}"
 
 
 def open_model(config: ServerConfig) -> ServedModel:
-    """Check the configuration against this machine and open the bundle."""
+    """Check the configuration against this machine and open the first bundle."""
     refuse_two_runtimes()
-    if len(config.bundles) > 1:
-        raise StartupError(f"one bundle can be served, {len(config.bundles)} were given")
     limits = EngineLimits(
         config.threads, config.max_rows, config.cache_bytes, config.encode_tokens,
         encoder_cache_bytes=config.encoder_cache_bytes, scorer=not config.no_scorer,
@@ -93,58 +95,38 @@ def refuse_two_runtimes() -> None:
         raise StartupError("onnxruntime and onnxruntime-gpu are both installed; uninstall both, then install one")
 
 
-def warm_up(model: ServedModel) -> None:
-    """Run a short request and a pair through the engine: memory is touched and kernels are chosen before ready.
-
-    On CUDA, steps of every size are captured first. By the thread that calls: it has to be the one that steps later.
-    """
-    prompt = model.description.framing.example().prompt
-    most = min(2, model.description.max_new_tokens)
-    request = Request(0, model.description.example_source, prompt, SearchSettings(model.description.eos_id, most))
-    need = need_of([request], model.limits.widths)
-    if not model.limits.fits(need):  # it would wait for ever
-        least = model.limits.cost.bytes_of(need.rounded())
-        raise StartupError(f"--cache-bytes: {model.limits.cache_bytes} are too few: one short request needs {least}")
-    if isinstance(model.engine, DeviceEngine):
-        logger.info("%d sizes of steps are ready", len(model.engine.prepare()))
-    events: list[Event] = []
-    loop = Loop(model.engine, model.scheduler(), events.extend)
-    loop.submit([request])
-    if model.engine.can_score:
-        loop.submit([ScoreRequest(1, Pair(request.source, (*prompt, model.description.eos_id), len(prompt)))])
-    while loop.step():
-        pass
-    if any(isinstance(event, Failed) for event in events):
-        raise StartupError("the model cannot decode: its warm-up request failed, and the log says why")
-
-
 @contextlib.asynccontextmanager
 async def running_server(
-    config: ServerConfig, load: Callable[[ServerConfig], ServedModel] = open_model
+    config: ServerConfig, load: Load = open_model, try_out: Try = try_in_child, reload: asyncio.Event | None = None
 ) -> AsyncIterator[RunningServer]:
     """Start everything; leaving the block drains and stops it.
 
-    The port answers from the start, so that probes see NOT_SERVING while the model loads, instead of nothing.
+    The port answers from the start, so that probes see NOT_SERVING while the models load, instead of nothing.
+
+    Args:
+        load: Opens the one bundle of a configuration.
+        try_out: Tries a bundle before it takes the place of another.
+        reload: Where somebody has it already who may set it before the server is up.
     """
-    registry = make_registry()
-    dispatcher = Dispatcher(Gate(config.max_waiting + config.max_rows))
+    registry, models = make_registry(), ServedModels(config.default_model)
+    gate, runner = Gate(config.max_waiting + config.max_rows), Runner()
     service = Seq2SeqService(
-        dispatcher, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
+        models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
     servicer = HealthService()
     server, port = await _start_grpc(config, service, servicer, registry)
-    failed = asyncio.Event()
+    failed, reload = asyncio.Event(), reload or asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
-            model = await asyncio.to_thread(load, config)
-            loop = _make_loop(model, dispatcher, registry, config)
-            with engine_thread(loop, failed, lambda: warm_up(model)) as warm:
-                await asyncio.wrap_future(warm)
-                dispatcher.attach(loop)
-                service.serve(model)
+            swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
+            with engine_thread(runner, failed):
+                await swap.load_all()
                 await _set_health(servicer, SERVING)
                 try:
-                    yield RunningServer(config.host, port, metrics_port, dispatcher, model, failed, probe_port)
+                    async with _reloading(swap, reload):
+                        yield RunningServer(
+                            config.host, port, metrics_port, models, gate, registry, failed, reload, probe_port
+                        )
                 finally:
                     # New calls are refused and connections told to go away at once: a client that stays on a draining
                     # connection would only collect refusals. Running calls have the grace to finish.
@@ -154,14 +136,16 @@ async def running_server(
         await server.stop(0)
 
 
-def _make_loop(
-    model: ServedModel, dispatcher: Dispatcher, registry: CollectorRegistry, config: ServerConfig
-) -> Loop:
-    description, engine = model.description, model.engine
-    labels = ModelLabels(description.name, model.version, description.family, description.precision)
-    metrics = ModelMetrics(labels, engine, config.cache_bytes)
-    registry.register(metrics)
-    return Loop(engine, model.scheduler(), dispatcher.publish, metrics.observe)
+@contextlib.asynccontextmanager
+async def _reloading(swap: HotSwap, asked: asyncio.Event) -> AsyncIterator[None]:
+    """Versions may change inside the block, and no longer."""
+    task = asyncio.create_task(swap.run(asked))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await swap.close()
 
 
 async def _start_grpc(
@@ -206,7 +190,9 @@ async def serve(config: ServerConfig, announce: Callable[[str], None]) -> int:
     event_loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         event_loop.add_signal_handler(number, stop.set)
-    async with running_server(config) as server:
+    reload = asyncio.Event()
+    event_loop.add_signal_handler(signal.SIGHUP, reload.set)  # before all else: unhandled, it ends the process
+    async with running_server(config, reload=reload) as server:
         announce(server.ready_line)
         waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(server.failed.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -215,5 +201,5 @@ async def serve(config: ServerConfig, announce: Callable[[str], None]) -> int:
         if server.failed.is_set():
             logger.error("the engine has died; exiting so that the supervisor starts a new process")
             return 1
-        logger.info("draining %d requests", server.dispatcher.open_requests)
+        logger.info("draining %d requests", server.open_requests)
     return 0

@@ -1,7 +1,6 @@
-"""``seqserve verify``: checksums, graph contract and a smoke decode of a bundle."""
+"""``seqserve verify``: checksums, graph contract, golden inputs and a smoke decode of a bundle."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -9,8 +8,8 @@ from seqserve.bundle import BundleError
 from seqserve.manifest import check_manifest
 from seqserve_server.errors import ServerError
 from seqserve_server.local import LocalModel
+from seqserve_server.trial import try_bundle
 
-SMOKE_TOKENS = 8
 ELSEWHERE = "; on the CPU only, and an fp16 bundle is made for CUDA"
 
 
@@ -29,16 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
             description = local.description
             states = ", ".join(f"{state.name} x{state.count}" for state in description.states)
             _say(f"graphs        ok, {description.family} {description.precision}, states: {states}")
-            limit = min(SMOKE_TOKENS, description.max_new_tokens)
-            source, prompt = description.example_source, description.framing.example().prompt
-            alone = local.generate([source], [prompt], max_new_tokens=limit)[0]
-            pair = local.generate([source, source], [prompt, prompt], max_new_tokens=limit)
-            if not all(math.isfinite(value) for value in alone.log_probs):
-                raise BundleError("smoke decode: a log-probability is not finite")
-            if any((other.token_ids, other.log_probs) != (alone.token_ids, alone.log_probs) for other in pair):
-                raise BundleError("smoke decode: the answer changes with the batch")
+            cases, tokens = try_bundle(local)
+            _say(f"golden inputs {f'ok, {cases}' if cases else 'none in this bundle'}")
             where = ELSEWHERE if description.precision == "fp16" else ""
-            _say(f"smoke decode  ok, {len(alone.log_probs)} tokens, the same alone and in a batch{where}")
+            _say(f"smoke decode  ok, {tokens} tokens, the same alone and in a batch{where}")
     except (BundleError, ServerError) as error:
         print(f"seqserve verify: {error}", file=sys.stderr)  # noqa: T201
         return 1
