@@ -186,4 +186,4 @@ protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it g
 		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-peers .venv-optimum .venv-audit .venv-deploy var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .venv-optimum .venv-deploy .venv-audit var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

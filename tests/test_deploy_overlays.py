@@ -1,5 +1,6 @@
 """Every overlay: valid as a whole, and each fits the program it deploys."""
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from prometheus_client import generate_latest
 import context
 import manifests
 from arithmetic_engine import ArithmeticEngine
+from pod_process import container_environment
 from pods import Document, containers_of, pod_of
 from references import queries_of
 from seqserve import __version__
-from seqserve_server.config import settings
+from seqserve_server.config import add_arguments, resolve, settings
 from seqserve_server.interceptor import MetricsInterceptor
 from seqserve_server.metrics import ModelLabels, ModelMetrics, make_registry
 from seqserve_server.served_model import DEFAULT_MAX_ROWS
@@ -113,6 +115,30 @@ def test_on_cuda_the_pod_asks_for_a_gpu_and_for_nothing_that_the_server_does_not
     assert str(environment["CUDA_CACHE_PATH"]).startswith(f"{cache}/")
 
 
+@pytest.mark.parametrize("name", sorted(set(OVERLAYS) - {"kserve"}))
+def test_the_server_takes_what_an_overlay_gives_it(rendered: dict[str, list[Document]], name: str) -> None:
+    _, container = server(rendered[name])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = vars(parser.parse_args(container["args"][1:]))
+    config = resolve(options, container_environment(container))
+    probed = {container[f"{probe}Probe"]["grpc"]["port"] for probe in ("startup", "readiness", "liveness")}
+    assert probed == {config.port if config.tls_cert is None else config.health_port}
+    assert config.insecure is (config.tls_cert is None)
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    files = [path for path in (config.tls_cert, config.tls_key, config.auth_tokens_file) if path is not None]
+    assert {str(path.parent) for path in files} <= mounts
+    assert len(files) == (3 if name == "tls" else 0)
+
+
+def test_with_tls_no_service_says_that_it_speaks_without(rendered: dict[str, list[Document]]) -> None:
+    for name, protocols in (("cpu", {"kubernetes.io/h2c"}), ("tls", {None})):
+        services = [document for document in rendered[name] if document["kind"] == "Service"]
+        ports = [port for service in services for port in service["spec"]["ports"] if port["name"] == "grpc"]
+        assert len(ports) == 2
+        assert {port.get("appProtocol") for port in ports} == protocols
+
+
 @pytest.mark.parametrize(("name", "source"), [("model-init", "emptyDir"), ("model-image", "image")])
 def test_the_model_comes_from_one_place(rendered: dict[str, list[Document]], name: str, source: str) -> None:
     pod, _ = server(rendered[name])
@@ -130,7 +156,10 @@ def exported_names() -> set[str]:
     """Names of every series that a server exposes."""
     registry = make_registry()
     MetricsInterceptor(registry)
-    registry.register(ModelMetrics(ModelLabels("m", "1", "native", "fp32"), ArithmeticEngine(), 1 << 20))
+    labels = ModelLabels("m", "1", "native", "fp32")
+    metrics = ModelMetrics(labels, 1 << 20)
+    metrics.attach(labels, ArithmeticEngine())
+    registry.register(metrics)
     text = generate_latest(registry).decode()
     return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
 
