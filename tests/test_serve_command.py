@@ -140,7 +140,7 @@ def test_a_variable_that_is_no_setting_is_refused(tiny_bundle: Path, monkeypatch
 
 def test_bytes_of_hostile_connections_stay_out_of_the_log(tiny_bundle: Path) -> None:
     secret = b"Geheimnis" * 3
-    goaway = frame(GOAWAY, 0, 0, bytes(8) + secret)
+    goaway = frame(GOAWAY, 0, 0, bytes(7) + b"\x07" + secret)  # with an error code: the others are not logged
     with serving(tiny_bundle) as (process, target, _):
         for data in (PREFACE + frame(SETTINGS, 0, 0) + goaway, secret, PREFACE + frame(SETTINGS, 0, 5, secret)):
             with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as link:
