@@ -16,10 +16,11 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels
-from seqserve_server.admission import Gate
 from seqserve_server.config import ServerConfig
 from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
+from seqserve_server.gate import Gate, GateLimits
+from seqserve_server.gate_metrics import GateMetrics
 from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import MetricsInterceptor
@@ -30,6 +31,7 @@ from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.served_models import ServedModels
 from seqserve_server.service import Seq2SeqService
 from seqserve_server.trial_process import try_in_child
+from seqserve_server.waiting import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class RunningServer:
     @property
     def open_requests(self) -> int:
         """Requests of all models whose terminal event has not come yet."""
-        return self.gate.inside
+        return self.gate.inside.requests
 
     @property
     def ready_line(self) -> str:
@@ -108,8 +110,12 @@ async def running_server(
         try_out: Tries a bundle before it takes the place of another.
         reload: Where somebody has it already who may set it before the server is up.
     """
-    registry, models = make_registry(), ServedModels(config.default_model)
-    gate, runner = Gate(config.max_waiting + config.max_rows), Runner()
+    registry, models, runner = make_registry(), ServedModels(config.default_model), Runner()
+    limits = GateLimits(config.max_waiting, config.max_rows, config.max_waiting_tokens, config.max_waiting_bytes)
+    gate = Gate(limits, weights=read_weights(config.tenant_weights))
+    registry.register(GateMetrics(
+        gate, lambda: [(each.model.description.name, each.dispatcher.estimated_wait) for each in models.servings]
+    ))
     service = Seq2SeqService(
         models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
