@@ -33,7 +33,9 @@ def test_flags_win_over_the_environment_and_that_over_defaults() -> None:
 
 def another(entry: "dataclasses.Field[Any]") -> Any:
     """A value that a setting may have and does not have by default."""
-    named = {"host": "::1", "device": "cpu", "log_level": "debug", "log_format": "json"}
+    named = {
+        "host": "::1", "device": "cpu", "log_level": "debug", "log_format": "json", "tenant_weights": "gold=4",
+    }
     if entry.metadata["kind"] is bool:
         return not entry.default
     if entry.metadata["kind"] is int:
@@ -157,6 +159,8 @@ def test_settings_that_need_each_other_say_so(arguments: list[str], said: str) -
     ([], {"SEQSERVE_REFLECTION": "yes"}, "SEQSERVE_REFLECTION: 'yes' is neither true nor false"),
     ([], {"SEQSERVE_NO_SCORER": "1"}, "SEQSERVE_NO_SCORER: '1' is neither true nor false"),
     ([], {"SEQSERVE_MAX_INPUTS": ""}, "SEQSERVE_MAX_INPUTS: '' is not a whole number"),
+    (["--tenant-weights", "gold"], {}, "--tenant-weights: 'gold' is not of the form NAME=WEIGHT"),
+    (["--max-overtaken", "-1"], {}, "--max-overtaken: -1 is not in 0..1048576"),
     ([], {"SEQSERVE_DRAIN_SECONDS": "-1"}, "--drain-seconds: -1 is not in 0..3600"),
 ])
 def test_a_bad_value_is_named_with_its_bounds(arguments: list[str], environment: dict[str, str], said: str) -> None:

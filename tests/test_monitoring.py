@@ -45,7 +45,7 @@ PLANTED = {
     ),
 }
 # Whose matter a refusal is. A new reason belongs into one of the two, and into rules.yaml if it is the caller's.
-OURS = {"QUEUE_FULL"}
+OURS = {"QUEUE_FULL", "DEADLINE_IN_QUEUE", "DEADLINE_UNREACHABLE"}
 THE_CALLERS = {"INVALID_FIELD", "INPUT_TOO_LONG", "MODEL_NOT_FOUND", "NO_SCORER", "MODEL_LOADING", "UNAUTHENTICATED"}
 
 

@@ -76,6 +76,17 @@ def add_lengths(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_turn(parser: argparse._ActionsContainer) -> None:
+    """The ``--priority`` and ``--tenant`` options."""
+    parser.add_argument(
+        "--priority", type=int, metavar="N",
+        help="requests of a higher one go first among those that wait, from -10 to 10 (default: 0)",
+    )
+    parser.add_argument(
+        "--tenant", metavar="NAME", help="on whose account this goes, where a server is shared between several"
+    )
+
+
 def add_beam_size(parser: argparse._ActionsContainer) -> None:
     """The ``--beam-size`` option."""
     parser.add_argument(

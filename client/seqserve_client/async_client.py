@@ -22,7 +22,7 @@ from seqserve_client.channel import (
 )
 from seqserve_client.documents import Document, Split
 from seqserve_client.errors import Cancelled, ModelNotFound
-from seqserve_client.options import GenerationOptions, ScoreOptions
+from seqserve_client.options import GenerationOptions, Metadata, ScoreOptions, metadata_of
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 from seqserve_client.security import Tls
@@ -123,7 +123,7 @@ class AsyncClient:
         request = messages.generate_request(texts, tokens, token_ids, model, options)
         if not request.inputs:
             return []
-        return messages.results_from(await self._call("Generate", request, timeout))
+        return messages.results_from(await self._call("Generate", request, timeout, metadata_of(options)))
 
     def stream(
         self,
@@ -137,7 +137,7 @@ class AsyncClient:
     ) -> AsyncChunkStream:
         """Generate for one input and yield tokens as they become final; not awaited itself; see ``Client.stream``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
-        return AsyncChunkStream(self._start("GenerateStream", request, timeout))
+        return AsyncChunkStream(self._start("GenerateStream", request, timeout, metadata_of(options)))
 
     async def score(
         self,
@@ -158,7 +158,7 @@ class AsyncClient:
         )
         if not request.pairs:
             return []
-        return score_messages.scores_from(await self._call("Score", request, timeout))
+        return score_messages.scores_from(await self._call("Score", request, timeout, metadata_of(options)))
 
     async def translate_document(
         self,
@@ -220,13 +220,15 @@ class AsyncClient:
             return False
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
-    async def _call(self, method: str, request: Any, timeout: float | Unset | None) -> Any:
+    async def _call(
+        self, method: str, request: Any, timeout: float | Unset | None, metadata: Metadata = ()
+    ) -> Any:
         try:
-            return await self._start(method, request, timeout)
+            return await self._start(method, request, timeout, metadata)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from error
 
-    def _start(self, method: str, request: Any, timeout: float | Unset | None) -> Any:
+    def _start(self, method: str, request: Any, timeout: float | Unset | None, metadata: Metadata = ()) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._channel is None:
@@ -237,7 +239,7 @@ class AsyncClient:
         self._connection.check_size(request)
         stub = self._health if method == "Check" else self._stub
         seconds = self._connection.seconds(timeout)
-        return getattr(stub, method)(request, timeout=seconds, metadata=self._connection.metadata)
+        return getattr(stub, method)(request, timeout=seconds, metadata=(*self._connection.metadata, *metadata))
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

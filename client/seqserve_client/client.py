@@ -20,7 +20,7 @@ from seqserve_client.channel import (
 )
 from seqserve_client.documents import Document, Split
 from seqserve_client.errors import ModelNotFound
-from seqserve_client.options import GenerationOptions, ScoreOptions
+from seqserve_client.options import GenerationOptions, Metadata, ScoreOptions, metadata_of
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
 from seqserve_client.security import Tls
@@ -133,7 +133,7 @@ class Client:
         request = messages.generate_request(texts, tokens, token_ids, model, options)
         if not request.inputs:
             return []
-        return messages.results_from(self._call(self._stub.Generate, request, timeout))
+        return messages.results_from(self._call(self._stub.Generate, request, timeout, metadata_of(options)))
 
     def stream(
         self,
@@ -147,7 +147,7 @@ class Client:
     ) -> ChunkStream:
         """Generate for one input and yield tokens as they become final; arguments as for ``generate``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
-        return ChunkStream(self._start(self._stub.GenerateStream, request, timeout))
+        return ChunkStream(self._start(self._stub.GenerateStream, request, timeout, metadata_of(options)))
 
     def score(
         self,
@@ -187,7 +187,7 @@ class Client:
         )
         if not request.pairs:
             return []
-        return score_messages.scores_from(self._call(self._stub.Score, request, timeout))
+        return score_messages.scores_from(self._call(self._stub.Score, request, timeout, metadata_of(options)))
 
     def translate_document(
         self,
@@ -269,17 +269,18 @@ class Client:
             return False
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def _call(self, method: Any, request: Any, timeout: float | Unset | None) -> Any:
+    def _call(self, method: Any, request: Any, timeout: float | Unset | None, metadata: Metadata = ()) -> Any:
         try:
-            return self._start(method, request, timeout)
+            return self._start(method, request, timeout, metadata)
         except grpc.RpcError as error:
             raise error_from(error) from error
 
-    def _start(self, method: Any, request: Any, timeout: float | Unset | None) -> Any:
+    def _start(self, method: Any, request: Any, timeout: float | Unset | None, metadata: Metadata = ()) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
         self._connection.check_size(request)
-        return method(request, timeout=self._connection.seconds(timeout), metadata=self._connection.metadata)
+        beside = (*self._connection.metadata, *metadata)
+        return method(request, timeout=self._connection.seconds(timeout), metadata=beside)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from grpc_status import rpc_status
 
+from seqserve_server.admission import check_tenant
 from seqserve_server.call_record import CURRENT
-from seqserve_server.errors import ServerError
+from seqserve_server.errors import InvalidRequest, ServerError
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,18 @@ def deadline_of(context: Context) -> float | None:
     """The caller's deadline on this machine's monotonic clock."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def tenant_of(context: Context) -> str:
+    """The caller's ``x-tenant``; empty where it gives none.
+
+    Raises:
+        InvalidRequest: it is given twice, or is not the name of a tenant.
+    """
+    given = [value for key, value in context.invocation_metadata() or () if key == "x-tenant"]
+    if len(given) > 1:
+        raise InvalidRequest("metadata.x-tenant", "given more than once")
+    return check_tenant(str(given[0]), "metadata.x-tenant") if given else ""
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

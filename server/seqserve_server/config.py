@@ -17,10 +17,15 @@ from seqserve_server.errors import ConfigError
 from seqserve_server.inputs import MAX_TEXT_BYTES
 from seqserve_server.log_lines import FORMATS
 from seqserve_server.served_model import DEFAULT_CACHE_BYTES, DEFAULT_ENCODE_TOKENS, DEFAULT_MAX_ROWS
+from seqserve_server.waiting import DEFAULT_MAX_OVERTAKEN, read_weights
 
 ENVIRONMENT_PREFIX = "SEQSERVE_"
 OTHER_VARIABLES = ("SEQSERVE_TOKEN",)  # of the client's commands, which may run in the same shell
 _NO_FLAGS = ("bundles", "sources")
+# The longest models hold some 2 000 tokens of source and answer, four times that with beams: 2 048 requests of 8 192.
+DEFAULT_WAITING_TOKENS = 2048 * 8192
+# 2 048 messages of 128 KiB, where a sentence has some hundred bytes; without a bound they might have 4 MiB each.
+DEFAULT_WAITING_BYTES = 256 * 2**20
 CHOICES = {"device": ("auto", "cpu", "cuda"), "log_level": ("debug", "info", "warning", "error"), "log_format": FORMATS}
 
 
@@ -59,6 +64,17 @@ class ServerConfig:
         DEFAULT_ENCODE_TOKENS, "most source tokens encoded between two decoder steps", 1, 1 << 20
     )
     max_waiting: int = _setting(2048, "most requests that wait; more are refused at once", 1, 1 << 20)
+    max_waiting_tokens: int = _setting(
+        DEFAULT_WAITING_TOKENS, "most tokens that requests which wait or run bring and may generate", 1, 1 << 62
+    )
+    max_waiting_bytes: int = _setting(
+        DEFAULT_WAITING_BYTES, "most bytes of the messages that requests which wait or run came in", 1, 1 << 62
+    )
+    max_overtaken: int = _setting(
+        DEFAULT_MAX_OVERTAKEN, "how often others may go before the first in a tenant's line; then it goes first",
+        0, 1 << 20,
+    )
+    tenant_weights: str = _setting("", "shares of tenants (metadata x-tenant), such as gold=4,free=0.5; others have 1")
     max_inputs: int = _setting(1024, "most inputs in one call", 1, 1 << 20)
     max_text_bytes: int = _setting(MAX_TEXT_BYTES, "most UTF-8 bytes of one input text", 1, 1 << 24)
     max_message_bytes: int = _setting(4 * 2**20, "most bytes of one gRPC message that comes in", 1 << 10, 1 << 30)
@@ -115,6 +131,10 @@ class ServerConfig:
                 raise ConfigError(
                     f"--{name.replace('_', '-')}: {getattr(self, name)!r} is not one of {', '.join(allowed)}"
                 )
+        try:
+            read_weights(self.tenant_weights)
+        except ValueError as error:
+            raise ConfigError(f"--tenant-weights: {error}") from None
         if not self.bundles:
             raise ConfigError(
                 "no bundle was given: name one as an argument, in SEQSERVE_BUNDLES, or under bundles in --config's file"

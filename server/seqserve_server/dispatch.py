@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from seqserve_server.admission import Gate
 from seqserve_server.call_record import CURRENT
-from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped
+from seqserve_server.errors import DeadlineInQueue, DeadlinePassed, EngineFailure, EngineStopped, QueueFull
+from seqserve_server.gate import Entered, Gate
 from seqserve_server.loop import Loop
 from seqserve_server.request import (
     Event,
@@ -52,13 +52,19 @@ class Dispatcher:
         self._gate = gate
         self._ids = itertools.count(1)
         self._callers: dict[int, Batch | Stream] = {}
+        self._entered: dict[int, Entered] = {}
         self._event_loop = asyncio.get_running_loop()
         self._loop: Loop | None = None
 
     @property
     def open_requests(self) -> int:
         """Requests whose terminal event has not come yet."""
-        return self._gate.inside
+        return self._gate.inside.requests
+
+    @property
+    def estimated_wait(self) -> float:
+        """Seconds that a request which came now would wait for rows; 0 if unknown. May be read by any thread."""
+        return self._gate.estimated_wait
 
     def attach(self, loop: Loop) -> None:
         """The loop that requests go to; it is made after this object because it publishes to it."""
@@ -75,23 +81,41 @@ class Dispatcher:
         except RuntimeError:  # the event loop is closed: nobody is left to tell
             return
 
-    async def generate(self, requests: Sequence[Request]) -> list[Finished]:
-        """Run requests together; their ids are given here. Cancelling the caller cancels them all.
+    def check_room(self, count: int, size: int, tenant: str) -> None:
+        """Refuse a call of so many inputs in so many bytes before anything is made of it, if it cannot be let in.
 
         Raises:
-            QueueFull: none of them was let in.
+            QueueFull: it cannot.
+        """
+        try:
+            self._gate.check_room(count, size, tenant)
+        except QueueFull:
+            if (call := CURRENT.get()) is not None:
+                call.requests = count  # they were offered, though nobody has read them
+            raise
+
+    async def generate(self, requests: Sequence[Request], *, size: int = 0) -> list[Finished]:
+        """Run requests together; their ids are given here. Cancelling the caller cancels them all.
+
+        Args:
+            size: Bytes of the message that they came in.
+
+        Raises:
+            QueueFull, DeadlineUnreachable: none of them was let in.
             EngineFailure, EngineStopped, DeadlinePassed: one of them did not end well.
         """
-        return [_completed(event, Finished) for event in await self._run(self._enter(requests))]
+        return [_completed(event, Finished) for event in await self._run(self._enter(requests, size))]
 
-    async def score(self, requests: Sequence[ScoreRequest], *, admitted: bool = False) -> list[PairScored]:
+    async def score(
+        self, requests: Sequence[ScoreRequest], *, size: int = 0, admitted: bool = False
+    ) -> list[PairScored]:
         """Score pairs together; as ``generate``, which see.
 
         Args:
             admitted: They come of requests that were let in: there is place for them, for else the work that was done
                 would be lost.
         """
-        ended = await self._run(self._enter(requests, admitted=admitted))
+        ended = await self._run(self._enter(requests, size, admitted=admitted))
         return [_completed(event, PairScored) for event in ended]
 
     async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[Terminal]:
@@ -112,9 +136,9 @@ class Dispatcher:
                 call.ended(event)
         return ended
 
-    async def stream(self, request: Request) -> AsyncGenerator[list[int] | Finished, None]:
+    async def stream(self, request: Request, *, size: int = 0) -> AsyncGenerator[list[int] | Finished, None]:
         """Run one request; yields new token ids as they come, then the end. Closing the iterator cancels it."""
-        entered = self._enter([replace(request, stream=True)])[0]
+        entered = self._enter([replace(request, stream=True)], size)[0]
         stream = Stream(asyncio.Event(), [])
         self._callers[entered.id] = stream
         try:
@@ -134,13 +158,15 @@ class Dispatcher:
             if stream.ended is None:
                 self._abandon([entered.id])
 
-    def _enter(self, requests: Sequence[Queued], *, admitted: bool = False) -> list[Queued]:
+    def _enter(self, requests: Sequence[Queued], size: int, *, admitted: bool = False) -> list[Queued]:
         call = CURRENT.get()
         if call is not None and not admitted:
             call.offered(requests)
-        self._gate.enter(len(requests), refuse=not admitted)
         now = time.monotonic()
-        return [replace(request, id=next(self._ids), arrival=now) for request in requests]
+        entered = self._gate.enter(requests, size, now, refuse=not admitted)
+        numbered = [replace(request, id=next(self._ids), arrival=now) for request in requests]
+        self._entered.update((request.id, each) for request, each in zip(numbered, entered, strict=True))
+        return numbered
 
     def _submit(self, requests: Sequence[Request | ScoreRequest]) -> None:
         if self._loop is None:
@@ -160,7 +186,7 @@ class Dispatcher:
                     caller.token_ids += event.token_ids
                     caller.ready.set()
                 continue
-            self._gate.leave()
+            self._gate.leave(self._entered.pop(event.request_id))
             self._callers.pop(event.request_id, None)
             if isinstance(caller, Stream):
                 caller.ended = event
@@ -175,6 +201,9 @@ def _completed(event: Terminal, kind: type[Ended]) -> Ended:
     if isinstance(event, Failed):
         raise EngineStopped if event.engine_stopped else EngineFailure(event.message)
     if isinstance(event, Finished) and event.reason is FinishReason.DEADLINE:
+        times = event.times
+        if times.admitted is None and times.ended is not None:
+            raise DeadlineInQueue(times.ended - times.arrival)
         raise DeadlinePassed
     if not isinstance(event, kind):
         raise AssertionError(f"nobody cancelled, but {event}")

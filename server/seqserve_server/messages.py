@@ -87,7 +87,7 @@ def content_of(message: pb.Input | pb.Target, field: str) -> tuple[str, Content]
 
 def read_inputs(
     inputs: Sequence[pb.Input], options: pb.GenerationOptions, model: ServedModel, *,
-    field: str, max_text_bytes: int, deadline: float | None,
+    field: str, max_text_bytes: int, deadline: float | None, tenant: str = "",
 ) -> list[Asked]:
     """Check inputs and options, tokenise text, and complete every source.
 
@@ -98,7 +98,7 @@ def read_inputs(
     resolved = _resolved(options, model, max_text_bytes)
     check_attention(resolved, model.tokenizer, can_score=model.engine.can_score, streamed=field == "input")
     return [
-        _read_input(message, resolved, model, name, max_text_bytes, deadline)
+        _read_input(message, resolved, model, name, max_text_bytes, deadline, tenant)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
     ]
 
@@ -122,7 +122,8 @@ def _names(field: str, count: int) -> list[str]:
 
 
 def _read_input(
-    message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int, deadline: float | None
+    message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int,
+    deadline: float | None, tenant: str,
 ) -> Asked:
     kind, content = content_of(message, field)
     source, truncated = read_limited_source(
@@ -132,7 +133,9 @@ def _read_input(
     search = options.search
     if search.sampling is not None:
         search = seeded(search, secrets.randbits(64))  # here, for what is behind knows no chance
-    request = Request(0, source, options.prompt, search, deadline=deadline)
+    request = Request(
+        0, source, options.prompt, search, deadline=deadline, priority=options.priority, tenant=tenant
+    )
     check_memory(request, model.limits)
     return Asked(request, options, truncated)
 

@@ -16,11 +16,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels
-from seqserve_server.admission import Gate
 from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
 from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
+from seqserve_server.gate import Gate, GateLimits
+from seqserve_server.gate_metrics import GateMetrics
 from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import CallInterceptor
@@ -32,6 +33,7 @@ from seqserve_server.server_metrics import ServerMetrics, make_registry
 from seqserve_server.service import Seq2SeqService
 from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
+from seqserve_server.waiting import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class RunningServer:
     @property
     def open_requests(self) -> int:
         """Requests of all models whose terminal event has not come yet."""
-        return self.gate.inside
+        return self.gate.inside.requests
 
     @property
     def ready_line(self) -> str:
@@ -110,14 +112,18 @@ async def running_server(
         try_out: Tries a bundle before it takes the place of another.
         reload: Where somebody has it already who may set it before the server is up.
     """
-    registry, models = make_registry(), ServedModels(config.default_model)
-    gate, runner = Gate(config.max_waiting + config.max_rows), Runner()
+    registry, models, runner = make_registry(), ServedModels(config.default_model), Runner()
+    limits = GateLimits(config.max_waiting, config.max_rows, config.max_waiting_tokens, config.max_waiting_bytes)
+    gate = Gate(limits, weights=read_weights(config.tenant_weights))
+    registry.register(GateMetrics(
+        gate, lambda: [(each.model.description.name, each.dispatcher.estimated_wait) for each in models.servings]
+    ))
     service = Seq2SeqService(
         models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
     )
     servicer = HealthService()
     registry.register(ServerMetrics(
-        lambda: servicer.ready, lambda: gate.inside, max_waiting=config.max_waiting, max_rows=config.max_rows,
+        lambda: servicer.ready, lambda: gate.inside.requests, max_waiting=config.max_waiting, max_rows=config.max_rows,
     ))
     tracing = open_tracing(config.otlp_endpoint)
     calls = CallInterceptor(CallMetrics(registry), tracing, access_log=config.access_log)
