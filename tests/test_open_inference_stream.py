@@ -10,6 +10,7 @@ import pytest
 
 from arithmetic_engine import ArithmeticEngine
 from infer_requests import answers_to, infer, is_final, make_stub, sending, tensors_of
+from seqserve_server.errors import InvalidRequest
 from seqserve_server.open_inference import multiplex
 from seqserve_server.open_inference import open_inference_pb2 as pb
 from serving import PENCIL_TEXT, Served, ask, serving
@@ -214,6 +215,37 @@ async def test_a_stream_that_goes_away_takes_its_requests_with_it(
         engine.allow()
         await answered_alone(served)
     assert caplog.text == ""
+
+
+class Gone:
+    """The call of a caller that has gone, before the call is cancelled: nothing can be written any more."""
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def write(self, message: pb.ModelStreamInferResponse) -> None:
+        raise grpc.aio.InternalError(message)
+
+
+@pytest.mark.parametrize("error", [None, InvalidRequest("text_input", "wrong"), ValueError("unforeseen")])
+async def test_what_cannot_be_sent_any_more_is_no_failure(
+    error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = []
+
+    async def respond(request: pb.ModelInferRequest, deadline: float | None, send: multiplex.Send) -> None:
+        try:
+            if error is not None:
+                raise error
+            await send(pb.ModelInferResponse())
+        finally:
+            ended.append(request.id)
+
+    context: Any = Gone()
+    await multiplex.Multiplex(context, respond, 14).run(sending(infer("c", id="1"), infer("c", id="2")))
+    assert ended == ["1", "2"]
+    assert ("unforeseen" in caplog.text) is isinstance(error, ValueError)
+    assert "InternalError" not in caplog.text
 
 
 async def _never_ending(requests: list[pb.ModelInferRequest]) -> AsyncIterator[pb.ModelInferRequest]:

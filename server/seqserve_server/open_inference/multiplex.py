@@ -1,10 +1,12 @@
 """Many requests on one stream: each is answered by a task of its own, and none outlives the stream."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import grpc
 from google.rpc import code_pb2
 
 from seqserve_server.calls import Context, deadline_of
@@ -49,6 +51,8 @@ class Multiplex:
         name = request.id
         try:
             await self._respond(request, deadline_of(self._context), self._send)
+        except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
+            return
         except ServerError as error:
             status = status_of(error, "", overloaded=self._overloaded)
             await self._tell(name, f"{code_pb2.Code.Name(status.code)}: {error}")
@@ -60,9 +64,11 @@ class Multiplex:
             self._places.release()
 
     async def _tell(self, name: str, problem: str) -> None:
+        """The one answer to a request that got no other, or no more."""
         response = pb.ModelInferResponse(id=name if len(name.encode()) <= MAX_ID_BYTES else "")
         response.parameters[FINAL].bool_param = True
-        await self._write(pb.ModelStreamInferResponse(error_message=problem, infer_response=response))
+        with contextlib.suppress(grpc.aio.InternalError):
+            await self._write(pb.ModelStreamInferResponse(error_message=problem, infer_response=response))
 
     async def _send(self, response: pb.ModelInferResponse) -> None:
         await self._write(pb.ModelStreamInferResponse(infer_response=response))
