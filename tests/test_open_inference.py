@@ -205,8 +205,9 @@ async def test_calls_and_streams_are_counted_from_zero() -> None:
     async with serving() as served:
         stub, before = make_stub(served.channel), await scrape(served)
         await stub.ModelInfer(infer("c d"))
-        await answers_to(stub, infer("c d"), infer("a"))
+        await answers_to(stub, infer("c d"), infer("a"), infer(""), infer("c", best_of=2))
         after = await scrape(served)
+    assert after.value("seqserve_requests_rejected_total", reason="INVALID_FIELD") == 2
     for method, kind in (("ModelInfer", "unary"), ("ModelStreamInfer", "bidi_stream"), ("ModelConfig", "unary")):
         counts = [page.value("grpc_server_handled_total", grpc_method=method, grpc_type=kind, **labels)
                   for page in (before, after)]

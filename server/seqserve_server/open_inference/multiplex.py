@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 from google.rpc import code_pb2
 
+from seqserve_server.call_record import CURRENT
 from seqserve_server.calls import Context, deadline_of
 from seqserve_server.errors import ServerError
 from seqserve_server.open_inference import open_inference_pb2 as pb
@@ -54,6 +55,8 @@ class Multiplex:
         except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
             return
         except ServerError as error:
+            if (call := CURRENT.get()) is not None:
+                call.refused[error.reason] = call.refused.get(error.reason, 0) + 1
             status = status_of(error, "", overloaded=self._overloaded)
             await self._tell(name, f"{code_pb2.Code.Name(status.code)}: {error}")
         except Exception:
