@@ -220,3 +220,16 @@ async def test_it_can_be_switched_off() -> None:
             await make_stub(served.channel).ServerLive(pb.ServerLiveRequest())
         assert (await served.stub.Generate(ask("c d"))).results[0].hypotheses[0].text == PENCIL_TEXT
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_tenant_and_priority_are_those_of_the_native_service() -> None:
+    async with serving() as served:
+        stub = make_stub(served.channel)
+        error = await refusal(stub.ModelInfer(infer("c d"), metadata=[("x-tenant", "a"), ("x-tenant", "b")]))
+        wrong = await refusal(stub.ModelInfer(infer("c d", sampling='{"priority": 1000000}')))
+        response = await stub.ModelInfer(
+            infer("c d", sampling='{"priority": 3}', priority=1), metadata=[("x-tenant", "a")]
+        )
+    assert error.field == "metadata.x-tenant"
+    assert (wrong.field, wrong.message[:44]) == ("sampling_parameters.priority", "sampling_parameters.priority: 1000000 is out")
+    assert tensors_of(response) == USUAL

@@ -62,7 +62,7 @@ def never_says_final(patch: pytest.MonkeyPatch) -> None:
 
 def ends_the_stream_with_the_request(patch: pytest.MonkeyPatch) -> None:
     async def answer(self: multiplex.Multiplex, request: pb.ModelInferRequest) -> None:
-        await self._respond(request, None, self._send)
+        await self._respond(request, self._send)
 
     patch.setattr(multiplex.Multiplex, "_answer", answer)
 

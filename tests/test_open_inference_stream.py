@@ -220,9 +220,6 @@ async def test_a_stream_that_goes_away_takes_its_requests_with_it(
 class Gone:
     """The call of a caller that has gone, before the call is cancelled: nothing can be written any more."""
 
-    def time_remaining(self) -> None:
-        return None
-
     async def write(self, message: pb.ModelStreamInferResponse) -> None:
         raise grpc.aio.InternalError(message)
 
@@ -233,7 +230,7 @@ async def test_what_cannot_be_sent_any_more_is_no_failure(
 ) -> None:
     ended = []
 
-    async def respond(request: pb.ModelInferRequest, deadline: float | None, send: multiplex.Send) -> None:
+    async def respond(request: pb.ModelInferRequest, send: multiplex.Send) -> None:
         try:
             if error is not None:
                 raise error

@@ -41,7 +41,8 @@ FINAL = "triton_final_response"
 class Inference:
     """A request as it was read; ``text_name`` is what errors call its tensor of texts, which has ``shape``.
 
-    ``stream`` is None where the caller left it open, ``raw`` whether answers are raw as the request was.
+    ``stream`` is None where the caller left it open, ``raw`` whether answers are raw as the request was, ``size`` the
+    message's bytes.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Inference:
     call: Call
     outputs: tuple[str, ...]
     raw: bool
+    size: int
 
 
 def read_inference(request: pb.ModelInferRequest, max_inputs: int) -> Inference:
@@ -81,7 +83,7 @@ def read_inference(request: pb.ModelInferRequest, max_inputs: int) -> Inference:
     return Inference(
         request.id, shown(request.inputs[text_place].name), texts.elements, texts.shape, given.get(STREAM),
         read_parameters(request.parameters, given.get(SAMPLING_PARAMETERS)), outputs or usual,
-        bool(request.raw_input_contents),
+        bool(request.raw_input_contents), request.ByteSize(),
     )
 
 

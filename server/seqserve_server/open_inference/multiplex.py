@@ -10,7 +10,7 @@ import grpc
 from google.rpc import code_pb2
 
 from seqserve_server.call_record import CURRENT
-from seqserve_server.calls import Context, deadline_of
+from seqserve_server.calls import Context
 from seqserve_server.errors import ServerError
 from seqserve_server.open_inference import open_inference_pb2 as pb
 from seqserve_server.open_inference.inference import FINAL, MAX_ID_BYTES
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # --max-message-bytes, and most are parsed and let go before the next one is read.
 MAX_OPEN = 256
 Send = Callable[[pb.ModelInferResponse], Awaitable[None]]
-Respond = Callable[[pb.ModelInferRequest, float | None, Send], Awaitable[None]]
+Respond = Callable[[pb.ModelInferRequest, Send], Awaitable[None]]
 
 
 def sooner(deadline: float | None, timeout: float | None) -> float | None:
@@ -51,7 +51,7 @@ class Multiplex:
     async def _answer(self, request: pb.ModelInferRequest) -> None:
         name = request.id
         try:
-            await self._respond(request, deadline_of(self._context), self._send)
+            await self._respond(request, self._send)
         except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
             return
         except ServerError as error:

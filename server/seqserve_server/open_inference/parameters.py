@@ -18,6 +18,7 @@ from seqserve_server.token_options import MOST_SEED
 MAX_PARAMETERS, MAX_JSON_BYTES = 64, 65536
 SAMPLING_PARAMETERS = "sampling_parameters"
 # The protocol's own, and Triton's: for sequences, its scheduler and its HTTP front end. See ``Call`` for two of them.
+# Triton's priority counts the other way than ours, which goes into the JSON.
 RESERVED = ("sequence_id", "sequence_start", "sequence_end", "priority", "headers", "binary_data_output")
 RESERVED_PREFIX = "triton_"
 TIMEOUT, EMPTY_FINAL = "timeout", "triton_enable_empty_final_response"
@@ -117,7 +118,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "prefix_bias": _number, "return_alternatives": _switch, "min_alternative_probability": _number,
     "coverage_penalty": _number, "replace_unknowns": _switch, "required_phrases": _phrases,
     "banned_phrases": _phrases, "max_source_tokens": _whole, "truncate": _switch, "stop": _texts,
-    "return_logprobs": _untold, "return_alignment": _untold,
+    "priority": _whole, "return_logprobs": _untold, "return_alignment": _untold,
 }
 ALIASES = {
     "max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "num_beams": "beam_size",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -10,7 +11,7 @@ from google.rpc import code_pb2
 from seqserve import __version__
 from seqserve_server.answers import Answer, Asked
 from seqserve_server.calls import Answer as Reply
-from seqserve_server.calls import Context, deadline_of, guarded
+from seqserve_server.calls import Context, deadline_of, guarded, tenant_of
 from seqserve_server.errors import InvalidRequest, Loading, UnknownModel
 from seqserve_server.generation import generate, stream
 from seqserve_server.open_inference import open_inference_pb2 as pb
@@ -111,7 +112,7 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
                 inference = read_inference(request, self._max_inputs)
                 if inference.stream:
                     raise InvalidRequest(STREAM, "a call of ModelInfer gets one answer; ModelStreamInfer streams")
-                answers = await self._whole(inference, serving, deadline_of(context))
+                answers = await self._whole(inference, serving, context)
                 return write_answers(answers, inference, serving.model)
 
         return await _guarded(context, answer)
@@ -119,7 +120,7 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         """Answers to whatever comes, in any order."""
         async def answer() -> None:
-            await Multiplex(context, self._responses, OVERLOADED).run(requests)
+            await Multiplex(context, partial(self._responses, context), OVERLOADED).run(requests)
 
         await _guarded(context, answer)
 
@@ -136,20 +137,21 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
                 raise UnknownModel(f"{served} {version[:64]}", [f"{served} {known}"])
             yield serving
 
-    async def _whole(self, inference: Inference, serving: Serving, deadline: float | None) -> list[Answer]:
-        return await generate(self._read(inference, serving.model, deadline, streamed=False), serving)
+    async def _whole(self, inference: Inference, serving: Serving, context: Context) -> list[Answer]:
+        asked = self._read(inference, serving, context, streamed=False)
+        return await generate(asked, serving, size=inference.size)
 
-    async def _responses(self, request: pb.ModelInferRequest, deadline: float | None, send: Send) -> None:
+    async def _responses(self, context: Context, request: pb.ModelInferRequest, send: Send) -> None:
         """Answer one request of a stream. A single text is streamed unless it says otherwise, several are not."""
         with self._use(request.model_name, request.model_version) as serving:
             inference = read_inference(request, self._max_inputs)
             streamed = len(inference.texts) == 1 if inference.stream is None else inference.stream
             if streamed:
                 _check_streamed(inference)
-                asked = self._read(inference, serving.model, deadline, streamed=True)[0]
+                asked = self._read(inference, serving, context, streamed=True)[0]
                 await self._send_parts(asked, inference, serving, send)
             else:
-                answers = await self._whole(inference, serving, deadline)
+                answers = await self._whole(inference, serving, context)
                 await _send_last(write_answers(answers, inference, serving.model), inference, serving.model, send)
 
     async def _send_parts(
@@ -158,7 +160,7 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
         """Parts whose texts and counts of tokens add up to the whole answer's; those without text wait for the next."""
         model, length, told = serving.model, len(asked.request.source), 0
         unsent = -len(asked.options.prefix)  # it comes with the first part, but was not generated
-        async with aclosing(stream(asked, serving)) as parts:
+        async with aclosing(stream(asked, serving, size=inference.size)) as parts:
             async for part in parts:
                 unsent += len(part.token_ids)
                 if (whole := part.result) is not None:
@@ -172,10 +174,11 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
                     told, unsent = told + unsent, 0
 
     def _read(
-        self, inference: Inference, model: ServedModel, deadline: float | None, *, streamed: bool
+        self, inference: Inference, serving: Serving, context: Context, *, streamed: bool
     ) -> list[Asked]:
         """Requests that are checked and complete; errors name what the caller named."""
-        name, call = inference.text_name, inference.call
+        name, call, model, tenant = inference.text_name, inference.call, serving.model, tenant_of(context)
+        serving.dispatcher.check_room(len(inference.texts), inference.size, tenant)
         if model.tokenizer is None:
             raise InvalidRequest(name, "this model has no tokenizer; Seq2SeqService takes tokens and ids")
         try:
@@ -183,7 +186,8 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
                 [("text", text) for text in inference.texts],
                 [f"{name}[{place}]" for place in range(len(inference.texts))],
                 resolve(named_options(call.options, model, max_text_bytes=self._max_text_bytes), model), model,
-                streamed=streamed, max_text_bytes=self._max_text_bytes, deadline=sooner(deadline, call.timeout),
+                streamed=streamed, max_text_bytes=self._max_text_bytes, tenant=tenant,
+                deadline=sooner(deadline_of(context), call.timeout),
             )
         except InvalidRequest as error:
             raise as_called(error, call.called) from None
