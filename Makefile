@@ -6,6 +6,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 PROTO_OUT ?= proto
+SERVER_OUT ?= server
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -20,6 +21,8 @@ OPTIMUM_STAMP := .venv-optimum/.installed
 DEPLOY := .venv-deploy/bin
 DEPLOY_STAMP := .venv-deploy/.installed
 RENDERED := var/rendered
+OIP := .venv-oip/bin
+OIP_STAMP := .venv-oip/.installed
 # Folder with the files of Multi30k, which are no part of this repository; what needs them is left out without.
 DATA ?= shared/data/multi30k
 HAS_DATA := $(wildcard $(DATA)/test_2016_flickr.en*)
@@ -27,7 +30,7 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow bench bench-load bench-models bench-peers
-.PHONY: check deploy-check monitoring monitoring-check protos protos-check audit sbom clean
+.PHONY: check deploy-check monitoring monitoring-check protos protos-check oip-clients audit sbom clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -122,6 +125,13 @@ var/bench/demo-peers/optimum-int8/generation_config.json: var/bench/demo-peers/c
 	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/demo-peers/transformers \
 		var/bench/demo-peers/optimum
 
+oip-clients: $(OIP_STAMP)  ## Create .venv-oip: clients of the Open Inference Protocol, for their tests
+
+$(OIP_STAMP): tests/requirements-oip.txt
+	test -x $(OIP)/python || $(PYTHON) -m venv .venv-oip
+	$(OIP)/python -m pip install --quiet $(PIP_ARGS) -r tests/requirements-oip.txt
+	touch $@
+
 check: $(STAMP) protos-check deploy-check monitoring-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -179,17 +189,19 @@ monitoring: $(STAMP)  ## Write the dashboard and the PrometheusRule
 monitoring-check: $(STAMP)  ## Rules, alerts and their tests, by promtool
 	$(BIN)/python deploy/promtool.py
 
-protos: $(STAMP)  ## Generate the gRPC stubs beside seq2seq.proto
+protos: $(STAMP)  ## Generate the gRPC stubs beside their protos
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) \
 		--grpc_python_out=$(PROTO_OUT) proto/seqserve/v1/seq2seq.proto
+	$(BIN)/python -m grpc_tools.protoc -Iserver --python_out=$(SERVER_OUT) --pyi_out=$(SERVER_OUT) \
+		--grpc_python_out=$(SERVER_OUT) server/seqserve_server/open_inference/open_inference.proto
 
 # Into a folder of its own, so that checking never changes the tree and needs no git.
-protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it generates
+protos-check: $(STAMP)  ## Lint the protos; the committed stubs must be what they generate
 	$(BIN)/buf lint
-	rm -rf var/protos && mkdir -p var/protos
-	$(MAKE) --no-print-directory protos PROTO_OUT=var/protos
-	@for stub in var/protos/seqserve/v1/*; do \
-		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
+	rm -rf var/protos && mkdir -p var/protos/proto var/protos/server
+	$(MAKE) --no-print-directory protos PROTO_OUT=var/protos/proto SERVER_OUT=var/protos/server
+	@for stub in $$(cd var/protos && find * -type f); do \
+		diff -q var/protos/$$stub $$stub || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-peers .venv-optimum .venv-deploy .venv-audit var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .venv-optimum .venv-deploy .venv-audit .venv-oip var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -60,6 +60,41 @@ def test_packages_import_where_others_are_missing(packages: str, blocked: str) -
     assert loaded == "[]"
 
 
+# What would keep users from importing tritonclient or KServe's client: package inference in the one pool of messages.
+REGISTERED = """
+import importlib, pkgutil, sys
+from google.protobuf import descriptor_pool
+
+for package in sys.argv[1].split(","):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        if not module.name.endswith("__main__") and module.name not in sys.argv[2].split(","):
+            importlib.import_module(module.name)
+try:
+    descriptor_pool.Default().FindServiceByName("inference.GRPCInferenceService")
+    print("registered")
+except KeyError:
+    print("free")
+"""
+PROTOCOL = "seqserve_server.open_inference"
+
+
+@pytest.mark.parametrize(("packages", "left_out", "said"), [
+    ("seqserve,seqserve_client,seqserve_cli", "", "free"),
+    ("seqserve_server", ",".join(
+        f"{PROTOCOL}.{name}" for name in ("inference", "model_metadata", "multiplex", "open_inference_pb2",
+                                          "open_inference_pb2_grpc", "parameters", "service", "tensors")
+    ), "free"),
+    (PROTOCOL, "", "registered"),  # the check can see it
+])
+def test_the_open_inference_protocols_messages_are_registered_by_its_service_alone(
+    packages: str, left_out: str, said: str
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", REGISTERED, packages, left_out]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.strip(), done.returncode) == (said, 0), done.stderr
+
+
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return dict(line.split("==", 1) for line in lines if line and not line.startswith("#"))

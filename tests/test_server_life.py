@@ -101,7 +101,12 @@ async def listed(served: Served) -> set[str]:
 
 async def test_reflection_lists_the_services_unless_switched_off() -> None:
     async with serving() as served:
-        assert await listed(served) == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+        assert await listed(served) == {
+            SERVICE, "inference.GRPCInferenceService", "grpc.health.v1.Health",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+    async with serving(open_inference=False) as served:
+        assert "inference.GRPCInferenceService" not in await listed(served)
     async with serving(reflection=False) as served:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await listed(served)

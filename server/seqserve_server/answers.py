@@ -52,6 +52,15 @@ class Answer:
     source_tokens: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a streamed answer; only the last one has the whole."""
+
+    text: str
+    token_ids: list[int]
+    result: Answer | None = None
+
+
 def answer_of(ended: Finished, asked: Asked, tokenizer: Tokenizer | None) -> Answer:
     """The answer to one input: every hypothesis, the forced prefix before what was generated."""
     sampling = asked.request.search.sampling

@@ -1,9 +1,10 @@
 """``grpc_server_*`` metrics under the names that Go middleware made common, and what was refused at the door."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client import Histogram as ClientHistogram
 
@@ -21,7 +22,8 @@ BEGUN = {"INTERNAL", "ENGINE_FAILURE", "ENGINE_STOPPED", "DEADLINE_EXCEEDED", "S
 class CallMetrics:
     """Counts calls begun and ended by code, and times them; belongs to the event loop."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, others: Sequence[ServiceDescriptor] = ()) -> None:
+        """``others`` are services beside our own."""
         self._started = Counter("grpc_server_started", "Calls started.", _LABELS, registry=registry)
         self._handled = Counter("grpc_server_handled", "Calls ended.", (*_LABELS, "grpc_code"), registry=registry)
         self._seconds = ClientHistogram(
@@ -31,7 +33,8 @@ class CallMetrics:
             "seqserve_requests_rejected", "Requests refused before anything was computed; each input of a call is one.",
             ("reason",), registry=registry,
         )
-        for labels in _own_methods():  # series that begin at 0, so that a first error shows as a rise
+        own = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"]
+        for labels in _methods([own, *others]):  # series that begin at 0, so that a first error shows as a rise
             self._started.labels(*labels)
             self._seconds.labels(*labels)
             for status in grpc.StatusCode:
@@ -50,6 +53,9 @@ class CallMetrics:
         self._seconds.labels(*labels).observe(now - call.begun)
         if call.reason and call.reason not in BEGUN:
             self._rejected.labels(call.reason).inc(max(1, call.requests))
+        for reason, count in call.refused.items():
+            if reason not in BEGUN:
+                self._rejected.labels(reason).inc(count)
 
 
 def go_name(status: grpc.StatusCode) -> str:
@@ -57,11 +63,11 @@ def go_name(status: grpc.StatusCode) -> str:
     return {"OK": "OK", "CANCELLED": "Canceled"}.get(status.name, status.name.title().replace("_", ""))
 
 
-def _own_methods() -> list[Labels]:
-    service = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"]
+def _methods(services: Sequence[ServiceDescriptor]) -> list[Labels]:
+    kinds = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
     return [
-        ("server_stream" if method.server_streaming else "unary", service.full_name, method.name)
-        for method in service.methods
+        (kinds[method.client_streaming, method.server_streaming], service.full_name, method.name)
+        for service in services for method in service.methods
     ]
 
 

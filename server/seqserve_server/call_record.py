@@ -26,6 +26,7 @@ class Call:
         traceparent: What the caller sent under that name, unchecked.
         model: The name of the model that answers; empty while none was found.
         reason: Of the error that ended it, as in ``ErrorInfo``; empty without one.
+        refused: How many requests of a stream of many were refused, by the reason; the stream itself goes on.
         requests: Sources or pairs that were offered to the gate.
         input_tokens: Of these, special tokens included.
         output_tokens: Generated in best answers or scored, end tokens included.
@@ -44,6 +45,7 @@ class Call:
     requests: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
     span: Any = None
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.rpc.code_pb2 import RESOURCE_EXHAUSTED
 from grpc_status import rpc_status
 
 from seqserve_server.admission import check_tenant
@@ -48,8 +49,14 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return f"{random.getrandbits(128):032x}"  # to look it up by, no secret: uuid4 asks the kernel every time
 
 
-async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
+async def guarded(
+    context: Context, answer: Callable[[], Awaitable[Answer]], *, overloaded: int = RESOURCE_EXHAUSTED
+) -> Answer:
+    """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled.
+
+    Args:
+        overloaded: See ``status_of``.
+    """
     call = CURRENT.get()
     request_id = request_id_of(context.invocation_metadata() or ()) if call is None else call.request_id
     trailing = [("x-request-id", request_id)]
@@ -59,7 +66,7 @@ async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> 
     except ServerError as error:
         if call is not None:
             call.reason = error.reason
-        status = status_of(error, request_id)
+        status = status_of(error, request_id, overloaded=overloaded)
         if (delay := retry_seconds(error)) >= 0:
             trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
     except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed

@@ -105,6 +105,7 @@ class ServerConfig:
     )
     drain_seconds: int = _setting(30, "on SIGTERM, seconds that running calls have to finish", 0, 3600)
     reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
+    open_inference: bool = _setting(True, "serve the Open Inference Protocol too (true or false)")
     no_scorer: bool = _setting(False, "leave the scorer closed, which saves its memory: no scores, no alignments")
     log_level: str = _setting("info", "debug, info, warning or error")
     log_format: str = _setting("console", "console or json: text for people, or one object a line")

@@ -2,28 +2,18 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from seqserve_server.admission import Resolved, check_tenant, resolve_options
-from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of, with_attention
+from seqserve_server.admission import Resolved, check_tenant
+from seqserve_server.answers import Answer, Asked, Chunk, GrowingAnswer, answer_of, with_attention
 from seqserve_server.attention import check_attention, pairs_of, scorable, weights_of
-from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_limited_source, read_stop, read_target
+from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_limited_source
 from seqserve_server.local import LocalModel
+from seqserve_server.reading import named_options, resolve
 from seqserve_server.request import Finished, Request
 from seqserve_server.scores import Given, Score, read_pairs, score_of
 from seqserve_server.scoring import ScoreOptions
-from seqserve_server.search_options import Options, most_beams, read_stopping
 from seqserve_server.token_options import seeded
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """As the client's."""
-
-    text: str
-    token_ids: list[int]
-    result: Answer | None = None
 
 
 class InProcess:
@@ -101,22 +91,7 @@ class InProcess:
     def _resolve(self, options: dict[str, Any], *, streamed: bool = False) -> Resolved:
         options, served = dict(options), self._local.served
         check_tenant(options.pop("tenant", None) or "", "options.tenant")  # nobody else is here to share with
-        if (word := options.get("stopping")) is not None:
-            options["stopping"] = read_stopping(word)
-        if (sequences := options.get("suppress_tokens")) is not None:
-            options["suppress_tokens"] = [[each] if isinstance(each, int) else list(each) for each in sequences]
-
-        def target(content: Content, field: str) -> tuple[int, ...]:
-            return read_target(_kind_of(content), content, served.description, served.tokenizer, field)
-
-        if (prefix := options.get("prefix")) is not None:
-            options["prefix"] = target(prefix, "options.prefix")
-        for name in ("required_phrases", "banned_phrases"):
-            if (phrases := options.get(name)) is not None:
-                options[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
-        if options.get("stop") is not None:
-            options["stop"] = read_stop(options["stop"], served.tokenizer)
-        resolved = resolve_options(Options(**options), served.description, most_beams(served.limits.max_rows))
+        resolved = resolve(named_options(options, served), served)
         check_attention(resolved, served.tokenizer, can_score=served.engine.can_score, streamed=streamed)
         return resolved
 
@@ -127,9 +102,3 @@ class InProcess:
         )
         search = seeded(options.search, secrets.randbits(64))
         return Asked(Request(0, source, options.prompt, search), options, truncated)
-
-
-def _kind_of(content: Content) -> str:
-    if isinstance(content, str):
-        return "text"
-    return "tokens" if content and isinstance(content[0], str) else "token_ids"

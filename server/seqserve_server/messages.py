@@ -1,23 +1,22 @@
 """Protobuf messages to plain values and back. The only file, with ``service``, that knows the wire types."""
 
-import secrets
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from seqserve.bundle import ModelDescription
 from seqserve.search_defaults import SearchDefaults
 from seqserve.v1 import seq2seq_pb2 as pb
-from seqserve_server.admission import Resolved, check_memory, resolve_options
+from seqserve_server.admission import Resolved
 from seqserve_server.answers import Answer, Asked
-from seqserve_server.attention import check_attention
 from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.inputs import Content, read_limited_source, read_stop, read_target
+from seqserve_server.inputs import Content, read_stop, read_target
 from seqserve_server.phrase_options import MAX_PHRASES
-from seqserve_server.request import Durations, FinishReason, Request
+from seqserve_server.reading import read_requests, resolve
+from seqserve_server.request import Durations, FinishReason
 from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
-from seqserve_server.token_options import MAX_SUPPRESSED_IDS, check_count, seeded
+from seqserve_server.token_options import MAX_SUPPRESSED_IDS, check_count
 
 MOST_KEPT = 256  # different options of one model that are kept
 LONGEST_KEPT = 256  # bytes of their message
@@ -95,12 +94,12 @@ def read_inputs(
         InvalidRequest: naming the field and the limit. Nothing has been started then.
         NoScorer: something is asked for that needs one.
     """
-    resolved = _resolved(options, model, max_text_bytes)
-    check_attention(resolved, model.tokenizer, can_score=model.engine.can_score, streamed=field == "input")
-    return [
-        _read_input(message, resolved, model, name, max_text_bytes, deadline, tenant)
-        for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
-    ]
+    names = _names(field, len(inputs))
+    return read_requests(
+        [content_of(message, name) for message, name in zip(inputs, names, strict=True)], names,
+        _resolved(options, model, max_text_bytes), model,
+        streamed=field == "input", max_text_bytes=max_text_bytes, deadline=deadline, tenant=tenant,
+    )
 
 
 def _resolved(message: pb.GenerationOptions, model: ServedModel, max_text_bytes: int) -> Resolved:
@@ -108,8 +107,7 @@ def _resolved(message: pb.GenerationOptions, model: ServedModel, max_text_bytes:
     key, known = message.SerializeToString(deterministic=True), _RESOLVED.setdefault(model, {})
     found = known.get((key, max_text_bytes))
     if found is None:
-        options = read_options(message, model, max_text_bytes)
-        found = resolve_options(options, model.description, most_beams(model.limits.max_rows))
+        found = resolve(read_options(message, model, max_text_bytes), model)
         if len(key) <= LONGEST_KEPT:
             if len(known) >= MOST_KEPT:
                 known.clear()
@@ -119,25 +117,6 @@ def _resolved(message: pb.GenerationOptions, model: ServedModel, max_text_bytes:
 
 def _names(field: str, count: int) -> list[str]:
     return [f"{field}[{place}]" for place in range(count)] if field == "inputs" else [field] * count
-
-
-def _read_input(
-    message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int,
-    deadline: float | None, tenant: str,
-) -> Asked:
-    kind, content = content_of(message, field)
-    source, truncated = read_limited_source(
-        kind, content, model.description, options.frame, model.tokenizer, field, options.source_limit,
-        max_text_bytes=max_text_bytes,
-    )
-    search = options.search
-    if search.sampling is not None:
-        search = seeded(search, secrets.randbits(64))  # here, for what is behind knows no chance
-    request = Request(
-        0, source, options.prompt, search, deadline=deadline, priority=options.priority, tenant=tenant
-    )
-    check_memory(request, model.limits)
-    return Asked(request, options, truncated)
 
 
 def write_answer(answer: Answer) -> pb.GenerationResult:

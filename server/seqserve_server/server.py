@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
-from seqserve_server import kernels
+from seqserve_server import kernels, open_inference
 from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
 from seqserve_server.engine_thread import Runner, engine_thread
@@ -35,10 +35,14 @@ from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
 from seqserve_server.waiting import read_weights
 
+if TYPE_CHECKING:
+    from seqserve_server.open_inference.service import OpenInferenceService
+
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"].full_name
-HEALTH_NAMES = ("", SERVICE_NAME)  # readiness; "liveness" stays SERVING for as long as the process can answer
+# Readiness; "liveness" stays SERVING for as long as the process can answer.
+HEALTH_NAMES = ("", SERVICE_NAME, open_inference.SERVICE_NAME)
 LIVENESS = "liveness"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -126,8 +130,10 @@ async def running_server(
         lambda: servicer.ready, lambda: gate.inside.requests, max_waiting=config.max_waiting, max_rows=config.max_rows,
     ))
     tracing = open_tracing(config.otlp_endpoint)
-    calls = CallInterceptor(CallMetrics(registry), tracing, access_log=config.access_log)
-    server, port = await _start_grpc(config, service, servicer, calls)
+    second = _second_service(config, models, servicer)
+    metrics = CallMetrics(registry, [each.descriptor for each in second])
+    calls = CallInterceptor(metrics, tracing, access_log=config.access_log)
+    server, port = await _start_grpc(config, service, second, servicer, calls)
     failed, reload = asyncio.Event(), reload or asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
@@ -163,16 +169,33 @@ async def _reloading(swap: HotSwap, asked: asyncio.Event) -> AsyncIterator[None]
         await swap.close()
 
 
+def _second_service(
+    config: ServerConfig, models: ServedModels, servicer: HealthService
+) -> "list[OpenInferenceService]":
+    """The Open Inference Protocol, where it is wanted."""
+    if not config.open_inference:
+        return []
+    # Here, not above: in a process that has another library of this protocol it cannot be imported.
+    from seqserve_server.open_inference.service import OpenInferenceService
+    return [OpenInferenceService(
+        models, lambda: servicer.ready, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes
+    )]
+
+
 async def _start_grpc(
-    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, calls: CallInterceptor
+    config: ServerConfig, service: Seq2SeqService, second: "list[OpenInferenceService]",
+    servicer: health.aio.HealthServicer, calls: CallInterceptor,
 ) -> tuple[grpc.aio.Server, int]:
     server = make_server(config, [calls])
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     seq2seq_pb2_grpc.add_Seq2SeqServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    for each in second:
+        each.add_to(server)
     if config.reflection:
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = [SERVICE_NAME, *(each.descriptor.full_name for each in second)]
+        reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = open_port(server, config)
     await server.start()
     return server, port

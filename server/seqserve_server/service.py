@@ -1,21 +1,17 @@
 """The gRPC service: message to requests, events to messages. Everything else happens elsewhere."""
 
-from collections.abc import Sequence
 from contextlib import aclosing
 
 from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve.v1 import seq2seq_pb2_grpc
-from seqserve_server import answers
-from seqserve_server.answers import Asked, GrowingAnswer, answer_of, with_attention
-from seqserve_server.attention import pairs_of, scorable, weights_of
 from seqserve_server.calls import Context, deadline_of, guarded, tenant_of
 from seqserve_server.errors import InvalidRequest
+from seqserve_server.generation import generate, stream
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
-from seqserve_server.request import Finished
 from seqserve_server.score_messages import contents_of, read_score_options, write_score
 from seqserve_server.scores import read_pairs, score_of
-from seqserve_server.served_models import ServedModels, Serving
+from seqserve_server.served_models import ServedModels
 from seqserve_server.tokenizing import Tokenizing
 
 
@@ -40,8 +36,7 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                     request.inputs, request.options, serving.model, field="inputs",
                     max_text_bytes=self._max_text_bytes, deadline=deadline_of(context), tenant=tenant,
                 )
-                ended = await serving.dispatcher.generate([each.request for each in asked], size=size)
-                found = await _answers(asked, ended, serving)
+                found = await generate(asked, serving, size=size)
                 return pb.GenerateResponse(results=[write_answer(answer) for answer in found])
 
         return await guarded(context, answer)
@@ -56,18 +51,12 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                     [request.input], request.options, serving.model, field="input",
                     max_text_bytes=self._max_text_bytes, deadline=deadline_of(context), tenant=tenant,
                 )[0]
-                growing = GrowingAnswer(asked, serving.model.tokenizer)
-                # Closed here and now however this ends: a request must not run on for a caller that is gone.
-                async with aclosing(serving.dispatcher.stream(asked.request, size=size)) as parts:
+                async with aclosing(stream(asked, serving, size=size)) as parts:
                     async for part in parts:
-                        if isinstance(part, Finished):
-                            (answer,) = await _answers([asked], [part], serving)
-                            text, ids = growing.finish(answer)
-                            result = write_answer(answer)
-                            await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids, result=result))
-                        else:
-                            text, ids = growing.push(part)
-                            await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids))
+                        result = None if part.result is None else write_answer(part.result)
+                        await context.write(
+                            pb.GenerateStreamResponse(text=part.text, token_ids=part.token_ids, result=result)
+                        )
 
         await guarded(context, answer)
 
@@ -120,20 +109,3 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
 
         del request  # it has no fields
         return await guarded(context, answer)
-
-
-async def _answers(asked: Sequence[Asked], ended: Sequence[Finished], serving: Serving) -> list[answers.Answer]:
-    """Answers to inputs of one call, after a pass of the scorer where its options ask for attention."""
-    model = serving.model
-    if not asked[0].options.wants_attention:
-        return [answer_of(end, each, model.tokenizer) for each, end in zip(asked, ended, strict=True)]
-    pairs = [
-        pairs_of(end, each.request, each.options, model.description.eos_id)
-        for each, end in zip(asked, ended, strict=True)
-    ]
-    wanted = [pair for some in pairs for pair in some if scorable(pair)]
-    scored = iter(await serving.dispatcher.score(wanted, admitted=True))
-    return [
-        with_attention(end, weights_of(some, scored), each, model)
-        for each, end, some in zip(asked, ended, pairs, strict=True)
-    ]

@@ -38,8 +38,14 @@ _CODES: dict[type[ServerError], int] = {
 _RETRY_ELSEWHERE_SECONDS = 1.0
 
 
-def status_of(error: ServerError, request_id: str) -> status_pb2.Status:
-    """Status with code, message and details. An engine's failure says no more than that it happened."""
+def status_of(
+    error: ServerError, request_id: str, *, overloaded: int = code_pb2.RESOURCE_EXHAUSTED
+) -> status_pb2.Status:
+    """Status with code, message and details. An engine's failure says no more than that it happened.
+
+    Args:
+        overloaded: The code in place of RESOURCE_EXHAUSTED, for protocols that have another one.
+    """
     metadata: dict[str, str] = {}
     details: list[Message] = []
     if isinstance(error, InvalidRequest):
@@ -56,7 +62,10 @@ def status_of(error: ServerError, request_id: str) -> status_pb2.Status:
     metadata |= _facts(error)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     details += [info, error_details_pb2.RequestInfo(request_id=request_id)]
-    return status_pb2.Status(code=_CODES[type(error)], message=str(error), details=[_pack(part) for part in details])
+    code = _CODES[type(error)]
+    if code == code_pb2.RESOURCE_EXHAUSTED:
+        code = overloaded
+    return status_pb2.Status(code=code, message=str(error), details=[_pack(part) for part in details])
 
 
 def _facts(error: ServerError) -> dict[str, str]:
