@@ -1,5 +1,6 @@
 """What every handler of a call does alike: its deadline, its request id, and errors that leave as statuses."""
 
+import asyncio
 import logging
 import random
 import re
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from grpc_status import rpc_status
 
-from seqserve_server.errors import ServerError
+from seqserve_server.errors import ServerError, SlowReader
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,19 @@ def request_id_of(context: Context) -> str:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return f"{random.getrandbits(128):032x}"  # to look it up by, no secret: uuid4 asks the kernel every time
+
+
+async def write(context: Context, message: object, timeout_seconds: float) -> None:
+    """Write one message of a stream. Who does not read it for so long, where that is not 0, has no call any more.
+
+    Raises:
+        SlowReader: the time is over.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds or None):
+            await context.write(message)
+    except TimeoutError:
+        raise SlowReader(timeout_seconds) from None
 
 
 async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:

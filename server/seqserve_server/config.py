@@ -48,6 +48,14 @@ class ServerConfig:
     max_message_bytes: int = _setting(4 * 2**20, "most bytes of one gRPC message", 1 << 10, 1 << 30)
     max_streams: int = _setting(4096, "most concurrent calls of one connection", 1, 1 << 20)
     drain_seconds: int = _setting(30, "on SIGTERM, seconds that running calls have to finish", 0, 3600)
+    hang_seconds: int = _setting(
+        30, "seconds without a finished step, while there is work, after which the engine hangs and the process ends; "
+        "0 for never", 0, 3600
+    )
+    write_timeout_seconds: int = _setting(
+        60, "seconds that a client has to read a message of a stream before its request is cancelled; 0 for ever",
+        0, 3600,
+    )
     reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
     no_scorer: bool = _setting(False, "leave the scorer closed, which saves its memory: no scores, no alignments")
     log_level: str = _setting("info", "debug, info, warning or error")

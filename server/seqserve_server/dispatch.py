@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from seqserve_server.admission import Gate
-from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped
+from seqserve_server.errors import DeadlinePassed, Draining, EngineFailure, EngineStopped
 from seqserve_server.loop import Loop
 from seqserve_server.request import (
     Event,
@@ -24,6 +24,8 @@ from seqserve_server.request import (
 
 Queued = TypeVar("Queued", Request, ScoreRequest)
 Ended = TypeVar("Ended", Finished, PairScored)
+Closed = EngineStopped | Draining
+End = Terminal | Closed  # of a caller: what the engine said of its request, or why it will say nothing
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class Batch:
     """A unary caller: waits until all of its requests ended."""
 
     done: asyncio.Future[None]
-    ended: dict[int, Terminal]
+    ended: dict[int, End]
     count: int
 
 
@@ -41,7 +43,7 @@ class Stream:
 
     ready: asyncio.Event
     token_ids: list[int]
-    ended: Terminal | None = None
+    ended: End | None = None
 
 
 class Dispatcher:
@@ -53,6 +55,7 @@ class Dispatcher:
         self._callers: dict[int, Batch | Stream] = {}
         self._event_loop = asyncio.get_running_loop()
         self._loop: Loop | None = None
+        self._closed: type[Closed] | None = None
 
     @property
     def open_requests(self) -> int:
@@ -62,6 +65,14 @@ class Dispatcher:
     def attach(self, loop: Loop) -> None:
         """The loop that requests go to; it is made after this object because it publishes to it."""
         self._loop = loop
+
+    def close(self, why: type[Closed]) -> None:
+        """End every caller now, and whoever comes later at the door. What the engine still says is for nobody."""
+        self._closed = why
+        request_ids = list(self._callers)
+        for request_id in request_ids:
+            self._end(request_id, why())
+        self._abandon(request_ids)
 
     def detach(self) -> None:
         """No request will come any more: dispatcher and loop let go of each other, and of the model's memory."""
@@ -79,7 +90,7 @@ class Dispatcher:
 
         Raises:
             QueueFull: none of them was let in.
-            EngineFailure, EngineStopped, DeadlinePassed: one of them did not end well.
+            EngineFailure, EngineStopped, Draining, DeadlinePassed: one of them did not end well.
         """
         return [_completed(event, Finished) for event in await self._run(self._enter(requests))]
 
@@ -93,8 +104,8 @@ class Dispatcher:
         ended = await self._run(self._enter(requests, admitted=admitted))
         return [_completed(event, PairScored) for event in ended]
 
-    async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[Terminal]:
-        """Their terminal events, when the last one has come."""
+    async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[End]:
+        """How they ended, when the last one has."""
         if not entered:
             return []
         batch = Batch(self._event_loop.create_future(), {}, len(entered))
@@ -128,6 +139,8 @@ class Dispatcher:
                 self._abandon([entered.id])
 
     def _enter(self, requests: Sequence[Queued], *, admitted: bool = False) -> list[Queued]:
+        if self._closed is not None:
+            raise self._closed
         self._gate.enter(len(requests), refuse=not admitted)
         now = time.monotonic()
         return [replace(request, id=next(self._ids), arrival=now) for request in requests]
@@ -144,24 +157,32 @@ class Dispatcher:
 
     def _deliver(self, events: list[Event]) -> None:
         for event in events:
-            caller = self._callers.get(event.request_id)
             if isinstance(event, TokensChosen):
+                caller = self._callers.get(event.request_id)
                 if isinstance(caller, Stream):
                     caller.token_ids += event.token_ids
                     caller.ready.set()
                 continue
-            self._gate.leave()
-            self._callers.pop(event.request_id, None)
-            if isinstance(caller, Stream):
-                caller.ended = event
-                caller.ready.set()
-            elif isinstance(caller, Batch):
-                caller.ended[event.request_id] = event
-                if len(caller.ended) == caller.count and not caller.done.done():
-                    caller.done.set_result(None)
+            self._end(event.request_id, event)
+
+    def _end(self, request_id: int, end: End) -> None:
+        """Of a request whose caller is known; what comes after its end is for nobody."""
+        caller = self._callers.pop(request_id, None)
+        if caller is None:
+            return
+        self._gate.leave()
+        if isinstance(caller, Stream):
+            caller.ended = end
+            caller.ready.set()
+            return
+        caller.ended[request_id] = end
+        if len(caller.ended) == caller.count and not caller.done.done():
+            caller.done.set_result(None)
 
 
-def _completed(event: Terminal, kind: type[Ended]) -> Ended:
+def _completed(event: End, kind: type[Ended]) -> Ended:
+    if isinstance(event, Closed):
+        raise event
     if isinstance(event, Failed):
         raise EngineStopped if event.engine_stopped else EngineFailure(event.message)
     if isinstance(event, Finished) and event.reason is FinishReason.DEADLINE:

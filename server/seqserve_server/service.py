@@ -9,7 +9,7 @@ from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server import answers
 from seqserve_server.answers import Asked, GrowingAnswer, answer_of, with_attention
 from seqserve_server.attention import pairs_of, scorable, weights_of
-from seqserve_server.calls import Context, deadline_of, guarded
+from seqserve_server.calls import Context, deadline_of, guarded, write
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
 from seqserve_server.request import Finished
@@ -22,8 +22,12 @@ from seqserve_server.tokenizing import Tokenizing
 class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
     """Handlers are coroutines, streams too: an abandoned generator's ``finally`` would run at no certain time."""
 
-    def __init__(self, models: ServedModels, *, max_inputs: int, max_text_bytes: int, max_waiting: int) -> None:
-        self._models = models
+    def __init__(
+        self, models: ServedModels, *, max_inputs: int, max_text_bytes: int, max_waiting: int,
+        write_timeout_seconds: float = 0,
+    ) -> None:
+        """``write_timeout_seconds``: how long the client of a stream may leave a message; 0 for as long as it likes."""
+        self._models, self._write_timeout = models, write_timeout_seconds
         self._max_inputs, self._max_text_bytes, self._max_waiting = max_inputs, max_text_bytes, max_waiting
         self._tokenizing = Tokenizing(max_inputs=max_inputs, max_text_bytes=max_text_bytes)
 
@@ -59,11 +63,11 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                         if isinstance(part, Finished):
                             (answer,) = await _answers([asked], [part], serving)
                             text, ids = growing.finish(answer)
-                            result = write_answer(answer)
-                            await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids, result=result))
+                            message = pb.GenerateStreamResponse(text=text, token_ids=ids, result=write_answer(answer))
                         else:
                             text, ids = growing.push(part)
-                            await context.write(pb.GenerateStreamResponse(text=text, token_ids=ids))
+                            message = pb.GenerateStreamResponse(text=text, token_ids=ids)
+                        await write(context, message, self._write_timeout)
 
         await guarded(context, answer)
 
