@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from arithmetic_engine import ArithmeticEngine
+from faulty_engine import FaultyEngine
 from refusals import drained, refusal
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server.config import ServerConfig
@@ -151,20 +152,19 @@ async def test_draining_finishes_what_runs_and_refuses_what_is_new() -> None:
 
 @pytest.mark.parametrize("drain_seconds", [0, 1])
 async def test_a_drain_that_takes_too_long_is_cut_short_with_an_error(drain_seconds: int) -> None:
-    engine = ArithmeticEngine()
+    engine = FaultyEngine(ArithmeticEngine())
     async with contextlib.AsyncExitStack() as stack:  # the channel is to outlive the server
-        async with serving(engine, drain_seconds=drain_seconds) as served:
+        async with serving(cast(ArithmeticEngine, engine), drain_seconds=drain_seconds) as served:
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{served.server.port}")
             stub = make_stub(await stack.enter_async_context(channel))
-            engine.hold()
-            engine.allow(3)
+            engine.seconds = 0.1  # 64 tokens, which nobody has the time for
             calls = [
                 asyncio.ensure_future(refusal(stub.Generate(ask(ids(*ENDLESS))))),
                 asyncio.ensure_future(refusal(drained(stub.GenerateStream(ask_stream(ids(*ENDLESS)))))),
             ]
             await served.until(lambda: served.inside == 2)
-            await served.until_stepping()
-            calls[0].add_done_callback(lambda _: engine.allow())
+            steps = engine.runs
+            await served.until(lambda: engine.runs > steps + 3)
         for call in calls:
             error = await call  # a stream that had begun is no exception: an error, never a short answer
             assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
