@@ -53,7 +53,7 @@ class Ending:
                 go elsewhere: cut off by the transport, they would look like cancelled ones.
         """
         if self.failed.is_set():
-            await asyncio.sleep(TELL_SECONDS)  # calls on their way are told as well: a stopping server would cancel them
+            await asyncio.sleep(TELL_SECONDS)  # calls on their way are told too: a stopping server would cancel them
             await self._server.stop(0)
             return
         # New calls are refused and connections told to go away at once: a client that stays on a draining connection
