@@ -14,8 +14,13 @@ BUNDLE := var/demo-bundle
 EXTRAS := server,export,train,plot,dev
 PEERS := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
+AUDIT := .venv-audit/bin
+AUDIT_STAMP := .venv-audit/.installed
 OPTIMUM := .venv-optimum/bin
 OPTIMUM_STAMP := .venv-optimum/.installed
+DEPLOY := .venv-deploy/bin
+DEPLOY_STAMP := .venv-deploy/.installed
+RENDERED := var/rendered
 # Folder with the files of Multi30k, which are no part of this repository; what needs them is left out without.
 DATA ?= shared/data/multi30k
 HAS_DATA := $(wildcard $(DATA)/test_2016_flickr.en*)
@@ -23,10 +28,10 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow torture bench bench-load bench-models bench-peers
-.PHONY: check deploy-check protos protos-check clean
+.PHONY: check deploy-check monitoring monitoring-check protos protos-check audit sbom clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP)  ## Create .venv and install everything into it
 
@@ -121,16 +126,62 @@ var/bench/demo-peers/optimum-int8/generation_config.json: var/bench/demo-peers/c
 	PYTHONPATH=bench $(OPTIMUM)/python -m peers.optimum_models var/bench/demo-peers/transformers \
 		var/bench/demo-peers/optimum
 
-check: $(STAMP) protos-check deploy-check  ## Lint, types, import directions, protos, deployment files, sizes
+check: $(STAMP) protos-check deploy-check monitoring-check  ## Lint, types, import directions, protos, deployment files, sizes
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
 
-deploy-check: $(STAMP)  ## Render and validate the Kubernetes manifests, lint the Dockerfile
-	$(BIN)/hadolint deploy/Dockerfile
+$(AUDIT_STAMP): .ci/requirements-audit.txt
+	test -x $(AUDIT)/python || $(PYTHON) -m venv .venv-audit
+	$(AUDIT)/python -m pip install --quiet $(PIP_ARGS) -r $< || { \
+		echo "make: the tools could not be installed, for which a package index is needed" >&2; exit 1; }
+	touch $@
+
+var/server-packages.txt: $(STAMP) .ci/server_packages.py
+	mkdir -p var
+	$(BIN)/python .ci/server_packages.py > $@
+
+# Strict: without it, packages that the database did not answer for count as harmless.
+audit: var/server-packages.txt $(AUDIT_STAMP)  ## Known vulnerabilities of what a server is made of; asks pypi.org
+	$(AUDIT)/pip-audit --strict --requirement $< --no-deps --disable-pip --progress-spinner off || { \
+		echo "make: not clean: either known vulnerabilities are above, or pypi.org was not reached and nothing was checked" >&2; \
+		exit 1; }
+
+sbom: var/server-packages.txt $(AUDIT_STAMP)  ## What a server is made of, as CycloneDX: var/sbom.json
+	$(AUDIT)/cyclonedx-py requirements $< --output-reproducible --of JSON --output-file var/sbom.json
+	$(BIN)/python .ci/server_packages.py --check var/sbom.json
+
+# What kubectl renders is looked at by everything else. The packages of npm carry schemas that PyPI has not.
+deploy-check: $(STAMP) $(DEPLOY_STAMP)  ## Render and validate the Kubernetes manifests, lint the Dockerfiles
+	$(BIN)/hadolint deploy/Dockerfile deploy/Dockerfile.model
 	$(BIN)/yamllint --strict deploy
-	$(BIN)/python deploy/manifests.py deploy/base
+	rm -rf $(RENDERED) && mkdir -p $(RENDERED)
+	$(BIN)/python deploy/manifests.py --out $(RENDERED) deploy/base deploy/overlays/*
+	$(DEPLOY)/checkov --config-file deploy/checkov.yaml --framework dockerfile -d deploy
+	@if ls $(RENDERED)/*.yaml >/dev/null 2>&1; then $(MAKE) --no-print-directory rendered-check; fi
+
+.PHONY: rendered-check
+rendered-check: $(DEPLOY_STAMP)
+	$(DEPLOY)/checkov --config-file deploy/checkov.yaml --framework kubernetes -d $(RENDERED)
+	$(DEPLOY)/python deploy/kserve_models.py $(RENDERED)/*.yaml
+	@if command -v npm >/dev/null; then \
+		mkdir -p var/custom-resources && cp deploy/custom-resources/* var/custom-resources/ && \
+		npm install --prefix var/custom-resources --silent --no-audit --no-fund && \
+		node var/custom-resources/validate.mjs $(RENDERED)/*.yaml; \
+	else echo "skipped: npm is not installed; custom resources were held against deploy/schemas only"; fi
+
+$(DEPLOY_STAMP): deploy/requirements.txt deploy/requirements-models.txt
+	test -x $(DEPLOY)/python || $(PYTHON) -m venv .venv-deploy
+	$(DEPLOY)/python -m pip install --quiet $(PIP_ARGS) -r deploy/requirements.txt
+	$(DEPLOY)/python -m pip install --quiet $(PIP_ARGS) --no-deps -r deploy/requirements-models.txt
+	touch $@
+
+monitoring: $(STAMP)  ## Write the dashboard and the PrometheusRule
+	$(BIN)/python deploy/monitoring_files.py
+
+monitoring-check: $(STAMP)  ## Rules, alerts and their tests, by promtool
+	$(BIN)/python deploy/promtool.py
 
 protos: $(STAMP)  ## Generate the gRPC stubs beside seq2seq.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) \
@@ -145,4 +196,4 @@ protos-check: $(STAMP)  ## Lint the proto; the committed stubs must be what it g
 		diff -q $$stub proto/$${stub#var/protos/} || { echo "run make protos" >&2; exit 1; }; done
 
 clean:  ## Remove everything that the other targets made
-	rm -rf .venv .venv-peers .venv-optimum var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers .venv-optimum .venv-deploy .venv-audit var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,9 +9,9 @@ from arithmetic_engine import END, START
 from hand_loop import make_limits
 from seqserve.bundle import ModelDescription
 from seqserve.search_defaults import SearchDefaults
-from seqserve_server.admission import Gate, Resolved, check_complete, check_memory, complete_source, resolve_options
+from seqserve_server.admission import Resolved, check_complete, check_memory, complete_source, resolve_options
 from seqserve_server.decoding.search import SearchSettings, Stopping
-from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
+from seqserve_server.errors import InputTooLong, InvalidRequest
 from seqserve_server.request import Request
 from seqserve_server.search_options import Options, most_beams, resolve_search, search_defaults
 from serving import describe
@@ -188,15 +188,3 @@ def test_a_beam_needs_rows_and_a_graph_with_places_for_it() -> None:
     assert caught.value.field == "options.beam_size"
     check_memory(request(3, 1, 5), dataclasses.replace(make_limits(), widths=(1,), beams=False))
     check_memory(wide, dataclasses.replace(make_limits(), widths=(1,)))
-
-
-def test_a_gate_lets_all_of_a_call_in_or_none() -> None:
-    gate = Gate(5)
-    gate.enter(3)
-    with pytest.raises(QueueFull, match="3 requests do not fit: 2 of 5 places are free") as caught:
-        gate.enter(3)
-    assert caught.value.retry_after > 0
-    assert gate.inside == 3
-    gate.enter(2)
-    gate.leave(5)
-    assert gate.inside == 0

@@ -131,7 +131,7 @@ def test_a_vocabulary_without_an_unknown_token_refuses_words_that_it_lacks(tmp_p
     checkpoint = read(tmp_path / "book")
     assert checkpoint.unk_id is None
     assert checkpoint.tokenizer is not None
-    with pytest.raises(UnknownWord, match="'cat' is not in the vocabulary"):
+    with pytest.raises(UnknownWord, match="word 2 is not in the vocabulary"):
         checkpoint.tokenizer.encoder()("word1 cat")
 
 

@@ -9,12 +9,12 @@ import pytest
 from arithmetic_engine import END, START, ArithmeticEngine, answer
 from hand_loop import make_limits
 from pencil import scores
-from seqserve_server.admission import Gate
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine import Pair
 from seqserve_server.engine_thread import Runner
 from seqserve_server.errors import DeadlinePassed, EngineFailure, EngineStopped, QueueFull
+from seqserve_server.gate import Gate, GateLimits
 from seqserve_server.loop import Loop
 from seqserve_server.request import Finished, FinishReason, Request, ScoreRequest
 from seqserve_server.scheduler import Scheduler
@@ -29,7 +29,7 @@ class Desk:
 
     def __init__(self, places: int = 8) -> None:
         self.engine = ArithmeticEngine()
-        self.dispatcher = Dispatcher(Gate(places))
+        self.dispatcher = Dispatcher(Gate(GateLimits(places, 0)))
         self.loop = Loop(self.engine, Scheduler(make_limits(max_rows=4)), self.dispatcher.publish)
         self.dispatcher.attach(self.loop)
 

@@ -92,7 +92,7 @@ async def test_a_dispatcher_that_ends_a_caller_twice_is_found(monkeypatch: pytes
 
 
 def _counts_late_ends(self: Dispatcher, request_id: int, end: dispatch.End) -> None:
-    self._gate.leave()
+    self._gate.leave(self._entered[request_id])
     caller = self._callers.pop(request_id, None)
     if isinstance(caller, dispatch.Stream):
         caller.ended = end

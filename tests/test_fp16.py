@@ -251,4 +251,4 @@ def test_the_cpu_serves_no_fp16_bundle_and_verifies_it(
     assert verify_command.run(argparse.Namespace(bundle=out)) == 0
     checks = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in checks] == ["checksums", "graphs", "golden", "smoke"]
-    assert checks[2].endswith("; on the CPU only, and an fp16 bundle is made for CUDA")
+    assert checks[3].endswith("; on the CPU only, and an fp16 bundle is made for CUDA")

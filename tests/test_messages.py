@@ -63,7 +63,7 @@ def test_every_option_of_the_message_is_read() -> None:
         top_k=50, top_p=0.9, seed=2**64 - 1, return_logprobs=True, prefix=pb.Target(text="c d"), prefix_bias=0.5,
         coverage_penalty=0.2, return_alternatives=True, min_alternative_probability=0.01, replace_unknowns=True,
         return_alignment=True, required_phrases=[pb.Target(text="c"), pb.Target(token_ids=pb.TokenIds(ids=[6, 7]))],
-        banned_phrases=[pb.Target(text="d e")], max_source_tokens=9, truncate=True, stop=["a b", "c"],
+        banned_phrases=[pb.Target(text="d e")], max_source_tokens=9, truncate=True, stop=["a b", "c"], priority=-3,
     )
     assert len(message.ListFields()) == len(pb.GenerationOptions.DESCRIPTOR.fields), "an option is missing here"
     read = options_of(message)
@@ -71,7 +71,7 @@ def test_every_option_of_the_message_is_read() -> None:
     assert read.stop.texts == ("a b", "c")
     assert dataclasses.replace(read, stop=None) == Options(
         7, 2, "en", "de", 4, 3, 0.2, 1.5, Stopping.PATIENCE, 1.2, 3, [[5], [6, 7], []], True, 0.7, 50, 0.9, 2**64 - 1,
-        True, (5, 6), 0.5, True, 0.01, 0.2, True, True, ((5,), (6, 7)), ((6, 7),), 9, True,
+        True, (5, 6), 0.5, True, 0.01, 0.2, True, True, ((5,), (6, 7)), ((6, 7),), 9, True, None, -3,
     )
 
 

@@ -77,7 +77,7 @@ async def test_buckets_start_at_a_quarter_of_a_millisecond_and_are_cumulative() 
         await served.stub.Generate(ask("c d"))
         page = await settled(served, 1)
     for name in HISTOGRAMS:
-        if name != "seqserve_batch_rows":
+        if name.endswith("_seconds"):
             buckets = [(sample.labels["le"], sample.value) for sample in page.families[name].samples
                        if sample.name.endswith("_bucket")]
             assert buckets[0][0] == "0.00025"
@@ -102,8 +102,13 @@ async def test_known_traffic_is_counted_exactly() -> None:
     assert page.value("seqserve_batch_rows_sum") == 16 + 10 + 4
     assert page.value("seqserve_batch_rows_bucket", le="1") == 16 + 4
     assert page.value("seqserve_encode_seconds_count") == 3
-    for name in ("request_queue", "time_to_first_token", "request_duration"):
+    for name in ("request_queue", "time_to_first_token", "request_duration", "decode", "time_per_output_token"):
         assert page.value(f"seqserve_{name}_seconds_count") == 4
+    assert page.value("seqserve_request_input_tokens_count") == page.value("seqserve_request_output_tokens_count") == 4
+    assert page.value("seqserve_request_input_tokens_sum") == 3 + 2 + 2 + 3
+    assert page.value("seqserve_request_input_tokens_bucket", le="2") == 2
+    assert page.value("seqserve_request_output_tokens_sum") == 16 + 10 + 4
+    assert page.value("seqserve_request_output_tokens_bucket", le="5") == 3
     assert page.value("seqserve_inter_token_seconds_count") == 15 + 2 * 4 + 3
     queue, first, whole = (page.value(f"seqserve_{name}_seconds_sum")
                            for name in ("request_queue", "time_to_first_token", "request_duration"))

@@ -177,7 +177,9 @@ class ForgetsTheEnd(Scheduler):
 class LetsTheLastInFirst(Scheduler):
     def submit(self, request: Request | ScoreRequest) -> None:
         super().submit(request)
-        self._waiting.rotate(1)
+        if isinstance(request, Request):
+            line = self._waiting._line_of[request.id]
+            line.waiting.move_to_end(request.id, last=False)
 
 
 class IgnoresDeadlines(Scheduler):
@@ -219,8 +221,8 @@ class AllowsTooManyRows(Scheduler):
 
 
 class RunsOneBatchAtATime(Scheduler):
-    def _admit(self, now: float) -> list[Running]:
-        return [] if self._running else super()._admit(now)
+    def _admit(self, now: float, ended: list[Event]) -> list[Running]:
+        return [] if self._running else super()._admit(now, ended)
 
 
 class CountsOneTooMany(Scheduler):

@@ -97,3 +97,22 @@ def test_a_bundle_without_a_scorer_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith("seqserve: this model is served without a scorer")
     assert error.count("\n") == 1
+
+
+def test_priority_and_tenant_are_checked_and_change_nothing_where_nobody_else_is(tiny_bundle: Path) -> None:
+    turn = {"priority": 3, "tenant": "gold"}
+    with LocalModel.open(tiny_bundle, threads=1) as local:
+        model = InProcess(local)
+        alone, turned = model.generate("token_ids", [[5, 6]]), model.generate("token_ids", [[5, 6]], **turn)
+        assert alone[0].hypotheses == turned[0].hypotheses
+        assert told(model.score(PAIRS, return_alignment=True, **turn)[1]) == told(
+            model.score(PAIRS, return_alignment=True)[1]
+        )
+        calls: list[Any] = [
+            lambda **given: model.generate("token_ids", [[5]], **given), lambda **given: model.score(PAIRS, **given),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidRequest, match=r"options\.priority: 11 is outside -10\.\.10"):
+                call(priority=11)
+            with pytest.raises(InvalidRequest, match=r"options\.tenant: at most 64"):
+                call(tenant="a b")

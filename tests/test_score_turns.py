@@ -191,7 +191,8 @@ class ScoresWithoutBound(ScoreQueue):
 
 class LastComesFirst(ScoreQueue):
     def turn(self) -> list[list[ScoreRequest]]:
-        self._waiting = dict(reversed(self._waiting.items()))
+        for line in set(self._waiting._line_of.values()):
+            line.waiting.move_to_end(next(reversed(line.waiting)), last=False)
         return super().turn()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cli_process import start
+from malformed import GOAWAY, PREFACE, SETTINGS, frame
 from seqserve_client import Client
 
 READY = re.compile(r"ready grpc=(\S+) metrics=(\S+) models=tiny\n")
@@ -135,3 +136,20 @@ def test_a_variable_that_is_no_setting_is_refused(tiny_bundle: Path, monkeypatch
     code, _, err = run("serve", str(tiny_bundle))
     assert code == 2
     assert "SEQSERVE_PROT: no such setting" in err
+
+
+def test_bytes_of_hostile_connections_stay_out_of_the_log(tiny_bundle: Path) -> None:
+    secret = b"Geheimnis" * 3
+    goaway = frame(GOAWAY, 0, 0, bytes(7) + b"\x07" + secret)  # with an error code: the others are not logged
+    with serving(tiny_bundle) as (process, target, _):
+        for data in (PREFACE + frame(SETTINGS, 0, 0) + goaway, secret, PREFACE + frame(SETTINGS, 0, 5, secret)):
+            with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as link:
+                link.sendall(data)
+                link.shutdown(socket.SHUT_WR)
+                while link.recv(1000):
+                    pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        said = process.stderr.read()
+    assert "configuration" in said
+    assert "Geheimnis" not in said

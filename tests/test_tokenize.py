@@ -111,7 +111,7 @@ async def test_words_that_cannot_be_encoded_are_refused_by_their_text() -> None:
     async with serving(tokenizer=words) as served:
         error = await refusal(served.stub.Tokenize(TEXTS(texts=["c", "c dog"])))
     assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "texts[1]")
-    assert "'dog' is not in the vocabulary" in error.message
+    assert "word 2 is not in the vocabulary" in error.message
 
 
 async def test_a_model_without_a_tokenizer_and_an_unknown_model_are_named() -> None:

@@ -56,8 +56,8 @@ def test_words_are_looked_up_as_they_stand_between_spaces(split: str, text: str,
     assert WordVocabulary(SOURCE, TARGET, "<unk>", split=split).encode(text) == ids
 
 
-def test_without_a_token_for_unknown_words_they_are_refused_by_name() -> None:
-    with pytest.raises(UnknownWord, match="'cat' is not in the vocabulary, which has no token for unknown words"):
+def test_without_a_token_for_unknown_words_they_are_refused_by_place() -> None:
+    with pytest.raises(UnknownWord, match="word 2 is not in the vocabulary, which has no token for unknown words"):
         WordVocabulary(SOURCE, TARGET).encode("a cat")
 
 
@@ -95,7 +95,7 @@ async def test_a_word_that_the_vocabulary_lacks_is_an_invalid_argument() -> None
     async with serving(tokenizer=words) as served:
         error = await refusal(served.stub.Generate(ask("c d", "c dog")))
     assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "inputs[1].text")
-    assert "'dog' is not in the vocabulary" in error.message
+    assert "word 2 is not in the vocabulary" in error.message
 
 
 @pytest.mark.parametrize(("name", "content", "told"), [

@@ -104,7 +104,8 @@ async def _align(options: argparse.Namespace, blocks: AsyncIterator[list[pairs.P
             await answer_in_order(blocks, answer, emit, batch_size=pairs.IN_PROCESS_BATCH_SIZE, calls_in_flight=1)
         return
     with remote.errors_as_one_line(options.target):
-        async with AsyncClient(options.target, timeout=options.timeout or None) as client:
+        security = remote.security(options)
+        async with AsyncClient(options.target, timeout=options.timeout or None, **security) as client:
             models = (await client.info()).models
             size = min([pairs.BATCH_SIZE, *(each.limits.max_inputs for each in models if each.limits.max_inputs)])
             chosen = [each for each in models if options.model_name in (None, each.name)]

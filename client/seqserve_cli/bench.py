@@ -52,9 +52,10 @@ def run(options: argparse.Namespace) -> int:
     bench_settings.check(options)
     load = bench_settings.load_of(options)
     texts = bench_settings.texts_of(options.input) if options.input else None
-    target = Target(options.target, options.timeout or None)
+    security = remote.security(options)
+    target = Target(options.target, options.timeout or None, **security)
     with remote.errors_as_one_line(options.target):
-        with Client(target.address, timeout=target.timeout, max_attempts=1) as client:
+        with Client(target.address, timeout=target.timeout, max_attempts=1, **security) as client:
             model = bench_settings.model_of(options, client.info())
         inputs = bench_settings.inputs_of(options, texts, model)
         work = Work(inputs, bench_settings.decoding_of(options), options.model_name)

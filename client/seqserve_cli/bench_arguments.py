@@ -20,6 +20,7 @@ MOST_PROCESSES = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     remote.add_target(parser)
+    remote.add_security(parser)
     _add_load(parser.add_argument_group("load"))
     _add_inputs(parser)
     decoding = parser.add_argument_group("decoding")

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_rules(parser.add_argument_group("rules and draws"))
     _add_attention(parser.add_argument_group("attention"))
     _add_prefix(parser.add_argument_group("beginnings and phrases"))
+    remote.add_turn(parser.add_argument_group("turns"))
 
 
 def _add_search(decoding: argparse._ArgumentGroup) -> None:

@@ -149,7 +149,8 @@ async def translate(options: argparse.Namespace) -> None:
                     await _answer(options, blocks, lambda texts: bundle.results(options, texts), writer, 64, 1)
                 return
             with remote.errors_as_one_line(options.target):
-                async with AsyncClient(options.target, timeout=options.timeout or None) as client:
+                security = remote.security(options)
+                async with AsyncClient(options.target, timeout=options.timeout or None, **security) as client:
                     size = batch_size_of(await client.info(), options.model_name)
                     decoding: dict[str, Any] = {**answers.decoding_options(options)}
                     await _answer(

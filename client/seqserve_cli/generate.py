@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_target(source)
     source.add_argument("--model", metavar="BUNDLE", help="decode this bundle in-process, with no server")
     parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
+    remote.add_security(parser)
     decoding.add_arguments(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
@@ -124,7 +125,8 @@ async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]
             await answer_in_order(blocks, answer, emit, batch_size=64, calls_in_flight=1)
         return
     with remote.errors_as_one_line(options.target):
-        async with AsyncClient(options.target, timeout=options.timeout or None) as client:
+        security = remote.security(options)
+        async with AsyncClient(options.target, timeout=options.timeout or None, **security) as client:
             if options.stream:
                 await _stream(lambda content: _remote_chunks(client, options, kind, content), options, blocks, kind)
                 return

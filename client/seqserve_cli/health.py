@@ -17,6 +17,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     remote.add_target(parser)
+    remote.add_security(parser)
     remote.add_timeout(parser, 5)
     parser.add_argument(
         "--service", default="", help="ask about one service, such as seqserve.v1.Seq2SeqService (default: the server)"
@@ -25,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with remote.errors_as_one_line(options.target), Client(options.target) as client:
+    security = remote.security(options)
+    with remote.errors_as_one_line(options.target), Client(options.target, **security) as client:
         try:
             serving = client.health(options.service, timeout=options.timeout or None)
         except DeadlineExceeded as error:

@@ -18,13 +18,15 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     remote.add_target(parser)
+    remote.add_security(parser)
     remote.add_timeout(parser, 10)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    with remote.errors_as_one_line(options.target), Client(options.target) as client:
+    security = remote.security(options)
+    with remote.errors_as_one_line(options.target), Client(options.target, **security) as client:
         info = client.info(timeout=options.timeout or None)
     print(json.dumps(asdict(info), ensure_ascii=False) if options.json else "\n".join(_lines(info)))
     return exits.OK

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
     remote.add_target(whose)
     whose.add_argument("--model", metavar="BUNDLE", help="score with this bundle in-process, with no server")
     parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
+    remote.add_security(parser)
     remote.add_languages(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--tokens", action="store_true", help="sources and targets are pieces between spaces")

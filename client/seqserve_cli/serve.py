@@ -1,6 +1,7 @@
 """``seqserve serve``: hands over to ``seqserve_server``."""
 
 import argparse
+import os
 
 DESCRIPTION = """\
 Serve model bundles over gRPC. Prints one line with the ports once the models are loaded and warm; port 0 picks a free
@@ -19,6 +20,8 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
+    # Before gRPC is loaded, which reads it then: its native part logs bytes of hostile connections as they are.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from seqserve_server import command
 
     command.add_arguments(parser)

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(print_help=parser.print_help)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help='what to tokenise; none, or "-", reads stdin')
     remote.add_target(parser)
+    remote.add_security(parser)
     parser.add_argument("--model-name", metavar="NAME", help="which model of a server that has several")
     parser.add_argument("--special", action="store_true", help="also the special tokens that the model puts around")
     parser.add_argument("--source-language", metavar="CODE", help="with --special, for models that have several")
@@ -57,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def _print_all(options: argparse.Namespace, blocks: AsyncIterator[list[str]]) -> None:
     with remote.errors_as_one_line(options.target):
-        async with AsyncClient(options.target, timeout=options.timeout or None) as client:
+        security = remote.security(options)
+        async with AsyncClient(options.target, timeout=options.timeout or None, **security) as client:
 
             async def answer(first: int, lines: list[str]) -> list[str]:
                 try:

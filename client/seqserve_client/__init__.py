@@ -24,6 +24,7 @@ from seqserve_client.errors import (
     SeqserveError,
     ServerError,
     TooManyInputs,
+    Unauthenticated,
     Unavailable,
     Unsupported,
 )
@@ -39,6 +40,7 @@ from seqserve_client.results import (
     Timing,
     TokenizedText,
 )
+from seqserve_client.security import Tls
 
 __all__ = [
     "UNSET",
@@ -68,8 +70,10 @@ __all__ = [
     "ServerInfo",
     "Stopping",
     "Timing",
+    "Tls",
     "TokenizedText",
     "TooManyInputs",
+    "Unauthenticated",
     "Unavailable",
     "Unsupported",
 ]

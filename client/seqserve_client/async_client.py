@@ -22,9 +22,10 @@ from seqserve_client.channel import (
 )
 from seqserve_client.documents import Document, Split
 from seqserve_client.errors import Cancelled, ModelNotFound
-from seqserve_client.options import GenerationOptions, ScoreOptions
+from seqserve_client.options import GenerationOptions, Metadata, ScoreOptions, metadata_of
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
+from seqserve_client.security import Tls
 from seqserve_client.translation import Progress, Translation, batch_size_of
 
 
@@ -99,8 +100,10 @@ class AsyncClient:
         timeout: float | None = DEFAULT_TIMEOUT,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         max_attempts: int = 3,
+        tls: Tls | bool | None = None,
+        token: str | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout, max_message_bytes, max_attempts)
+        self._connection = Connection(target, timeout, max_message_bytes, max_attempts, tls, token)
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._health: Any = None
@@ -120,7 +123,7 @@ class AsyncClient:
         request = messages.generate_request(texts, tokens, token_ids, model, options)
         if not request.inputs:
             return []
-        return messages.results_from(await self._call("Generate", request, timeout))
+        return messages.results_from(await self._call("Generate", request, timeout, metadata_of(options)))
 
     def stream(
         self,
@@ -134,7 +137,7 @@ class AsyncClient:
     ) -> AsyncChunkStream:
         """Generate for one input and yield tokens as they become final; not awaited itself; see ``Client.stream``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
-        return AsyncChunkStream(self._start("GenerateStream", request, timeout))
+        return AsyncChunkStream(self._start("GenerateStream", request, timeout, metadata_of(options)))
 
     async def score(
         self,
@@ -155,7 +158,7 @@ class AsyncClient:
         )
         if not request.pairs:
             return []
-        return score_messages.scores_from(await self._call("Score", request, timeout))
+        return score_messages.scores_from(await self._call("Score", request, timeout, metadata_of(options)))
 
     async def translate_document(
         self,
@@ -217,24 +220,26 @@ class AsyncClient:
             return False
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
-    async def _call(self, method: str, request: Any, timeout: float | Unset | None) -> Any:
+    async def _call(
+        self, method: str, request: Any, timeout: float | Unset | None, metadata: Metadata = ()
+    ) -> Any:
         try:
-            return await self._start(method, request, timeout)
+            return await self._start(method, request, timeout, metadata)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from error
 
-    def _start(self, method: str, request: Any, timeout: float | Unset | None) -> Any:
+    def _start(self, method: str, request: Any, timeout: float | Unset | None, metadata: Metadata = ()) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
         if self._channel is None:
             # Late, because a channel of grpc.aio takes the loop that runs where it is made.
-            options = self._connection.channel_options()
-            self._channel = grpc.aio.insecure_channel(self._connection.target, options=options)
+            self._channel = self._connection.open_aio()
             self._stub = seq2seq_pb2_grpc.Seq2SeqServiceStub(self._channel)  # type: ignore[no-untyped-call]
             self._health = health_pb2_grpc.HealthStub(self._channel)
         self._connection.check_size(request)
         stub = self._health if method == "Check" else self._stub
-        return getattr(stub, method)(request, timeout=self._connection.seconds(timeout))
+        seconds = self._connection.seconds(timeout)
+        return getattr(stub, method)(request, timeout=seconds, metadata=(*self._connection.metadata, *metadata))
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

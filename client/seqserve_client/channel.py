@@ -2,12 +2,14 @@
 
 import enum
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 from google.protobuf.message import Message
 
 from seqserve_client.errors import MessageTooLarge
+from seqserve_client.security import Tls, check_token
 
 SERVICE_NAME = "seqserve.v1.Seq2SeqService"
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -36,19 +38,45 @@ class Connection:
         timeout: Seconds for one call unless the call says otherwise; None for no deadline.
         max_message_bytes: Largest request and largest answer.
         max_attempts: Most attempts at one call, the first included; 1 turns retries off.
+        tls: Files of a TLS connection; True for TLS with the public authorities, None or False for none.
+        token: Bearer token that goes with every call. Without TLS, whoever sees the network sees it.
     """
 
     target: str
     timeout: float | None
     max_message_bytes: int
     max_attempts: int
+    tls: Tls | bool | None = None
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.max_message_bytes < 1:
             raise ValueError(f"max_message_bytes must be at least 1, not {self.max_message_bytes}")
         if not 1 <= self.max_attempts <= 5:  # gRPC silently caps the number at 5
             raise ValueError(f"max_attempts must be from 1 to 5, not {self.max_attempts}")
+        check_token(self.token)
         self.seconds(UNSET)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+    def open(self) -> grpc.Channel:
+        """A blocking channel; raises as ``Tls.credentials`` does."""
+        if not self.tls:
+            return grpc.insecure_channel(self.target, self.channel_options())
+        return grpc.secure_channel(self.target, self._tls.credentials(), self.channel_options())
+
+    def open_aio(self) -> grpc.aio.Channel:
+        """A channel of asyncio, for the loop that runs; raises as ``Tls.credentials`` does."""
+        if not self.tls:
+            return grpc.aio.insecure_channel(self.target, self.channel_options())
+        return grpc.aio.secure_channel(self.target, self._tls.credentials(), self.channel_options())
+
+    @property
+    def _tls(self) -> Tls:
+        return self.tls if isinstance(self.tls, Tls) else Tls()
 
     def seconds(self, timeout: float | Unset | None) -> float | None:
         """Seconds for a call that asks for ``timeout``."""

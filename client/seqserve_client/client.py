@@ -20,9 +20,10 @@ from seqserve_client.channel import (
 )
 from seqserve_client.documents import Document, Split
 from seqserve_client.errors import ModelNotFound
-from seqserve_client.options import GenerationOptions, ScoreOptions
+from seqserve_client.options import GenerationOptions, Metadata, ScoreOptions, metadata_of
 from seqserve_client.results import Chunk, Result, ScoreResult, ServerInfo, TokenizedText
 from seqserve_client.rpc_errors import error_from
+from seqserve_client.security import Tls
 from seqserve_client.translation import Progress, Translation, batch_size_of
 
 
@@ -83,6 +84,8 @@ class Client:
         timeout: Seconds for one call unless the call says otherwise; None for no deadline.
         max_message_bytes: Largest request and largest answer.
         max_attempts: Most attempts at one call while the server is away or full; 1 turns retries off.
+        tls: True for TLS with public authorities, or a ``Tls`` with files of one's own.
+        token: Bearer token, for servers that ask for one; without TLS it can be read on the way.
     """
 
     def __init__(
@@ -92,9 +95,11 @@ class Client:
         timeout: float | None = DEFAULT_TIMEOUT,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         max_attempts: int = 3,
+        tls: Tls | bool | None = None,
+        token: str | None = None,
     ) -> None:
-        self._connection = Connection(target, timeout, max_message_bytes, max_attempts)
-        self._channel = grpc.insecure_channel(target, options=self._connection.channel_options())
+        self._connection = Connection(target, timeout, max_message_bytes, max_attempts, tls, token)
+        self._channel = self._connection.open()
         self._stub = seq2seq_pb2_grpc.Seq2SeqServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._closed = False
@@ -128,7 +133,7 @@ class Client:
         request = messages.generate_request(texts, tokens, token_ids, model, options)
         if not request.inputs:
             return []
-        return messages.results_from(self._call(self._stub.Generate, request, timeout))
+        return messages.results_from(self._call(self._stub.Generate, request, timeout, metadata_of(options)))
 
     def stream(
         self,
@@ -142,7 +147,7 @@ class Client:
     ) -> ChunkStream:
         """Generate for one input and yield tokens as they become final; arguments as for ``generate``."""
         request = messages.stream_request(text, tokens, token_ids, model, options)
-        return ChunkStream(self._start(self._stub.GenerateStream, request, timeout))
+        return ChunkStream(self._start(self._stub.GenerateStream, request, timeout, metadata_of(options)))
 
     def score(
         self,
@@ -182,7 +187,7 @@ class Client:
         )
         if not request.pairs:
             return []
-        return score_messages.scores_from(self._call(self._stub.Score, request, timeout))
+        return score_messages.scores_from(self._call(self._stub.Score, request, timeout, metadata_of(options)))
 
     def translate_document(
         self,
@@ -264,17 +269,18 @@ class Client:
             return False
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def _call(self, method: Any, request: Any, timeout: float | Unset | None) -> Any:
+    def _call(self, method: Any, request: Any, timeout: float | Unset | None, metadata: Metadata = ()) -> Any:
         try:
-            return self._start(method, request, timeout)
+            return self._start(method, request, timeout, metadata)
         except grpc.RpcError as error:
             raise error_from(error) from error
 
-    def _start(self, method: Any, request: Any, timeout: float | Unset | None) -> Any:
+    def _start(self, method: Any, request: Any, timeout: float | Unset | None, metadata: Metadata = ()) -> Any:
         if self._closed:
             raise RuntimeError("the client is closed")
         self._connection.check_size(request)
-        return method(request, timeout=self._connection.seconds(timeout))
+        beside = (*self._connection.metadata, *metadata)
+        return method(request, timeout=self._connection.seconds(timeout), metadata=beside)
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -6,6 +6,7 @@ SeqserveError
 │   └── TooManyInputs   more inputs than one call may hold
 ├── MessageTooLarge     the caller sends less per call, or raises ``max_message_bytes`` here and on the server
 ├── ModelNotFound       the caller changes the name
+├── Unauthenticated     the caller gets a valid token
 ├── Unsupported         the operator exports the model again: it has no scorer
 ├── QueueFull           the caller waits (``retry_after``) and tries again
 ├── DeadlineExceeded    the caller waits longer, or asks for less
@@ -79,6 +80,12 @@ class ModelNotFound(SeqserveError):
     """A model name that is not served."""
 
     default_code = grpc.StatusCode.NOT_FOUND
+
+
+class Unauthenticated(SeqserveError):
+    """The server wants a bearer token, and there was none, or one that it does not know or that has expired."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class Unsupported(SeqserveError):

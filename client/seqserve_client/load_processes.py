@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,6 +22,7 @@ from seqserve_client.load import Load, Work
 from seqserve_client.load_progress import Tally, total
 from seqserve_client.load_test import LoadTest
 from seqserve_client.report import Part
+from seqserve_client.security import Tls
 
 Tell = Callable[[Tally], None]
 TELL_SECONDS = 0.25
@@ -34,10 +35,14 @@ class Target:
 
     Attributes:
         timeout: Seconds for one call, or None.
+        tls: As for ``Client``.
+        token: As for ``Client``.
     """
 
     address: str
     timeout: float | None = None
+    tls: Tls | bool | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 class ClientDied(RuntimeError):
@@ -60,7 +65,9 @@ class OwnProcess:
     def __init__(self, target: Target, work: Work, share: Share | None = None) -> None:
         self._target, self._work, self._share = target, work, share or Share()
         self._runner = asyncio.Runner()
-        self._client = AsyncClient(target.address, timeout=target.timeout, max_attempts=1)
+        self._client = AsyncClient(
+            target.address, timeout=target.timeout, max_attempts=1, tls=target.tls, token=target.token
+        )
         self._test: LoadTest | None = None
 
     def __enter__(self) -> Self:

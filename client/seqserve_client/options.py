@@ -1,5 +1,6 @@
 """Decoding options: what they are called in Python, and as a message."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
 
@@ -51,6 +52,9 @@ class GenerationOptions(TypedDict, total=False):
         max_source_tokens: Most source tokens, special tokens included; at most and by default the model's limit.
         stop: Texts at which generation ends; the answer's text ends before the first of them. Not with beams.
         truncate: Whether a longer source is cut off at its end; else it is refused. The result tells how much went.
+        priority: Among waiting requests those of a higher one go first, though not for ever; -10 to 10, by default 0.
+        tenant: On whose account the call goes, where a server shares itself between several: at most 64 ASCII letters,
+            digits and any of ``._-``.
     """
 
     max_new_tokens: int | None
@@ -83,6 +87,8 @@ class GenerationOptions(TypedDict, total=False):
     max_source_tokens: int | None
     truncate: bool | None
     stop: Sequence[str] | None
+    priority: int | None
+    tenant: str | None
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -92,14 +98,20 @@ class ScoreOptions(TypedDict, total=False):
         source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
         length_penalty: Scores are sums of log-probabilities divided by the length, end token included, to this power.
         return_alignment: Whether results come with their ``alignment``.
+        priority, tenant: As of ``GenerationOptions``.
     """
 
     source_language: str | None
     target_language: str | None
     length_penalty: float | None
     return_alignment: bool | None
+    priority: int | None
+    tenant: str | None
 
 
+Metadata = tuple[tuple[str, str], ...]
+TENANT: Literal["tenant"] = "tenant"
+_TENANT = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _OPTION_NAMES = tuple(seq2seq_pb2.GenerationOptions.DESCRIPTOR.fields_by_name)
 _STOPPINGS: dict[str, int] = {
     name.removeprefix("STOPPING_").lower(): number for name, number in seq2seq_pb2.Stopping.items() if number
@@ -116,9 +128,9 @@ def options_message(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions
     message = seq2seq_pb2.GenerationOptions()
     given: Mapping[str, Any] = options
     for name, value in given.items():
-        if name not in _OPTION_NAMES:
-            raise TypeError(f"unknown option {name!r}; known: {', '.join(_OPTION_NAMES)}")
-        if value is None:
+        if name not in _OPTION_NAMES and name != TENANT:
+            raise TypeError(f"unknown option {name!r}; known: {', '.join((*_OPTION_NAMES, TENANT))}")
+        if value is None or name == TENANT:
             continue
         try:
             if name == "suppress_tokens":
@@ -136,6 +148,21 @@ def options_message(options: GenerationOptions) -> seq2seq_pb2.GenerationOptions
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"options.{name}: {error}", field=f"options.{name}") from None
     return message
+
+
+def metadata_of(options: GenerationOptions | ScoreOptions) -> Metadata:
+    """What goes beside the message.
+
+    Raises:
+        InvalidInput: A tenant that no header can carry or no server takes.
+    """
+    tenant: object = options.get(TENANT)
+    if tenant is None:
+        return ()
+    if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
+        problem = f"{tenant!r:.80} is not a name of at most 64 ASCII letters, digits and any of . _ -"
+        raise InvalidInput(f"options.tenant: {problem}", field="options.tenant")
+    return (("x-tenant", tenant),)
 
 
 def target_message(content: Target) -> seq2seq_pb2.Target:

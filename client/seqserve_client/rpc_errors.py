@@ -17,6 +17,7 @@ from seqserve_client.errors import (
     SeqserveError,
     ServerError,
     TooManyInputs,
+    Unauthenticated,
     Unavailable,
     Unsupported,
 )
@@ -31,6 +32,7 @@ _BY_CODE: dict[grpc.StatusCode, type[SeqserveError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.FAILED_PRECONDITION: Unsupported,
     grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from seqserve.v1 import seq2seq_pb2
 from seqserve_client.errors import InvalidInput
 from seqserve_client.messages import alignment_from
-from seqserve_client.options import ScoreOptions
+from seqserve_client.options import TENANT, ScoreOptions
 from seqserve_client.results import ScoreResult
 
 Side = TypeVar("Side", seq2seq_pb2.Input, seq2seq_pb2.Target)
@@ -43,10 +43,10 @@ def score_request(
     request = seq2seq_pb2.ScoreRequest(model=model or "", pairs=pairs, options=seq2seq_pb2.ScoreOptions())
     given: Mapping[str, Any] = options
     for name, value in given.items():
-        if name not in _OPTION_NAMES:
-            raise TypeError(f"unknown option {name!r}; known: {', '.join(_OPTION_NAMES)}")
+        if name not in _OPTION_NAMES and name != TENANT:
+            raise TypeError(f"unknown option {name!r}; known: {', '.join((*_OPTION_NAMES, TENANT))}")
         try:
-            if value is not None:
+            if value is not None and name != TENANT:
                 setattr(request.options, name, value)
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"options.{name}: {error}", field=f"options.{name}") from None

@@ -43,8 +43,10 @@ def check_manifest(directory: Path) -> str:
     path = directory / MANIFEST_FILE
     try:
         data = path.read_bytes()
-    except OSError:
+    except FileNotFoundError:
         raise BundleError(f"{directory}: not a bundle: it has no {MANIFEST_FILE}") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}") from None
     files = _parse(data)
     for name in REQUIRED:
         if name not in files:

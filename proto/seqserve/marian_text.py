@@ -142,7 +142,7 @@ class MarianVocabulary:
                 for token in self._tokens(part, pieces):
                     if (token_id := self.source.get(token, unknown)) is None:
                         problem = "is not in the vocabulary, which has no token for unknown ones"
-                        raise UnknownWord(f"{token[:40]!r} {problem}")
+                        raise UnknownWord(f"piece {len(found) + 1} {problem}")
                     found.append(token_id)
         return found
 
@@ -154,7 +154,7 @@ class MarianVocabulary:
         if code not in self.source and len(self.language_codes) > 1:
             known = ", ".join(self.language_codes[:_SHOWN_CODES])
             more = ", ..." if len(self.language_codes) > _SHOWN_CODES else ""
-            raise UnknownLanguage(f"{code[:40]!r} is none of the model's languages: {known}{more}")
+            raise UnknownLanguage(f"the >>code<< that it begins with is none of the model's languages: {known}{more}")
         return [code, *pieces(rest)]
 
     @cached_property

@@ -65,15 +65,15 @@ class WordVocabulary:
         """Ids of a text's words.
 
         Raises:
-            UnknownWord: naming it, where there is no token for such words.
+            UnknownWord: naming its place, where there is no token for such words.
         """
         words = text.split() if self.split == WHITESPACE else [word for word in text.split(" ") if word]
         if self.unk_token is not None:
             unknown = self.ids[self.unk_token]
             return [self.ids.get(word, unknown) for word in words]
-        for word in words:
-            if word not in self.ids:
-                raise UnknownWord(f"{word[:40]!r} is not in the vocabulary, which has no token for unknown words")
+        for place, word in enumerate(words, 1):
+            if word not in self.ids:  # told by its place: texts of callers get into no message
+                raise UnknownWord(f"word {place} is not in the vocabulary, which has no token for unknown words")
         return [self.ids[word] for word in words]
 
     def of_target(self) -> "WordVocabulary":

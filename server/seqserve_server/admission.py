@@ -1,5 +1,6 @@
 """May this request enter? Source ids and options in, a :class:`Request` or a refusal out. Pure."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,13 +9,15 @@ from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame, LanguageError
 from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings
-from seqserve_server.errors import InputTooLong, InvalidRequest, QueueFull
+from seqserve_server.errors import InputTooLong, InvalidRequest
 from seqserve_server.plan import need_of
 from seqserve_server.request import Request
 from seqserve_server.search_options import Options, resolve_prefix, resolve_search
 
 Item = TypeVar("Item")
-RETRY_AFTER_SECONDS = 0.1
+MOST_PRIORITY = 10  # and the lowest is as far below 0
+MAX_TENANT_LENGTH = 64
+_TENANT = re.compile(rf"[A-Za-z0-9._-]{{0,{MAX_TENANT_LENGTH}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Resolved:
     return_alignment: bool = False
     replace_unknowns: bool = False
     source_limit: SourceLimit | None = None
+    priority: int = 0
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -64,8 +68,30 @@ def resolve_options(options: Options, model: ModelDescription, max_beam_size: in
     frame = frame_of(options.source_language, options.target_language, model)
     return Resolved(
         search, frame, resolve_prefix(options)[0], bool(options.return_logprobs), bool(options.return_alignment),
-        bool(options.replace_unknowns), resolve_source_limit(options, model, frame),
+        bool(options.replace_unknowns), resolve_source_limit(options, model, frame), resolve_priority(options.priority),
     )
+
+
+def resolve_priority(priority: int | None) -> int:
+    """Of a request; 0 where it is unset.
+
+    Raises:
+        InvalidRequest: it is out of range.
+    """
+    if priority is not None and not -MOST_PRIORITY <= priority <= MOST_PRIORITY:
+        raise InvalidRequest("options.priority", f"{priority} is outside -{MOST_PRIORITY}..{MOST_PRIORITY}")
+    return priority or 0
+
+
+def check_tenant(tenant: str, field: str) -> str:
+    """The name of a tenant; empty for those that give none.
+
+    Raises:
+        InvalidRequest: it is too long or has other characters than letters, digits and ``._-``.
+    """
+    if not _TENANT.fullmatch(tenant):
+        raise InvalidRequest(field, f"at most {MAX_TENANT_LENGTH} ASCII letters, digits and any of . _ - make a tenant")
+    return tenant
 
 
 def resolve_source_limit(options: Options, model: ModelDescription, frame: Frame) -> SourceLimit | None:
@@ -172,30 +198,3 @@ def check_memory(request: Request, limits: SchedulerLimits) -> None:
             f"{search.max_new_tokens}{beams} with a source of {len(request.source)} tokens needs "
             f"{limits.cost.bytes_of(need.rounded())} bytes of state, over the budget of {limits.cache_bytes}",
         )
-
-
-class Gate:
-    """Counts requests between the door and their terminal event, and refuses those over the bound at once."""
-
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._inside = 0
-
-    @property
-    def inside(self) -> int:
-        """Requests that entered and have not ended."""
-        return self._inside
-
-    def enter(self, count: int, *, refuse: bool = True) -> None:
-        """Let ``count`` requests in together, or none; all of them, unless told to ``refuse``.
-
-        Raises:
-            QueueFull: there is no place for all of them.
-        """
-        if refuse and self._inside + count > self._places:
-            raise QueueFull(count, self._places - self._inside, self._places, RETRY_AFTER_SECONDS)
-        self._inside += count
-
-    def leave(self, count: int = 1) -> None:
-        """Requests reached their terminal event."""
-        self._inside -= count

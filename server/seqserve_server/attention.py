@@ -57,7 +57,7 @@ def pairs_of(ended: Finished, request: Request, options: Resolved, end_id: int) 
         ScoreRequest(
             0,
             Pair(request.source, (*options.prompt, *found.token_ids, *([end_id] if found.ended else [])), len(prompt)),
-            deadline=request.deadline,
+            deadline=request.deadline, priority=request.priority, tenant=request.tenant,
         )
         for found in ended.hypotheses
     ]

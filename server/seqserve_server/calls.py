@@ -5,13 +5,15 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc_status import rpc_status
 
-from seqserve_server.errors import ServerError, SlowReader
+from seqserve_server.admission import check_tenant
+from seqserve_server.call_record import CURRENT
+from seqserve_server.errors import InvalidRequest, ServerError, SlowReader
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 
 logger = logging.getLogger(__name__)
@@ -26,9 +28,21 @@ def deadline_of(context: Context) -> float | None:
     return None if remaining is None else time.monotonic() + remaining
 
 
-def request_id_of(context: Context) -> str:
+def tenant_of(context: Context) -> str:
+    """The caller's ``x-tenant``; empty where it gives none.
+
+    Raises:
+        InvalidRequest: it is given twice, or is not the name of a tenant.
+    """
+    given = [value for key, value in context.invocation_metadata() or () if key == "x-tenant"]
+    if len(given) > 1:
+        raise InvalidRequest("metadata.x-tenant", "given more than once")
+    return check_tenant(str(given[0]), "metadata.x-tenant") if given else ""
+
+
+def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The caller's ``x-request-id`` where it is harmless, else a new one."""
-    for key, value in context.invocation_metadata() or ():
+    for key, value in metadata:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return f"{random.getrandbits(128):032x}"  # to look it up by, no secret: uuid4 asks the kernel every time
@@ -49,19 +63,27 @@ async def write(context: Context, message: object, timeout_seconds: float) -> No
 
 async def guarded(context: Context, answer: Callable[[], Awaitable[Answer]]) -> Answer:
     """Run a handler; errors leave as statuses with details. A cancelled handler stays cancelled."""
-    request_id = request_id_of(context)
+    call = CURRENT.get()
+    request_id = request_id_of(context.invocation_metadata() or ()) if call is None else call.request_id
     trailing = [("x-request-id", request_id)]
     context.set_trailing_metadata(tuple(trailing))
     try:
         return await answer()
     except ServerError as error:
+        if call is not None:
+            call.reason = error.reason
         status = status_of(error, request_id)
         if (delay := retry_seconds(error)) >= 0:
             trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
+    except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
+        raise asyncio.CancelledError from None
     except Exception:
         logger.exception("request %s failed", request_id)
         status = internal_status(request_id)
     # Not abort_with_status: it would replace the trailing metadata set before by the status details alone.
     final = rpc_status.to_status(status)
-    await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+    try:
+        await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")

@@ -8,19 +8,24 @@ import sys
 from seqserve.bundle import BundleError
 from seqserve_server.config import add_arguments, resolve
 from seqserve_server.errors import ConfigError, StartupError
+from seqserve_server.log_lines import configure
 from seqserve_server.server import serve
+from seqserve_server.startup_checks import check_process
 
 __all__ = ["add_arguments", "run"]
+logger = logging.getLogger(__name__)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop. Returns 0, or one line on stderr and 2 for a wrong value, 1 for whatever else."""
     try:
         config = resolve(vars(arguments))
-        logging.basicConfig(
-            level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
-        print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
+        configure(config.log_level, config.log_format)
+        if config.log_format == "json":  # every line of it is an object
+            logger.info("configuration", extra={"fields": config.described()})
+        else:
+            print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
+        check_process()
         return asyncio.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
     except (StartupError, BundleError) as error:
         print(f"seqserve serve: {error}", file=sys.stderr)  # noqa: T201

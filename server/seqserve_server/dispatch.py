@@ -7,8 +7,16 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from seqserve_server.admission import Gate
-from seqserve_server.errors import DeadlinePassed, Draining, EngineFailure, EngineStopped
+from seqserve_server.call_record import CURRENT
+from seqserve_server.errors import (
+    DeadlineInQueue,
+    DeadlinePassed,
+    Draining,
+    EngineFailure,
+    EngineStopped,
+    QueueFull,
+)
+from seqserve_server.gate import Entered, Gate
 from seqserve_server.loop import Loop
 from seqserve_server.request import (
     Event,
@@ -53,6 +61,7 @@ class Dispatcher:
         self._gate = gate
         self._ids = itertools.count(1)
         self._callers: dict[int, Batch | Stream] = {}
+        self._entered: dict[int, Entered] = {}
         self._event_loop = asyncio.get_running_loop()
         self._loop: Loop | None = None
         self._closed: type[Closed] | None = None
@@ -60,7 +69,12 @@ class Dispatcher:
     @property
     def open_requests(self) -> int:
         """Requests whose terminal event has not come yet."""
-        return self._gate.inside
+        return self._gate.inside.requests
+
+    @property
+    def estimated_wait(self) -> float:
+        """Seconds that a request which came now would wait for rows; 0 if unknown. May be read by any thread."""
+        return self._gate.estimated_wait
 
     def attach(self, loop: Loop) -> None:
         """The loop that requests go to; it is made after this object because it publishes to it."""
@@ -85,23 +99,41 @@ class Dispatcher:
         except RuntimeError:  # the event loop is closed: nobody is left to tell
             return
 
-    async def generate(self, requests: Sequence[Request]) -> list[Finished]:
-        """Run requests together; their ids are given here. Cancelling the caller cancels them all.
+    def check_room(self, count: int, size: int, tenant: str) -> None:
+        """Refuse a call of so many inputs in so many bytes before anything is made of it, if it cannot be let in.
 
         Raises:
-            QueueFull: none of them was let in.
+            QueueFull: it cannot.
+        """
+        try:
+            self._gate.check_room(count, size, tenant)
+        except QueueFull:
+            if (call := CURRENT.get()) is not None:
+                call.requests = count  # they were offered, though nobody has read them
+            raise
+
+    async def generate(self, requests: Sequence[Request], *, size: int = 0) -> list[Finished]:
+        """Run requests together; their ids are given here. Cancelling the caller cancels them all.
+
+        Args:
+            size: Bytes of the message that they came in.
+
+        Raises:
+            QueueFull, DeadlineUnreachable: none of them was let in.
             EngineFailure, EngineStopped, Draining, DeadlinePassed: one of them did not end well.
         """
-        return [_completed(event, Finished) for event in await self._run(self._enter(requests))]
+        return [_completed(event, Finished) for event in await self._run(self._enter(requests, size))]
 
-    async def score(self, requests: Sequence[ScoreRequest], *, admitted: bool = False) -> list[PairScored]:
+    async def score(
+        self, requests: Sequence[ScoreRequest], *, size: int = 0, admitted: bool = False
+    ) -> list[PairScored]:
         """Score pairs together; as ``generate``, which see.
 
         Args:
             admitted: They come of requests that were let in: there is place for them, for else the work that was done
                 would be lost.
         """
-        ended = await self._run(self._enter(requests, admitted=admitted))
+        ended = await self._run(self._enter(requests, size, admitted=admitted))
         return [_completed(event, PairScored) for event in ended]
 
     async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[End]:
@@ -116,11 +148,16 @@ class Dispatcher:
             await batch.done
         finally:
             self._abandon([request.id for request in entered if request.id not in batch.ended])
-        return [batch.ended[request.id] for request in entered]
+        ended = [batch.ended[request.id] for request in entered]
+        if (call := CURRENT.get()) is not None:
+            for event in ended:
+                if not isinstance(event, Closed):
+                    call.ended(event)
+        return ended
 
-    async def stream(self, request: Request) -> AsyncGenerator[list[int] | Finished, None]:
+    async def stream(self, request: Request, *, size: int = 0) -> AsyncGenerator[list[int] | Finished, None]:
         """Run one request; yields new token ids as they come, then the end. Closing the iterator cancels it."""
-        entered = self._enter([replace(request, stream=True)])[0]
+        entered = self._enter([replace(request, stream=True)], size)[0]
         stream = Stream(asyncio.Event(), [])
         self._callers[entered.id] = stream
         try:
@@ -133,17 +170,24 @@ class Dispatcher:
                 ended, token_ids, stream.token_ids = stream.ended, stream.token_ids, []
                 if token_ids:
                     yield token_ids
+            if (call := CURRENT.get()) is not None and not isinstance(ended, Closed):
+                call.ended(ended)
             yield _completed(ended, Finished)
         finally:
             if stream.ended is None:
                 self._abandon([entered.id])
 
-    def _enter(self, requests: Sequence[Queued], *, admitted: bool = False) -> list[Queued]:
+    def _enter(self, requests: Sequence[Queued], size: int, *, admitted: bool = False) -> list[Queued]:
         if self._closed is not None:
             raise self._closed
-        self._gate.enter(len(requests), refuse=not admitted)
+        call = CURRENT.get()
+        if call is not None and not admitted:
+            call.offered(requests)
         now = time.monotonic()
-        return [replace(request, id=next(self._ids), arrival=now) for request in requests]
+        entered = self._gate.enter(requests, size, now, refuse=not admitted)
+        numbered = [replace(request, id=next(self._ids), arrival=now) for request in requests]
+        self._entered.update((request.id, each) for request, each in zip(numbered, entered, strict=True))
+        return numbered
 
     def _submit(self, requests: Sequence[Request | ScoreRequest]) -> None:
         if self._loop is None:
@@ -170,7 +214,7 @@ class Dispatcher:
         caller = self._callers.pop(request_id, None)
         if caller is None:
             return
-        self._gate.leave()
+        self._gate.leave(self._entered.pop(request_id))
         if isinstance(caller, Stream):
             caller.ended = end
             caller.ready.set()
@@ -186,6 +230,9 @@ def _completed(event: End, kind: type[Ended]) -> Ended:
     if isinstance(event, Failed):
         raise EngineStopped if event.engine_stopped else EngineFailure(event.message)
     if isinstance(event, Finished) and event.reason is FinishReason.DEADLINE:
+        times = event.times
+        if times.admitted is None and times.ended is not None:
+            raise DeadlineInQueue(times.ended - times.arrival)
         raise DeadlinePassed
     if not isinstance(event, kind):
         raise AssertionError(f"nobody cancelled, but {event}")

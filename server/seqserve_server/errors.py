@@ -4,6 +4,7 @@ ServerError
 ├── InvalidRequest      the caller changes the request
 │   └── InputTooLong
 ├── UnknownModel        the caller changes the name
+├── Unauthenticated     the caller gets a valid token
 ├── NoScorer            the operator exports the model again, or lets it be opened whole
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
@@ -11,6 +12,8 @@ ServerError
 ├── Draining            the caller goes elsewhere
 ├── SlowReader          the caller reads what it asked for
 ├── DeadlinePassed      the caller allows more time
+│   ├── DeadlineInQueue
+│   └── DeadlineUnreachable
 ├── EngineFailure       we look at the log; the request was not at fault as far as we know
 └── StartupError        the operator changes the configuration
     └── ConfigError     a flag or a variable has a value that it cannot have
@@ -55,6 +58,12 @@ class UnknownModel(ServerError):
         self.name = name
 
 
+class Unauthenticated(ServerError):
+    """A call without a valid token."""
+
+    reason = "UNAUTHENTICATED"
+
+
 class NoScorer(ServerError):
     """The served bundle cannot score, and so has no alignments either."""
 
@@ -68,12 +77,13 @@ class NoScorer(ServerError):
 
 
 class QueueFull(ServerError):
-    """No place for more waiting requests. ``retry_after`` is a suggestion in seconds."""
+    """No place for more requests, tokens or bytes (``limit_name``). ``retry_after`` is advice, in seconds."""
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, wanted: int, places: int, limit: int, retry_after: float) -> None:
-        super().__init__(f"{wanted} requests do not fit: {places} of {limit} places are free")
+    def __init__(self, limit_name: str, wanted: int, free: int, limit: int, retry_after: float) -> None:
+        super().__init__(f"{wanted} {limit_name} do not fit: {max(0, free)} of {limit} are free")
+        self.limit_name, self.wanted, self.free, self.limit = limit_name, wanted, max(0, free), limit
         self.retry_after = retry_after
 
 
@@ -114,12 +124,33 @@ class SlowReader(ServerError):
 
 
 class DeadlinePassed(ServerError):
-    """The caller's deadline passed while its request waited or ran."""
+    """The caller's deadline passed before its last token."""
 
     reason = "DEADLINE_EXCEEDED"
 
-    def __init__(self) -> None:
-        super().__init__("the deadline passed before the last token")
+    def __init__(self, message: str = "the deadline passed before the last token") -> None:
+        super().__init__(message)
+
+
+class DeadlineInQueue(DeadlinePassed):
+    """It passed, or could not be met any more, while the request waited; nothing was computed."""
+
+    reason = "DEADLINE_IN_QUEUE"
+
+    def __init__(self, queue_seconds: float) -> None:
+        super().__init__(f"the deadline could not be met after {queue_seconds:.3f} s in the queue")
+        self.queue_seconds = queue_seconds
+
+
+class DeadlineUnreachable(DeadlinePassed):
+    """It cannot be met, whatever comes; the request was not queued. Both are seconds from now."""
+
+    reason = "DEADLINE_UNREACHABLE"
+
+    def __init__(self, least_seconds: float, remaining_seconds: float) -> None:
+        remaining = max(0.0, remaining_seconds)
+        super().__init__(f"at least {least_seconds:.3f} s are needed, and the deadline is in {remaining:.3f} s")
+        self.least_seconds, self.remaining_seconds = least_seconds, remaining
 
 
 class EngineFailure(ServerError):

@@ -12,16 +12,19 @@ from pathlib import Path
 from prometheus_client.registry import CollectorRegistry
 
 from seqserve.bundle import BundleError, read_model
-from seqserve_server.admission import Gate
 from seqserve_server.bundle_directories import Found, find_bundles, look_at
 from seqserve_server.config import ServerConfig
+from seqserve_server.cost_model import CostModel
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine_thread import Runner
 from seqserve_server.errors import ServerError, StartupError
-from seqserve_server.loop import Loop
+from seqserve_server.gate import Gate
+from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.metrics import ModelLabels, ModelMetrics, reload_counter
+from seqserve_server.request import Event
 from seqserve_server.served_model import ServedModel
 from seqserve_server.served_models import ServedModels, Serving
+from seqserve_server.waiting import Fairness, read_weights
 from seqserve_server.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -207,9 +210,15 @@ class HotSwap:
         if metrics is None:
             metrics = self._metrics[description.name] = ModelMetrics(labels, around.config.cache_bytes)
             around.registry.register(metrics)
-        dispatcher = Dispatcher(around.gate)
-        observe = metrics.attach(labels, model.engine)
-        loop = Loop(model.engine, model.scheduler(), dispatcher.publish, observe)
+        costs, note = CostModel(), metrics.attach(labels, model.engine)
+        dispatcher = Dispatcher(around.gate.beside(costs))
+
+        def observe(facts: StepFacts, events: list[Event]) -> None:
+            note(facts, events)
+            costs.observe(facts, events)
+
+        fairness = Fairness(around.config.max_overtaken, read_weights(around.config.tenant_weights))
+        loop = Loop(model.engine, model.scheduler(fairness, costs), dispatcher.publish, observe)
         await _of_thread(around.runner.add(loop))
         return around.models.put(Serving(model, dispatcher, loop))
 

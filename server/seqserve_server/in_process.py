@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seqserve_server.admission import Resolved, resolve_options
+from seqserve_server.admission import Resolved, check_tenant, resolve_options
 from seqserve_server.answers import Answer, Asked, GrowingAnswer, answer_of, with_attention
 from seqserve_server.attention import check_attention, pairs_of, scorable, weights_of
 from seqserve_server.inputs import MAX_TEXT_BYTES, Content, read_limited_source, read_stop, read_target
@@ -27,7 +27,10 @@ class Chunk:
 
 
 class InProcess:
-    """A bundle's answers. Not for several threads."""
+    """A bundle's answers. Not for several threads.
+
+    ``priority`` and ``tenant`` are checked as a server checks them and change nothing: there is one caller.
+    """
 
     def __init__(self, local: LocalModel) -> None:
         self._local = local
@@ -81,6 +84,7 @@ class InProcess:
             InvalidRequest: naming ``pairs[i]`` or the option.
         """
         served = self._local.served
+        check_tenant(options.pop("tenant", None) or "", "options.tenant")
         asked = read_pairs(pairs, ScoreOptions(**options), served, max_text_bytes=MAX_TEXT_BYTES)
         ended = self._local.score_pairs([each.request for each in asked])
         return [score_of(end, each, served) for each, end in zip(asked, ended, strict=True)]
@@ -96,6 +100,7 @@ class InProcess:
 
     def _resolve(self, options: dict[str, Any], *, streamed: bool = False) -> Resolved:
         options, served = dict(options), self._local.served
+        check_tenant(options.pop("tenant", None) or "", "options.tenant")  # nobody else is here to share with
         if (word := options.get("stopping")) is not None:
             options["stopping"] = read_stopping(word)
         if (sequences := options.get("suppress_tokens")) is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
@@ -44,17 +45,18 @@ def read_limited_source(
     name = f"{field}.{kind}"
     whole: Sequence[str] | Sequence[int] = content
     if kind == "token_ids":
-        whole = [int(token_id) for token_id in content]
-        kept = content_within(whole, frame, limit)
+        some: Sequence[Any] = content_within(content, frame, limit)
+        check_length(len(some), model, name, limit)  # before they are copied
+        kept: Sequence[int] = [int(token_id) for token_id in some]
     elif tokenizer is None:
         raise InvalidRequest(name, "this model has no tokenizer; send token_ids")
     elif isinstance(content, str):
         whole = _ids_of_text(content, tokenizer, name, max_text_bytes)
         kept = content_within(whole, frame, limit)
     else:
-        tokens = content_within([str(token) for token in content], frame, limit)
+        tokens = content_within(content, frame, limit)
         check_length(len(tokens), model, name, limit)  # before the look-ups: no work on what is refused anyway
-        kept = _ids_of_tokens(tokens, tokenizer.id_of, name)
+        kept = _ids_of_tokens([str(token) for token in tokens], tokenizer.id_of, name)
     return complete_source(kept, model, frame, name, limit), len(whole) - len(kept)
 
 
@@ -120,7 +122,7 @@ def _ids_of_tokens(tokens: Sequence[str], id_of: Callable[[str], int | None], fi
     for place, token in enumerate(tokens):
         token_id = id_of(token)
         if token_id is None:
-            raise InvalidRequest(f"{field}[{place}]", f"{token[:40]!r} is not in the vocabulary")
+            raise InvalidRequest(f"{field}[{place}]", "not in the vocabulary")
         ids.append(token_id)
     return ids
 

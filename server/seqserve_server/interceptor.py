@@ -1,86 +1,106 @@
-"""``grpc_server_*`` metrics under the names that Go middleware made common, for every method alike."""
+"""Around every handler: the record of its call, and what metrics, traces and the log make of it."""
 
+import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client import Histogram as ClientHistogram
 
-from seqserve.v1 import seq2seq_pb2
-from seqserve_server.metrics import LONG
+from seqserve_server.access_log import log_end
+from seqserve_server.call_metrics import CallMetrics, Labels
+from seqserve_server.call_record import CURRENT, Call
+from seqserve_server.calls import request_id_of
+from seqserve_server.tracing import Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+Function: TypeAlias = Callable[[Any, Context], Awaitable[object]]
+# Probes come every few seconds from every kubelet: in traces and logs they would bury the rest.
+UNWATCHED = ("grpc.health.", "grpc.reflection.")
+_BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}
+# By whether requests and answers are streams.
+_KINDS: dict[tuple[bool, bool], tuple[str, str, Any]] = {
+    (False, False): ("unary", "unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("server_stream", "unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("client_stream", "stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("bidi_stream", "stream_stream", grpc.stream_stream_rpc_method_handler),
+}
 
 
-class MetricsInterceptor(grpc.aio.ServerInterceptor):
-    """Counts calls started and handled by code, and times them. Unknown methods never get here: no label is made up."""
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """The outermost one. Unknown methods never get here: no label is made up."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._started = Counter("grpc_server_started", "Calls started.", _LABELS, registry=registry)
-        self._handled = Counter("grpc_server_handled", "Calls ended.", (*_LABELS, "grpc_code"), registry=registry)
-        self._seconds = ClientHistogram(
-            "grpc_server_handling_seconds", "From start to end of a call.", _LABELS, buckets=LONG, registry=registry
-        )
-        for kind, service, method in _own_methods():  # series that begin at 0, so that a first error shows as a rise
-            self._started.labels(kind, service, method)
-            self._seconds.labels(kind, service, method)
-            for status in grpc.StatusCode:
-                self._handled.labels(kind, service, method, _go_name(status.name))
+    def __init__(self, metrics: CallMetrics, tracing: Tracing | None = None, *, access_log: bool = False) -> None:
+        self._metrics, self._tracing, self._access_log = metrics, tracing, access_log
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Wrap the two kinds of handlers that this server has: unary, and one request to a stream."""
+        """Wrap coroutines. A generator, as the reflection service is one, is left as it is."""
         found = await continuation(handler_call_details)
         handler: Any = found
-        if found is None or handler.request_streaming:
+        if found is None:
+            return None
+        kind, attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        inner = getattr(handler, attribute)
+        if not inspect.iscoroutinefunction(inner):
             return found
-        _, service, method = handler_call_details.method.split("/", 2)
-        kind = "server_stream" if handler.response_streaming else "unary"
-        labels = (kind, service, method)
-        inner = handler.unary_stream if handler.response_streaming else handler.unary_unary
-
-        async def timed(request: object, context: Context) -> object:
-            self._started.labels(*labels).inc()
-            begun = time.perf_counter()
-            code = "OK"
-            try:
-                return await inner(request, context)
-            except BaseException:
-                code = _code_name(context)
-                raise
-            finally:
-                self._handled.labels(*labels, code).inc()
-                self._seconds.labels(*labels).observe(time.perf_counter() - begun)
-
-        make = grpc.unary_stream_rpc_method_handler if kind == "server_stream" else grpc.unary_unary_rpc_method_handler
-        wrapped: Handler = make(timed, handler.request_deserializer, handler.response_serializer)
+        method = handler_call_details.method[1:]
+        service, _, name = method.partition("/")
+        function = self._around(inner, method, (kind, service, name))
+        wrapped: Handler = make(function, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
+    def _around(self, inner: Function, method: str, labels: Labels) -> Function:
+        watched = not method.startswith(UNWATCHED)
+        tracing = self._tracing if watched else None
 
-def _code_name(context: Context) -> str:
+        async def around(request: Any, context: Context) -> object:
+            metadata = list(context.invocation_metadata() or ())
+            call = Call(method, request_id_of(metadata), context.peer(), time.monotonic(), traceparent_of(metadata))
+            CURRENT.set(call)  # of this call's task, which ends with it
+            self._metrics.begin(labels)
+            if tracing is not None:
+                tracing.begin(call, metadata)
+            code = grpc.StatusCode.OK
+            try:
+                return await inner(request, context)
+            except BaseException as error:
+                code = _code_of(context, error)
+                raise
+            finally:
+                now = time.monotonic()
+                self._metrics.end(call, labels, code, now)
+                if tracing is not None:
+                    tracing.end(call, code, now)
+                if watched and self._access_log:
+                    log_end(call, code, now)
+
+        return around
+
+
+def traceparent_of(metadata: Any) -> str:
+    """W3C's trace context as the caller sent it; empty without."""
+    for key, value in metadata:
+        if key == "traceparent" and isinstance(value, str):
+            return value
+    return ""
+
+
+def _code_of(context: Context, error: BaseException) -> grpc.StatusCode:
     """Code of a call that ended in an exception: an abort set one, a cancelled task did not."""
     code: Any = context.code()
     if isinstance(code, grpc.StatusCode):
-        return _go_name(code.name)
-    by_number = {status.value[0]: status.name for status in grpc.StatusCode}
-    return _go_name(by_number.get(code, "UNKNOWN") if code else "CANCELLED")
-
-
-def _go_name(name: str) -> str:
-    """INVALID_ARGUMENT as the dashboards made for Go servers have it: InvalidArgument, but OK and Canceled."""
-    return {"OK": "OK", "CANCELLED": "Canceled"}.get(name, name.title().replace("_", ""))
-
-
-def _own_methods() -> list[tuple[str, str, str]]:
-    service = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"]
-    return [
-        ("server_stream" if method.server_streaming else "unary", service.full_name, method.name)
-        for method in service.methods
-    ]
+        return code
+    if code:
+        return _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+    if not isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.UNKNOWN
+    remaining = context.time_remaining()
+    # The runtime cancels for both; the caller sees the one or the other.
+    over = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED

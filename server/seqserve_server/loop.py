@@ -30,6 +30,7 @@ class StepFacts:
         step_seconds: Time in the decoder step.
         gap_seconds: From the end of the step before, which requests that were already running waited for their token.
         source_tokens: Tokens encoded, those of pairs included.
+        source_lengths: Tokens of each source encoded, without those of pairs.
         score_seconds: One entry per pass over pairs.
         scored_tokens: Tokens whose log-probabilities were asked for.
         failures: Runs of the engine that raised.
@@ -42,6 +43,7 @@ class StepFacts:
     step_seconds: float = 0.0
     gap_seconds: float = 0.0
     source_tokens: int = 0
+    source_lengths: list[int] = field(default_factory=list)
     score_seconds: list[float] = field(default_factory=list)
     scored_tokens: int = 0
     failures: int = 0
@@ -159,7 +161,9 @@ class Loop:
             now = self._clock()
             self._scheduler.encoded(encoded, now)
             facts.encode_seconds.append(now - begun)
-            facts.source_tokens += sum(len(source.token_ids) for source in encoded)
+            lengths = [len(source.token_ids) for source in encoded]
+            facts.source_tokens += sum(lengths)
+            facts.source_lengths += lengths
         return well
 
     def _score(self, plan: Plan, facts: StepFacts, events: list[Event]) -> None:

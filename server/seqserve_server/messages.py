@@ -13,10 +13,11 @@ from seqserve_server.attention import check_attention
 from seqserve_server.decoding.search import Stopping
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.inputs import Content, read_limited_source, read_stop, read_target
+from seqserve_server.phrase_options import MAX_PHRASES
 from seqserve_server.request import Durations, FinishReason, Request
 from seqserve_server.search_options import Options, most_beams, search_defaults
 from seqserve_server.served_model import ServedModel
-from seqserve_server.token_options import seeded
+from seqserve_server.token_options import MAX_SUPPRESSED_IDS, check_count, seeded
 
 MOST_KEPT = 256  # different options of one model that are kept
 LONGEST_KEPT = 256  # bytes of their message
@@ -50,6 +51,7 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
             raise InvalidRequest("options.stopping", f"{number} is none of {known}")
         given["stopping"] = rules[number]
     if (sequences := given.get("suppress_tokens")) is not None:
+        check_count(len(sequences), "options.suppress_tokens", MAX_SUPPRESSED_IDS)
         given["suppress_tokens"] = [list(sequence.ids) for sequence in sequences]
 
     def target(part: pb.Target, field: str) -> tuple[int, ...]:
@@ -62,6 +64,7 @@ def read_options(message: pb.GenerationOptions, model: ServedModel, max_text_byt
         given["prefix"] = target(prefix, "options.prefix")
     for name in ("required_phrases", "banned_phrases"):
         if (phrases := given.get(name)) is not None:
+            check_count(len(phrases), f"options.{name}", MAX_PHRASES)  # before any is tokenised
             given[name] = tuple(target(each, f"options.{name}[{place}]") for place, each in enumerate(phrases))
     if (texts := given.get("stop")) is not None:
         given["stop"] = read_stop(texts, model.tokenizer)
@@ -84,7 +87,7 @@ def content_of(message: pb.Input | pb.Target, field: str) -> tuple[str, Content]
 
 def read_inputs(
     inputs: Sequence[pb.Input], options: pb.GenerationOptions, model: ServedModel, *,
-    field: str, max_text_bytes: int, deadline: float | None,
+    field: str, max_text_bytes: int, deadline: float | None, tenant: str = "",
 ) -> list[Asked]:
     """Check inputs and options, tokenise text, and complete every source.
 
@@ -95,7 +98,7 @@ def read_inputs(
     resolved = _resolved(options, model, max_text_bytes)
     check_attention(resolved, model.tokenizer, can_score=model.engine.can_score, streamed=field == "input")
     return [
-        _read_input(message, resolved, model, name, max_text_bytes, deadline)
+        _read_input(message, resolved, model, name, max_text_bytes, deadline, tenant)
         for message, name in zip(inputs, _names(field, len(inputs)), strict=True)
     ]
 
@@ -119,7 +122,8 @@ def _names(field: str, count: int) -> list[str]:
 
 
 def _read_input(
-    message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int, deadline: float | None
+    message: pb.Input, options: Resolved, model: ServedModel, field: str, max_text_bytes: int,
+    deadline: float | None, tenant: str,
 ) -> Asked:
     kind, content = content_of(message, field)
     source, truncated = read_limited_source(
@@ -129,7 +133,9 @@ def _read_input(
     search = options.search
     if search.sampling is not None:
         search = seeded(search, secrets.randbits(64))  # here, for what is behind knows no chance
-    request = Request(0, source, options.prompt, search, deadline=deadline)
+    request = Request(
+        0, source, options.prompt, search, deadline=deadline, priority=options.priority, tenant=tenant
+    )
     check_memory(request, model.limits)
     return Asked(request, options, truncated)
 

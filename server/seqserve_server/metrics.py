@@ -23,6 +23,7 @@ LONG = (
     20.48, 40.96, 81.92,
 )
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "seqserve_request_queue_seconds": ("From arrival until the encoder took the request.", LONG),
@@ -30,8 +31,12 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
     "seqserve_time_to_first_token_seconds": ("From arrival to the first token.", LONG),
     "seqserve_inter_token_seconds": ("Between two tokens of one request.", SHORT),
     "seqserve_decode_step_seconds": ("One decoder step over all running rows.", SHORT),
+    "seqserve_decode_seconds": ("Of one request, from its encoder states to its last token.", LONG),
+    "seqserve_time_per_output_token_seconds": ("Of one request, the mean time between two of its tokens.", SHORT),
     "seqserve_request_duration_seconds": ("From arrival to the last token, end to end in the server.", LONG),
     "seqserve_score_seconds": ("One pass over pairs to score.", LONG),
+    "seqserve_request_input_tokens": ("Source tokens of one request, special tokens included.", TOKENS),
+    "seqserve_request_output_tokens": ("Tokens of one request's best answer, the end token included.", TOKENS),
     "seqserve_batch_rows": ("Rows per decoder step.", ROWS),
 }
 FINISH_REASONS = ("eos", "length", "stop", "scored", "deadline", "cancelled", "failed")
@@ -110,6 +115,8 @@ class ModelMetrics(Collector):
             histograms["seqserve_score_seconds"].observe(seconds)
         for seconds in facts.encode_seconds:
             histograms["seqserve_encode_seconds"].observe(seconds)
+        for length in facts.source_lengths:
+            histograms["seqserve_request_input_tokens"].observe(length)
         if facts.rows:
             histograms["seqserve_decode_step_seconds"].observe(facts.step_seconds)
             histograms["seqserve_batch_rows"].observe(facts.rows)
@@ -130,10 +137,17 @@ class ModelMetrics(Collector):
         times, histograms = event.times, self._histograms
         if times.admitted is not None:
             histograms["seqserve_request_queue_seconds"].observe(times.admitted - times.arrival)
-        if times.first_token is not None:
-            histograms["seqserve_time_to_first_token_seconds"].observe(times.first_token - times.arrival)
-        if times.ended is not None:
-            histograms["seqserve_request_duration_seconds"].observe(times.ended - times.arrival)
+        first, ended, tokens = times.first_token, times.ended, len(event.log_probs)
+        if ended is not None:
+            histograms["seqserve_request_duration_seconds"].observe(ended - times.arrival)
+        if first is None:
+            return
+        histograms["seqserve_time_to_first_token_seconds"].observe(first - times.arrival)
+        histograms["seqserve_request_output_tokens"].observe(tokens)
+        if ended is not None and times.encoded is not None:
+            histograms["seqserve_decode_seconds"].observe(ended - times.encoded)
+            if tokens > 1:
+                histograms["seqserve_time_per_output_token_seconds"].observe((ended - first) / (tokens - 1))
 
     def collect(self) -> Iterator[Metric]:
         """What a scrape gets."""
@@ -191,8 +205,3 @@ def reload_counter(registry: CollectorRegistry, results: Iterable[str]) -> Count
     for result in results:
         counter.labels(result)
     return counter
-
-
-def make_registry() -> CollectorRegistry:
-    """A registry of this server's own, so that two servers in one process do not meet."""
-    return CollectorRegistry(auto_describe=False)

@@ -45,6 +45,8 @@ class Request:
         search: How its tokens are chosen.
         deadline: When the caller stops waiting, or None.
         stream: Whether tokens are published as they come.
+        priority: Higher goes first, see :mod:`.waiting`.
+        tenant: On whose account it goes; empty for those that give none.
     """
 
     id: int
@@ -54,6 +56,8 @@ class Request:
     arrival: float = 0.0
     deadline: float | None = None
     stream: bool = False
+    priority: int = 0
+    tenant: str = ""
 
     @property
     def target_length(self) -> int:
@@ -63,12 +67,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """One pair to score; checked against vocabularies and limits. ``deadline`` as for a ``Request``."""
+    """One pair to score; checked against vocabularies and limits. The rest as for a ``Request``."""
 
     id: int
     pair: Pair
     arrival: float = 0.0
     deadline: float | None = None
+    priority: int = 0
+    tenant: str = ""
 
     @property
     def cost(self) -> int:

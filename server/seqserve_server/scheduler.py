@@ -9,8 +9,7 @@ an encoder batch or a turn of pairs, so that running rows wait for one budget of
 """
 
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,9 @@ from seqserve_server.engine import Changes, Layout, PlaceMove, PlaceRelease, Row
 from seqserve_server.placement import Place, Space, widths_for
 from seqserve_server.plan import UNHELD, Applied, Plan, Running, group_by_length, layout_of, need_now, need_of
 from seqserve_server.request import Event, Failed, Finished, FinishReason, Request, ScoreRequest, Times, TokensChosen
+from seqserve_server.request_queue import RequestQueue
 from seqserve_server.score_queue import NOT_FINITE, ScoreQueue
+from seqserve_server.waiting import Fairness
 
 NOTHING = Hypothesis([], [], 0.0, ended=False)
 
@@ -31,14 +32,20 @@ NOTHING = Hypothesis([], [], 0.0, ended=False)
 class Scheduler:
     """Owns the waiting queue, the rows and the places. ``plan`` and ``apply`` alternate.
 
+    Args:
+        fairness: In which order requests, and pairs, are taken from their queues.
+        needed: See ``RequestQueue``.
+
     Attributes:
         pairs: Those that wait to be scored.
     """
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(
+        self, limits: SchedulerLimits, fairness: Fairness | None = None,
+        needed: Callable[[Request], float] | None = None,
+    ) -> None:
         self._limits = limits
-        self._waiting: deque[Request] = deque()
-        self._waiting_ids: set[int] = set()
+        self._waiting = RequestQueue(fairness, needed)
         self._running: dict[int, Running] = {}
         self._promised = 0  # rows that running requests may come to hold
         self._rows: Space[tuple[Running, int]] = Space()
@@ -47,7 +54,7 @@ class Scheduler:
         self._dirty_places: dict[Place, int] = {}
         self._layout: Layout | None = None
         self._deadlines = Deadlines(self._is_open)
-        self.pairs = ScoreQueue(limits.encode_tokens)
+        self.pairs = ScoreQueue(limits.encode_tokens, fairness)
         self._pairs_first = False
 
     def __repr__(self) -> str:
@@ -56,7 +63,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Requests that wait for rows, and pairs that wait to be scored."""
-        return len(self._waiting_ids) + len(self.pairs)
+        return len(self._waiting) + len(self.pairs)
 
     @property
     def running(self) -> int:
@@ -66,7 +73,7 @@ class Scheduler:
     @property
     def empty(self) -> bool:
         """Whether nothing waits or runs."""
-        return not (self._waiting_ids or self._running or self.pairs)
+        return not (self._waiting or self._running or self.pairs)
 
     @property
     def idle(self) -> bool:
@@ -78,8 +85,7 @@ class Scheduler:
         if isinstance(request, ScoreRequest):
             self.pairs.add(request)
         else:
-            self._waiting.append(request)
-            self._waiting_ids.add(request.id)
+            self._waiting.add(request)
         self._deadlines.note(request.id, request.deadline, self.waiting + self.running)
 
     def cancel(self, request_id: int, now: float, reason: FinishReason = FinishReason.CANCELLED) -> list[Event]:
@@ -89,17 +95,11 @@ class Scheduler:
             return [self._finish(running, reason, [running.search.so_far()], now)]
         if not self._is_open(request_id):
             return []
-        ended = self.pairs.remove(request_id) if request_id in self.pairs else self._withdraw(request_id)
+        ended = (self.pairs if request_id in self.pairs else self._waiting).remove(request_id)
         return [Finished(request_id, reason, [NOTHING], Times(ended.arrival, ended=now))]
 
-    def _withdraw(self, request_id: int) -> Request:
-        self._waiting_ids.discard(request_id)
-        request = next(r for r in self._waiting if r.id == request_id)
-        self._waiting.remove(request)
-        return request
-
     def _is_open(self, request_id: int) -> bool:
-        return request_id in self._waiting_ids or request_id in self._running or request_id in self.pairs
+        return request_id in self._waiting or request_id in self._running or request_id in self.pairs
 
     def plan(self, now: float) -> Plan:
         """Expire, free, admit and compact; say what the engine has to do next."""
@@ -108,7 +108,7 @@ class Scheduler:
         release_places = [PlaceRelease(place, length) for place, length in self._dirty_places.items()]
         self._dirty_rows.clear()
         self._dirty_places.clear()
-        admitted = [] if self.pairs and self._pairs_first else self._admit(now)
+        admitted = [] if self.pairs and self._pairs_first else self._admit(now, ended)
         self._pairs_first = bool(admitted)
         changes = Changes(release_rows, release_places, self._compact_rows(), self._compact_places())
         rows = list(self._rows)
@@ -179,22 +179,18 @@ class Scheduler:
 
     def fail(self, request_ids: Sequence[int], message: str) -> list[Event]:
         """End running requests because the engine could not go on with them."""
-        events: list[Event] = []
-        for request_id in request_ids:
-            if request_id in self._running:
-                self._leave(self._running[request_id])
-                events.append(Failed(request_id, message))
-        return events
+        failed = [request_id for request_id in request_ids if request_id in self._running]
+        for request_id in failed:
+            self._leave(self._running[request_id])
+        return [Failed(request_id, message) for request_id in failed]
 
     def fail_all(self, message: str) -> list[Event]:
         """End everything, waiting requests too: the engine is gone."""
-        ids = [*self._running, *(request.id for request in self._waiting), *self.pairs.clear()]
+        ids = [*self._running, *self._waiting.ids(), *self.pairs.clear()]
         for running in list(self._running.values()):
             self._leave(running)
-        events: list[Event] = [Failed(request_id, message, engine_stopped=True) for request_id in ids]
         self._waiting.clear()
-        self._waiting_ids.clear()
-        return events
+        return [Failed(request_id, message, engine_stopped=True) for request_id in ids]
 
     def requests_of(self, sources: Sequence[Source]) -> list[int]:
         """Ids of the requests whose sources these are, of those that still run."""
@@ -213,25 +209,25 @@ class Scheduler:
         passed = self._deadlines.passed(now)
         return [event for number in passed for event in self.cancel(number, now, FinishReason.DEADLINE)]
 
-    def _admit(self, now: float) -> list[Running]:
-        """Take requests from the front of the queue while rows, memory and encoder work allow. Nobody overtakes."""
-        admitted: list[Running] = []
-        if not self._waiting or self._promised + self._waiting[0].search.rows > self._limits.max_rows:
-            return admitted  # as mostly where there is a queue
+    def _admit(self, now: float, ended: list[Event]) -> list[Running]:
+        """Take requests from the queue while rows, memory and encoder work allow. Nobody passes one that waits."""
+        first = self._waiting.first()
+        if first is None or self._promised + first.search.rows > self._limits.max_rows:
+            return []  # as mostly where there is a queue
         reserved = need_of([one.request for one in self._running.values()], self._limits.widths)
-        tokens = 0
-        while self._waiting:
-            request = self._waiting[0]
+        tokens, admitted = 0, list[Running]()
+        while (request := self._waiting.first()) is not None:
+            if self._waiting.hopeless(now):
+                ended += self.cancel(request.id, now, FinishReason.DEADLINE)
+                continue
             tokens += len(request.source)
             if admitted and tokens > self._limits.encode_tokens:
                 break
             need = reserved.beside(need_of([request], self._limits.widths))
             if need.rows > self._limits.max_rows or not self._limits.fits(need):
                 break
-            self._waiting.popleft()
-            self._waiting_ids.discard(request.id)
             reserved = need
-            admitted.append(self._start(request, now))
+            admitted.append(self._start(self._waiting.start(), now))
         return admitted
 
     def _start(self, request: Request, now: float) -> Running:
@@ -286,6 +282,7 @@ class Scheduler:
     def _leave(self, running: Running) -> None:
         del self._running[running.request.id]
         self._promised -= running.request.search.rows
+        self._waiting.settle(running.request, max(0, running.position + 1 - len(running.request.prompt)))
         for lane in running.held:
             self._free_row(running, lane)
         for place in running.places:

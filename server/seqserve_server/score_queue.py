@@ -1,62 +1,69 @@
 """Pairs that wait to be scored, and what becomes of them. Values in, values out; the scheduler gives the turns."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
 from seqserve_server.engine import SOURCE_MULTIPLE, Scored
 from seqserve_server.request import Event, Failed, PairScored, ScoreRequest, Times
+from seqserve_server.waiting import Fairness, WaitingQueue
 
 NOT_FINITE = "the model produced a value that is not finite"
 
 
 class ScoreQueue:
-    """In order of arrival. A pair is in it until its terminal event, so that no fault on the way can lose it.
+    """By priority, fair share and arrival. A pair is in it until its terminal event: no fault on the way can lose it.
 
     Args:
         budget: Most that the pairs of one turn cost (a larger pair goes alone), in tokens of an encoder batch: the
             bound on how long a turn can hold up running rows.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, fairness: Fairness | None = None) -> None:
         self._budget = budget
-        self._waiting: dict[int, ScoreRequest] = {}
-        self._suspects: set[int] = set()
+        self._open: dict[int, ScoreRequest] = {}
+        self._waiting: WaitingQueue[ScoreRequest] = WaitingQueue(fairness)
+        self._suspects: deque[int] = deque()  # each to be tried alone, before all others; some have ended since
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._open)
 
-    def __contains__(self, request_id: int) -> bool:
-        return request_id in self._waiting
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._open
 
     def add(self, request: ScoreRequest) -> None:
         """Queue a pair that admission let in. Its id must be new."""
-        self._waiting[request.id] = request
+        self._open[request.id] = request
+        self._waiting.add(request)
 
     def remove(self, request_id: int) -> ScoreRequest:
         """Take out a pair whose end is known."""
-        self._suspects.discard(request_id)
-        return self._waiting.pop(request_id)
+        if request_id in self._waiting:
+            self._waiting.remove(request_id)
+        return self._open.pop(request_id)
 
     def clear(self) -> list[int]:
         """Take out all pairs; returns their ids."""
-        ids = list(self._waiting)
+        ids = list(self._open)
+        self._open.clear()
         self._waiting.clear()
         self._suspects.clear()
         return ids
 
     def turn(self) -> list[list[ScoreRequest]]:
-        """The first pairs, as many as one turn takes, in passes of similar length. They stay in the queue."""
+        """The next pairs, as many as one turn takes, in passes of similar length. ``scored`` or ``failed`` follows."""
+        while self._suspects:
+            if (suspect := self._open.get(self._suspects.popleft())) is not None:
+                return [[suspect]]
         chosen: list[ScoreRequest] = []
         cost = 0
-        for request in self._waiting.values():
+        while (request := self._waiting.first()) is not None:
             cost += request.cost
-            suspect = request.id in self._suspects
-            if chosen and (suspect or cost > self._budget):
+            if chosen and cost > self._budget:
                 break
+            self._waiting.take(request.cost)
             chosen.append(request)
-            if suspect:
-                break
         return passes(chosen)
 
     def scored(self, batch: Sequence[ScoreRequest], found: Sequence[Scored], now: float) -> list[Event]:
@@ -78,7 +85,7 @@ class ScoreQueue:
         """
         if len(batch) == 1:
             return [Failed(self.remove(batch[0].id).id, "the scorer failed")]
-        self._suspects.update(request.id for request in batch)
+        self._suspects.extend(request.id for request in batch)
         return []
 
 

@@ -44,7 +44,7 @@ class Score:
 
 def read_pairs(
     pairs: Sequence[tuple[Given, Given]], options: ScoreOptions, model: ServedModel, *,
-    max_text_bytes: int, deadline: float | None = None,
+    max_text_bytes: int, deadline: float | None = None, tenant: str = "",
 ) -> list[AskedPair]:
     """Check pairs of source and target, and options; tokenise texts, complete sources.
 
@@ -66,7 +66,9 @@ def read_pairs(
             target_kind, target, description, tokenizer, f"{field}.target", max_text_bytes=max_text_bytes
         )
         name = f"{field}.target.{target_kind}"
-        request = score_request(complete, content, scoring, description, name, deadline=deadline)
+        request = score_request(
+            complete, content, scoring, description, name, deadline=deadline, tenant=tenant
+        )
         asked.append(AskedPair(request, scoring))
     return asked
 

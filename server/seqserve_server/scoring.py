@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from seqserve.bundle import ModelDescription
 from seqserve.framing import Frame
 from seqserve.search_defaults import SearchError, check_length_penalty
-from seqserve_server.admission import frame_of
+from seqserve_server.admission import frame_of, resolve_priority
 from seqserve_server.decoding.search import SearchSettings, normalised
 from seqserve_server.engine import Pair
 from seqserve_server.errors import InvalidRequest
@@ -21,6 +21,7 @@ class ScoreOptions:
     target_language: str | None = None
     length_penalty: float | None = None
     return_alignment: bool | None = None
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Scoring:
     frame: Frame
     search: SearchSettings
     return_alignment: bool
+    priority: int = 0
 
     def score(self, log_probs: Sequence[float]) -> float:
         """Of the log-probabilities of a target and its end token: what a search would give it."""
@@ -52,12 +54,12 @@ def resolve_scoring(options: ScoreOptions, model: ModelDescription) -> Scoring:
         model.eos_id, model.max_new_tokens, length_penalty=float(penalty), extra_length=defaults.extra_length
     )
     frame = frame_of(options.source_language, options.target_language, model)
-    return Scoring(frame, search, bool(options.return_alignment))
+    return Scoring(frame, search, bool(options.return_alignment), resolve_priority(options.priority))
 
 
 def score_request(
     source: tuple[int, ...], content: Sequence[int], scoring: Scoring, model: ModelDescription, field: str, *,
-    deadline: float | None = None,
+    deadline: float | None = None, tenant: str = "",
 ) -> ScoreRequest:
     """What the engine is asked of a pair.
 
@@ -78,4 +80,5 @@ def score_request(
         if token_id == model.pad_id and token_id != model.unk_id:
             raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is padding, which is no content")
     prompt = scoring.frame.prompt
-    return ScoreRequest(0, Pair(source, (*prompt, *content, model.eos_id), len(prompt)), deadline=deadline)
+    pair = Pair(source, (*prompt, *content, model.eos_id), len(prompt))
+    return ScoreRequest(0, pair, deadline=deadline, priority=scoring.priority, tenant=tenant)

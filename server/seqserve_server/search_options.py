@@ -61,6 +61,7 @@ class Options:
     max_source_tokens: int | None = None
     truncate: bool | None = None
     stop: StopTexts | None = None
+    priority: int | None = None
 
 
 def most_beams(max_rows: int) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, read_model
 from seqserve.manifest import check_manifest
 from seqserve_server.capacity import SchedulerLimits
+from seqserve_server.cost_model import CostModel
 from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.devices import AUTO, CPU, CUDA, choose_device, open_cuda, open_twin
 from seqserve_server.engine import Engine
@@ -13,6 +14,7 @@ from seqserve_server.graph_operators import refuse_coupling
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.scheduler import Scheduler
 from seqserve_server.tokenizer import Tokenizer
+from seqserve_server.waiting import Fairness
 
 DEFAULT_CACHE_BYTES = 2 * 2**30
 DEFAULT_MAX_ROWS = 64
@@ -82,9 +84,16 @@ class ServedModel:
             directory,
         )
 
-    def scheduler(self) -> Scheduler:
-        """A scheduler for this model's rows and places. There must be one only."""
-        return Scheduler(self.limits)
+    def scheduler(self, fairness: Fairness | None = None, costs: CostModel | None = None) -> Scheduler:
+        """A scheduler for this model's rows and places. There must be one only.
+
+        Args:
+            fairness: By default that of one tenant: in order of priority and arrival.
+            costs: By which requests that will not be in time are not started; by default all are.
+        """
+        if costs is None:
+            return Scheduler(self.limits, fairness)
+        return Scheduler(self.limits, fairness, lambda request: costs.needed_seconds(request, self.limits.max_rows))
 
 
 def _open_engine(

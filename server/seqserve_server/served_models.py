@@ -5,6 +5,7 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 
+from seqserve_server.call_record import CURRENT
 from seqserve_server.dispatch import Closed, Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, StartupError, UnknownModel
 from seqserve_server.loop import Loop
@@ -123,6 +124,8 @@ class ServedModels:
             InvalidRequest: no name, and several models without a default.
         """
         serving = self._find(name)
+        if (call := CURRENT.get()) is not None:
+            call.model = serving.model.description.name
         with serving.held():
             yield serving
 

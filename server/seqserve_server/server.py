@@ -18,20 +18,25 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels
-from seqserve_server.admission import Gate
+from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
 from seqserve_server.ending import Ending
 from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
+from seqserve_server.gate import Gate, GateLimits
+from seqserve_server.gate_metrics import GateMetrics
+from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
-from seqserve_server.interceptor import MetricsInterceptor
-from seqserve_server.malformed import MalformedInterceptor
-from seqserve_server.metrics import make_registry
+from seqserve_server.interceptor import CallInterceptor
+from seqserve_server.listening import address_of, health_port, make_server, open_port
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.served_models import ServedModels
+from seqserve_server.server_metrics import ServerMetrics, make_registry
 from seqserve_server.service import Seq2SeqService
+from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
+from seqserve_server.waiting import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ class RunningServer:
     registry: CollectorRegistry
     ending: Ending
     reload: asyncio.Event
+    health_port: int | None = None
 
     @property
     def failed(self) -> asyncio.Event:
@@ -64,13 +70,15 @@ class RunningServer:
     @property
     def open_requests(self) -> int:
         """Requests of all models whose terminal event has not come yet."""
-        return self.gate.inside
+        return self.gate.inside.requests
 
     @property
     def ready_line(self) -> str:
         """What ``serve`` prints once it can answer."""
         names = ",".join(self.models.names)
-        return f"ready grpc={self.host}:{self.port} metrics={self.host}:{self.metrics_port} models={names}"
+        probes = f" health={address_of(self.host, self.health_port)}" if self.health_port is not None else ""
+        ports = f"grpc={address_of(self.host, self.port)} metrics={address_of(self.host, self.metrics_port)}"
+        return f"ready {ports}{probes} models={names}"
 
 
 def open_model(config: ServerConfig) -> ServedModel:
@@ -114,21 +122,30 @@ async def running_server(
         reload: Where somebody has it already who may set it before the server is up.
         last_resort: Called by another thread when the engine is lost; see ``Ending``.
     """
-    registry, models = make_registry(), ServedModels(config.default_model)
-    gate, runner = Gate(config.max_waiting + config.max_rows), Runner()
+    registry, models, runner = make_registry(), ServedModels(config.default_model), Runner()
+    limits = GateLimits(config.max_waiting, config.max_rows, config.max_waiting_tokens, config.max_waiting_bytes)
+    gate = Gate(limits, weights=read_weights(config.tenant_weights))
+    registry.register(GateMetrics(
+        gate, lambda: [(each.model.description.name, each.dispatcher.estimated_wait) for each in models.servings]
+    ))
     service = Seq2SeqService(
         models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting,
         write_timeout_seconds=config.write_timeout_seconds,
     )
-    servicer = health.aio.HealthServicer()
-    server, port = await _start_grpc(config, service, servicer, registry)
+    servicer = HealthService()
+    registry.register(ServerMetrics(
+        lambda: servicer.ready, lambda: gate.inside.requests, max_waiting=config.max_waiting, max_rows=config.max_rows,
+    ))
+    tracing = open_tracing(config.otlp_endpoint)
+    calls = CallInterceptor(CallMetrics(registry), tracing, access_log=config.access_log)
+    server, port = await _start_grpc(config, service, servicer, calls)
     ending = Ending(
         server, models, not_ready=lambda: _set_health(servicer, NOT_SERVING),
         not_alive=lambda: _set_health(servicer, NOT_SERVING, (*HEALTH_NAMES, LIVENESS)), last_resort=last_resort,
     )
     reload = reload or asyncio.Event()
     try:
-        async with _metrics_server(config, registry) as metrics_port:
+        async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
             swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
             with engine_thread(runner, ending.lost, config.hang_seconds):
                 await swap.load_all()
@@ -136,12 +153,14 @@ async def running_server(
                 try:
                     async with _reloading(swap, reload):
                         yield RunningServer(
-                            config.host, port, metrics_port, models, gate, registry, ending, reload
+                            config.host, port, metrics_port, models, gate, registry, ending, reload, probe_port
                         )
                 finally:
                     await ending.stop(config.drain_seconds)
     finally:
         await server.stop(0)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 @contextlib.asynccontextmanager
@@ -157,28 +176,16 @@ async def _reloading(swap: HotSwap, asked: asyncio.Event) -> AsyncIterator[None]
 
 
 async def _start_grpc(
-    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, registry: CollectorRegistry
+    config: ServerConfig, service: Seq2SeqService, servicer: health.aio.HealthServicer, calls: CallInterceptor
 ) -> tuple[grpc.aio.Server, int]:
-    server = grpc.aio.server(interceptors=[MetricsInterceptor(registry), MalformedInterceptor()], options=[
-        ("grpc.so_reuseport", 0),  # else a second server on the port starts silently and takes half the calls
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", config.max_streams),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ])
+    server = make_server(config, [calls])
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     seq2seq_pb2_grpc.add_Seq2SeqServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     if config.reflection:
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError:
-        raise StartupError(f"--port: cannot listen on {config.host}:{config.port}: in use or not allowed") from None
+    port = open_port(server, config)
     await server.start()
     return server, port
 

@@ -9,7 +9,7 @@ from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server import answers
 from seqserve_server.answers import Asked, GrowingAnswer, answer_of, with_attention
 from seqserve_server.attention import pairs_of, scorable, weights_of
-from seqserve_server.calls import Context, deadline_of, guarded, write
+from seqserve_server.calls import Context, deadline_of, guarded, tenant_of, write
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
 from seqserve_server.request import Finished
@@ -38,11 +38,13 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 count = len(request.inputs)
                 if not 1 <= count <= self._max_inputs:
                     raise InvalidRequest("inputs", f"{count} inputs are outside 1..{self._max_inputs}")
+                tenant, size = tenant_of(context), request.ByteSize()
+                serving.dispatcher.check_room(count, size, tenant)
                 asked = read_inputs(
                     request.inputs, request.options, serving.model, field="inputs",
-                    max_text_bytes=self._max_text_bytes, deadline=deadline_of(context),
+                    max_text_bytes=self._max_text_bytes, deadline=deadline_of(context), tenant=tenant,
                 )
-                ended = await serving.dispatcher.generate([each.request for each in asked])
+                ended = await serving.dispatcher.generate([each.request for each in asked], size=size)
                 found = await _answers(asked, ended, serving)
                 return pb.GenerateResponse(results=[write_answer(answer) for answer in found])
 
@@ -52,13 +54,15 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         """Streamed generation for one input. What piled up while a write was under way goes into one message."""
         async def answer() -> None:
             with self._models.use(request.model) as serving:
+                tenant, size = tenant_of(context), request.ByteSize()
+                serving.dispatcher.check_room(1, size, tenant)
                 asked = read_inputs(
                     [request.input], request.options, serving.model, field="input",
-                    max_text_bytes=self._max_text_bytes, deadline=deadline_of(context),
+                    max_text_bytes=self._max_text_bytes, deadline=deadline_of(context), tenant=tenant,
                 )[0]
                 growing = GrowingAnswer(asked, serving.model.tokenizer)
                 # Closed here and now however this ends: a request must not run on for a caller that is gone.
-                async with aclosing(serving.dispatcher.stream(asked.request)) as parts:
+                async with aclosing(serving.dispatcher.stream(asked.request, size=size)) as parts:
                     async for part in parts:
                         if isinstance(part, Finished):
                             (answer,) = await _answers([asked], [part], serving)
@@ -78,11 +82,13 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 count = len(request.pairs)
                 if not 1 <= count <= self._max_inputs:
                     raise InvalidRequest("pairs", f"{count} pairs are outside 1..{self._max_inputs}")
+                tenant, size = tenant_of(context), request.ByteSize()
+                serving.dispatcher.check_room(count, size, tenant)
                 asked = read_pairs(
                     contents_of(request.pairs), read_score_options(request.options), serving.model,
-                    max_text_bytes=self._max_text_bytes, deadline=deadline_of(context),
+                    max_text_bytes=self._max_text_bytes, deadline=deadline_of(context), tenant=tenant,
                 )
-                ended = await serving.dispatcher.score([each.request for each in asked])
+                ended = await serving.dispatcher.score([each.request for each in asked], size=size)
                 return pb.ScoreResponse(results=[
                     write_score(score_of(end, each, serving.model)) for each, end in zip(asked, ended, strict=True)
                 ])

@@ -5,7 +5,9 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from seqserve_server.errors import (
+    DeadlineInQueue,
     DeadlinePassed,
+    DeadlineUnreachable,
     Draining,
     EngineFailure,
     EngineStopped,
@@ -16,6 +18,7 @@ from seqserve_server.errors import (
     QueueFull,
     ServerError,
     SlowReader,
+    Unauthenticated,
     UnknownModel,
 )
 
@@ -24,6 +27,7 @@ _CODES: dict[type[ServerError], int] = {
     InvalidRequest: code_pb2.INVALID_ARGUMENT,
     InputTooLong: code_pb2.INVALID_ARGUMENT,
     UnknownModel: code_pb2.NOT_FOUND,
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
     NoScorer: code_pb2.FAILED_PRECONDITION,
     QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     Loading: code_pb2.UNAVAILABLE,
@@ -31,6 +35,8 @@ _CODES: dict[type[ServerError], int] = {
     Draining: code_pb2.UNAVAILABLE,
     SlowReader: code_pb2.CANCELLED,
     DeadlinePassed: code_pb2.DEADLINE_EXCEEDED,
+    DeadlineInQueue: code_pb2.DEADLINE_EXCEEDED,
+    DeadlineUnreachable: code_pb2.DEADLINE_EXCEEDED,
     EngineFailure: code_pb2.INTERNAL,
 }
 _RETRY_ELSEWHERE_SECONDS = 1.0
@@ -51,9 +57,23 @@ def status_of(error: ServerError, request_id: str) -> status_pb2.Status:
         details.append(error_details_pb2.ResourceInfo(resource_type="model", resource_name=error.name))
     elif isinstance(error, (QueueFull, Loading, EngineStopped, Draining)):
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds(error))))
+    metadata |= _facts(error)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
     details += [info, error_details_pb2.RequestInfo(request_id=request_id)]
     return status_pb2.Status(code=_CODES[type(error)], message=str(error), details=[_pack(part) for part in details])
+
+
+def _facts(error: ServerError) -> dict[str, str]:
+    """Figures that an error of the queue carries."""
+    if isinstance(error, QueueFull):
+        return {"limit": error.limit_name, "wanted": str(error.wanted), "free": str(error.free),
+                "max": str(error.limit)}
+    if isinstance(error, DeadlineInQueue):
+        return {"queueMs": str(int(error.queue_seconds * 1000))}
+    if isinstance(error, DeadlineUnreachable):
+        return {"leastMs": str(int(error.least_seconds * 1000)),
+                "remainingMs": str(int(error.remaining_seconds * 1000))}
+    return {}
 
 
 def internal_status(request_id: str) -> status_pb2.Status:

@@ -60,6 +60,16 @@ def resolve_sampling(options: Drawing, searching: str | None, defaults: SearchDe
     return Sampling(float(temperature), top_k, float(top_p), options.seed)
 
 
+def check_count(count: int, field: str, most: int) -> None:
+    """A list has no more entries than could be of use; to be asked before any of them is looked at.
+
+    Raises:
+        InvalidRequest: it has.
+    """
+    if count > most:
+        raise InvalidRequest(field, f"{count} entries are over {most}")
+
+
 def read_suppressed(sequences: Sequence[Sequence[int]], vocabulary: int) -> tuple[tuple[int, ...], ...]:
     """Sequences that are not to be generated.
 

@@ -64,7 +64,7 @@ class Target(_message.Message):
     def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Union[Tokens, _Mapping]] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
-    __slots__ = ("max_new_tokens", "min_new_tokens", "source_language", "target_language", "beam_size", "num_hypotheses", "length_penalty", "patience", "stopping", "prefix", "prefix_bias", "coverage_penalty", "return_alternatives", "min_alternative_probability", "replace_unknowns", "return_alignment", "repetition_penalty", "no_repeat_ngram_size", "suppress_tokens", "sample", "temperature", "top_k", "top_p", "seed", "return_logprobs", "max_source_tokens", "truncate", "stop", "required_phrases", "banned_phrases")
+    __slots__ = ("max_new_tokens", "min_new_tokens", "source_language", "target_language", "beam_size", "num_hypotheses", "length_penalty", "patience", "stopping", "prefix", "prefix_bias", "coverage_penalty", "return_alternatives", "min_alternative_probability", "replace_unknowns", "return_alignment", "repetition_penalty", "no_repeat_ngram_size", "suppress_tokens", "sample", "temperature", "top_k", "top_p", "seed", "return_logprobs", "max_source_tokens", "truncate", "stop", "required_phrases", "banned_phrases", "priority")
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SOURCE_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class GenerationOptions(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_PHRASES_FIELD_NUMBER: _ClassVar[int]
     BANNED_PHRASES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     max_new_tokens: int
     min_new_tokens: int
     source_language: str
@@ -125,7 +126,8 @@ class GenerationOptions(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     required_phrases: _containers.RepeatedCompositeFieldContainer[Target]
     banned_phrases: _containers.RepeatedCompositeFieldContainer[Target]
-    def __init__(self, max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., patience: _Optional[float] = ..., stopping: _Optional[_Union[Stopping, str]] = ..., prefix: _Optional[_Union[Target, _Mapping]] = ..., prefix_bias: _Optional[float] = ..., coverage_penalty: _Optional[float] = ..., return_alternatives: _Optional[bool] = ..., min_alternative_probability: _Optional[float] = ..., replace_unknowns: _Optional[bool] = ..., return_alignment: _Optional[bool] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram_size: _Optional[int] = ..., suppress_tokens: _Optional[_Iterable[_Union[TokenIds, _Mapping]]] = ..., sample: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., return_logprobs: _Optional[bool] = ..., max_source_tokens: _Optional[int] = ..., truncate: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., required_phrases: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., banned_phrases: _Optional[_Iterable[_Union[Target, _Mapping]]] = ...) -> None: ...
+    priority: int
+    def __init__(self, max_new_tokens: _Optional[int] = ..., min_new_tokens: _Optional[int] = ..., source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., patience: _Optional[float] = ..., stopping: _Optional[_Union[Stopping, str]] = ..., prefix: _Optional[_Union[Target, _Mapping]] = ..., prefix_bias: _Optional[float] = ..., coverage_penalty: _Optional[float] = ..., return_alternatives: _Optional[bool] = ..., min_alternative_probability: _Optional[float] = ..., replace_unknowns: _Optional[bool] = ..., return_alignment: _Optional[bool] = ..., repetition_penalty: _Optional[float] = ..., no_repeat_ngram_size: _Optional[int] = ..., suppress_tokens: _Optional[_Iterable[_Union[TokenIds, _Mapping]]] = ..., sample: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., return_logprobs: _Optional[bool] = ..., max_source_tokens: _Optional[int] = ..., truncate: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., required_phrases: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., banned_phrases: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "inputs", "options")
@@ -244,16 +246,18 @@ class ScorePair(_message.Message):
     def __init__(self, source: _Optional[_Union[Input, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ...) -> None: ...
 
 class ScoreOptions(_message.Message):
-    __slots__ = ("source_language", "target_language", "length_penalty", "return_alignment")
+    __slots__ = ("source_language", "target_language", "length_penalty", "return_alignment", "priority")
     SOURCE_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     TARGET_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
     RETURN_ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     source_language: str
     target_language: str
     length_penalty: float
     return_alignment: bool
-    def __init__(self, source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., length_penalty: _Optional[float] = ..., return_alignment: _Optional[bool] = ...) -> None: ...
+    priority: int
+    def __init__(self, source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., length_penalty: _Optional[float] = ..., return_alignment: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("results",)

@@ -34,7 +34,7 @@ class WordTokenizer(Tokenizer):
         """Ids of a text's words.
 
         Raises:
-            UnknownWord: naming it, where there is no token for such words.
+            UnknownWord: naming its place, where there is no token for such words.
         """
         return self._vocabulary.encode(text)
 

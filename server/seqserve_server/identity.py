@@ -1,0 +1,6 @@
+"""Who calls, as far as authentication tells."""
+
+from contextvars import ContextVar
+
+# Set by the interceptor in the call's own task, so every handler sees its own caller.
+caller_name: ContextVar[str] = ContextVar("caller_name", default="")
