@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+TORTURE_ARGS ?=
 PROTO_OUT ?= proto
 SERVER_OUT ?= server
 
@@ -29,7 +30,7 @@ HAS_DATA := $(wildcard $(DATA)/test_2016_flickr.en*)
 EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench bench-load bench-models bench-peers
+.PHONY: help install demo test test-slow torture bench bench-load bench-models bench-peers
 .PHONY: check deploy-check monitoring monitoring-check protos protos-check oip-clients audit sbom clean
 
 help:  ## Show the targets
@@ -58,6 +59,9 @@ test: $(STAMP)  ## The test suite, without the tests marked slow
 
 test-slow: $(STAMP)  ## The tests marked slow
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+torture: $(STAMP)  ## What a server bears, in full; TORTURE_ARGS="--scale 0.01 cancels" for less
+	PYTHONPATH=tests $(BIN)/python -m torture $(TORTURE_ARGS)
 
 bench: bench-models  ## Beside CTranslate2, Optimum and Hugging Face; see bench/README.md
 	$(BIN)/python bench/side_by_side.py

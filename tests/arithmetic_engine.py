@@ -6,9 +6,10 @@ would survive, or could not see, is noted in ``misuses``.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pencil import BEST_FIRST, END, LOGITS, START, UNKNOWN, VOCABULARY, answer, attention, scores
 from seqserve_server.capacity import Capacity, StateCost, UnitCost, grown
@@ -48,7 +49,7 @@ class ArithmeticEngine:
         poison: An encoder batch that holds this id raises.
         nan: A row whose source holds this id gets NaN from its third token on.
         nan_fed: A row that was fed this token gets NaN.
-        broken_steps: Numbers of the steps that raise, counted from 0.
+        broken_steps: Numbers of the steps that raise, counted from 0; parts of steps count too.
         can_score, reuse: What it says of itself.
         passes: Every pass over pairs, the failing ones too. One with ``poison`` in a source raises, and a pair with
             ``nan`` in its source gets NaN.
@@ -199,29 +200,46 @@ class ArithmeticEngine:
 
     def step(self, step: StepInput) -> Candidates:
         """One token for rows 0 .. n-1."""
-        rows, layout = len(step.tokens), step.layout
+        rows = len(step.tokens)
+        self._begin(rows)
+        fits = rows <= self.capacity.rows and max(step.positions) < self.capacity.target
+        self._expect(fits, f"{step} does not fit {self.capacity}")
+        self._feed(step, np.arange(rows))
+        self._expect(not self._fed[rows:].any() and not self._row_owner[rows:].any(), f"dirty rows after {rows} rows")
+        self._check_layout(rows, step.layout)
+        self.watch(step)
+        return self._found(step, np.arange(rows))
+
+    def step_part(self, step: StepInput, rows: Sequence[int]) -> Candidates:
+        """One token for some rows of a step that was broken."""
+        self._begin(len(rows))
+        self._expect(list(rows) == sorted(set(rows)), f"{rows} are not ascending")
+        self._feed(step, np.asarray(rows))
+        return self._found(step, np.asarray(rows))
+
+    def _begin(self, rows: int) -> None:
         self._wait()
         self.steps.append(rows)
         if len(self.steps) - 1 in self.broken_steps:
             raise RuntimeError("a decoder at /secret/path breaks at this step")
-        positions = np.asarray(step.positions)
-        fits = rows <= self.capacity.rows and int(positions.max()) < self.capacity.target
-        self._expect(fits, f"{step} does not fit {self.capacity}")
-        self._fed[np.arange(rows), positions] = np.asarray(step.tokens) + 1
-        written = np.count_nonzero(self._fed[:rows], axis=1)
+
+    def _feed(self, step: StepInput, rows: NDArray[np.intp]) -> None:
+        positions = np.asarray(step.positions)[rows]
+        self._fed[rows, positions] = np.asarray(step.tokens)[rows] + 1
+        written = np.count_nonzero(self._fed[rows], axis=1)
         self._expect(bool((written == positions + 1).all()), f"rows hold {written} tokens after positions {positions}")
-        self._expect(not self._fed[rows:].any() and not self._row_owner[rows:].any(), f"dirty rows after {rows} rows")
-        self._check_layout(rows, layout)
-        self.watch(step)
-        sources = np.stack([self._sources[width][index] for width, index in self._places(layout)])
-        totals = sources.sum(axis=1) - np.count_nonzero(sources, axis=1) + self._fed[:rows].sum(axis=1) - written
+
+    def _found(self, step: StepInput, rows: NDArray[np.intp]) -> Candidates:
+        layout, positions = step.layout, np.asarray(step.positions)[rows]
+        sources = np.stack([self._sources[layout.widths[row]][layout.places[row]] for row in rows.tolist()])
+        totals = sources.sum(axis=1) - np.count_nonzero(sources, axis=1) + self._fed[rows].sum(axis=1) - positions - 1
         best, count = totals % VOCABULARY, min(step.candidates, VOCABULARY)
         token_ids, log_probs, logits = TOKEN_IDS[best, :count], LOG_PROBS[best, :count], LOGITS[best]
         if self.nan is not None:
             bad = (sources == self.nan + 1).any(axis=1) & (positions >= 2)
             log_probs[bad] = logits[bad] = np.nan
         if self.nan_fed is not None:
-            bad = (self._fed[:rows] == self.nan_fed + 1).any(axis=1)
+            bad = (self._fed[rows] == self.nan_fed + 1).any(axis=1)
             log_probs[bad] = logits[bad] = np.nan
         return Candidates(log_probs, token_ids, logits if step.logits else None)
 
@@ -240,9 +258,6 @@ class ArithmeticEngine:
                 log_probs[-1] = np.nan
             found.append(Scored(log_probs, np.array(attention(len(pair.source), len(tokens)), dtype=np.float32)))
         return found
-
-    def _places(self, layout: Layout) -> Iterable[tuple[int, int]]:
-        return zip(layout.widths, layout.places, strict=True)
 
     def _check_layout(self, rows: int, layout: Layout) -> None:
         whole = len(layout.widths) == len(layout.places) == len(layout.offsets) == rows

@@ -11,6 +11,7 @@ from seqserve_server import scheduler as core
 from seqserve_server.capacity import Capacity, SchedulerLimits
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.engine import Pair, StepInput
+from seqserve_server.isolation import Isolation
 from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.placement import Place
 from seqserve_server.plan import UNHELD
@@ -66,6 +67,8 @@ class HandLoop:
             self.engine, self.scheduler, self.events.extend, lambda facts, _: self.facts.append(facts),
             clock=lambda: self.now,
         )
+        # However many bad requests a test sends one after the other: the engine is well.
+        self.loop._isolation = Isolation(self.engine, most_alone=1 << 30)
         self._streamed: dict[int, list[int]] = {}
         self._fed: dict[int, int] = {}
         self._checked = 0
@@ -171,7 +174,11 @@ class HandLoop:
         for number in self.scheduler.running_ids():
             running, request = self.scheduler._running[number], self.requests[number]
             generated = max(0, running.position + 1 - len(request.prompt))
-            for lane, tokens in zip(running.lanes, self.course_of(request).live[generated], strict=True):
+            live = self.course_of(request).live[generated]
+            if len(live) != len(running.lanes):
+                self.engine.misuses.append(f"rows hold {len(running.lanes)} hypotheses, the search has {len(live)}")
+                return
+            for lane, tokens in zip(running.lanes, live, strict=True):
                 wanted[running.rows[lane]] = [*request.prompt, *tokens][: running.position + 1]
         held = {row: self.engine.fed(row) for row in range(len(step.tokens))}
         if held != wanted:

@@ -108,11 +108,15 @@ class Simulation(HandLoop):
 
     def _iterate(self) -> None:
         begun, stepped, encoded = self.now, len(self.engine.steps), len(self.engine.encoded)
+        raised = self.loop._isolation.failures
         fresh = self.step()
         self._read_clock()
         self.iterations += 1
         self.longest_iteration = max(self.longest_iteration, self.now - begun)
         lengths = [len(source) for batch in self.engine.encoded[encoded:] for source in batch]
+        if self.loop._isolation.failures > raised:  # some were encoded again, in parts
+            again = {tuple(source) for batch in self.engine.encoded[encoded:] for source in batch}
+            lengths = [len(source) for source in again]
         budget = max(self.limits.encode_tokens, *lengths) if len(lengths) == 1 else self.limits.encode_tokens
         assert sum(lengths) <= budget, "running rows wait for more than one encoder budget"
         failures = {event.request_id: event.message for event in fresh if isinstance(event, Failed)}

@@ -54,7 +54,7 @@ def test_the_best_answers_come_together_best_first() -> None:
 
 def test_a_failing_decoder_fails_beams_once_and_leaves_nothing() -> None:
     hand = HandLoop()
-    hand.engine.broken_steps = {3}
+    hand.engine.broken_steps = set(range(3, 3 + 5))  # whole, and in all its parts
     numbers = [hand.submit([5, 6, END], beams=beams) for beams in (4, 12, 1)]
     hand.run()
     assert hand.ended == {number: Failed(number, "the decoder failed") for number in numbers}

@@ -158,6 +158,33 @@ def test_a_step_may_be_run_again_as_capturing_does(one: Device) -> None:
             np.testing.assert_array_equal(mine, theirs)
 
 
+def test_a_part_of_a_step_has_the_bits_of_the_whole_and_touches_nobody_else(one: Device) -> None:
+    engine = one.engine()
+    decoding = Decoding(engine, sources(50, 11), [5, 3, 0, 1, 4, 2, 10, 9, 8, 7, 6])
+    decoding.steps(3)
+    decoding.engine.reserve(decoding.need())
+    step = StepInput(decoding.tokens, [3] * 11, 2, decoding.layout, logits=True)
+    before, controls = held(engine), {name: array.copy() for name, array in engine._controls.host.items()}
+    for rows in ([0, 2, 9], [4], [1, 3, 5, 6, 7, 8, 10]):
+        after, found = held(engine), engine.step_part(step, rows)
+        others = [row for row in range(16) if row not in rows]
+        changed = held(engine)
+        np.testing.assert_array_equal(changed["self"][:, others], after["self"][:, others])
+        np.testing.assert_array_equal(changed["cross"], before["cross"])
+        parts = [array.copy() for array in (found.log_probs, found.token_ids, found.logits) if array is not None]
+        again = one.engine()
+        twin = Decoding(again, decoding.sources, decoding.places)
+        twin.steps(3)
+        again.reserve(twin.need())
+        whole = again.step(step)
+        for mine, theirs in zip(parts, (whole.log_probs, whole.token_ids, whole.logits), strict=True):
+            assert theirs is not None
+            np.testing.assert_array_equal(mine, theirs[rows])
+        np.testing.assert_array_equal(changed["self"][:, rows], held(again)["self"][:, rows])
+    for name in ("source_lengths", "readers", "back"):
+        np.testing.assert_array_equal(engine._controls.host[name], controls[name])
+
+
 @dataclass
 class Counting(HostMemory):
     """Counts what crosses between host and device."""

@@ -27,7 +27,7 @@ def failures(hand: HandLoop) -> dict[int, str]:
     return {number: event.message for number, event in hand.ended.items() if isinstance(event, Failed)}
 
 
-def test_a_failing_encoder_fails_its_batch_and_rows_that_run_go_on() -> None:
+def test_a_failing_encoder_fails_the_one_source_and_its_mates_and_rows_that_run_go_on() -> None:
     hand = HandLoop()
     hand.engine.poison = POISON
     running = hand.submit([5, 6, END])
@@ -35,8 +35,8 @@ def test_a_failing_encoder_fails_its_batch_and_rows_that_run_go_on() -> None:
     bad, mate = hand.submit([POISON, END]), hand.submit([9, 8, END])
     longer = hand.submit([*[3] * 40, END])  # another encoder batch
     hand.run()
-    assert failures(hand) == {bad: "the encoder failed", mate: "the encoder failed"}
-    assert hand.finished(running).reason is FinishReason.EOS
+    assert failures(hand) == {bad: "the encoder failed"}
+    assert {hand.finished(number).reason for number in (running, mate)} == {FinishReason.EOS}
     assert hand.finished(longer).reason in (FinishReason.EOS, FinishReason.LENGTH)
 
 
@@ -60,9 +60,17 @@ def test_after_a_failing_encoder_rows_and_places_are_clean_for_the_next() -> Non
     assert hand.engine.occupied == []
 
 
-def test_a_failing_step_fails_the_rows_in_it_and_the_loop_goes_on() -> None:
+def test_a_step_that_fails_once_costs_nobody_anything() -> None:
     hand = HandLoop(make_limits(max_rows=3))
     hand.engine.broken_steps = {2}
+    numbers = [hand.submit([number + 3, 6, END], stream=True) for number in range(5)]
+    hand.run()
+    assert {hand.finished(number).reason for number in numbers} == {FinishReason.EOS}
+
+
+def test_a_step_that_fails_in_all_its_parts_fails_who_was_in_it_and_the_loop_goes_on() -> None:
+    hand = HandLoop(make_limits(max_rows=3))
+    hand.engine.broken_steps = set(range(2, 2 + 5))  # the whole, and of three requests one, two, and each of the two
     numbers = [hand.submit([number + 3, 6, END], stream=True) for number in range(5)]
     hand.run()
     assert failures(hand) == dict.fromkeys(numbers[:3], "the decoder failed")

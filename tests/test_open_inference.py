@@ -231,5 +231,6 @@ async def test_tenant_and_priority_are_those_of_the_native_service() -> None:
             infer("c d", sampling='{"priority": 3}', priority=1), metadata=[("x-tenant", "a")]
         )
     assert error.field == "metadata.x-tenant"
-    assert (wrong.field, wrong.message[:44]) == ("sampling_parameters.priority", "sampling_parameters.priority: 1000000 is out")
+    assert wrong.field == "sampling_parameters.priority"
+    assert wrong.message.startswith("sampling_parameters.priority: 1000000 is out")
     assert tensors_of(response) == USUAL

@@ -104,6 +104,10 @@ class Connection:
             # not expect it answer with GOAWAY.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
+            # gRPC waits up to two minutes before it tries a server again that refused: through a rolling restart of two
+            # servers, the first has to be found again before the second goes.
+            ("grpc.initial_reconnect_backoff_ms", 200),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
             ("grpc.service_config", json.dumps(self.service_config())),
         ]
 

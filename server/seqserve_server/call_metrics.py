@@ -16,7 +16,7 @@ from seqserve_server.metrics import LONG
 Labels: TypeAlias = tuple[str, str, str]
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 # Endings of work that was begun; every other reason that an error has is one to refuse a call before anything is done.
-BEGUN = {"INTERNAL", "ENGINE_FAILURE", "ENGINE_STOPPED", "DEADLINE_EXCEEDED", "STARTUP"}
+BEGUN = {"INTERNAL", "ENGINE_FAILURE", "ENGINE_STOPPED", "DRAINING", "SLOW_READER", "DEADLINE_EXCEEDED", "STARTUP"}
 
 
 class CallMetrics:

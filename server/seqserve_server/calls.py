@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 
 from seqserve_server.admission import check_tenant
 from seqserve_server.call_record import CURRENT
-from seqserve_server.errors import InvalidRequest, ServerError
+from seqserve_server.errors import InvalidRequest, ServerError, SlowReader
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,19 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return f"{random.getrandbits(128):032x}"  # to look it up by, no secret: uuid4 asks the kernel every time
+
+
+async def write(context: Context, message: object, timeout_seconds: float) -> None:
+    """Write one message of a stream. Who does not read it for so long, where that is not 0, has no call any more.
+
+    Raises:
+        SlowReader: the time is over.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds or None):
+            await context.write(message)
+    except TimeoutError:
+        raise SlowReader(timeout_seconds) from None
 
 
 async def guarded(

@@ -104,6 +104,14 @@ class ServerConfig:
         None, "another port, without TLS and tokens, for grpc.health.v1 alone; 0 picks a free one", 0, 65535, kind=int
     )
     drain_seconds: int = _setting(30, "on SIGTERM, seconds that running calls have to finish", 0, 3600)
+    hang_seconds: int = _setting(
+        30, "seconds without a finished step, while there is work, after which the engine hangs and the process ends; "
+        "0 for never", 0, 3600
+    )
+    write_timeout_seconds: int = _setting(
+        60, "seconds that a client has to read a message of a stream before its request is cancelled; 0 for ever",
+        0, 3600,
+    )
     reflection: bool = _setting(True, "serve gRPC reflection (true or false)")
     open_inference: bool = _setting(True, "serve the Open Inference Protocol too (true or false)")
     no_scorer: bool = _setting(False, "leave the scorer closed, which saves its memory: no scores, no alignments")

@@ -20,6 +20,7 @@ from seqserve_server.graph_contract import DEVICE_CONTROLS, NO_KEYS, check_devic
 from seqserve_server.row_buckets import GraphNumbers, RowBuckets, StepShape
 from seqserve_server.sessions import bind_input, bind_output, dtype_of, run_options
 from seqserve_server.state_buffers import StateBuffers
+from seqserve_server.step_part import part_of
 
 START_LENGTH = 128  # positions that buffers have from the start where they fit: few requests make them grow
 CONTROL_TYPES = (np.int64, np.int32, np.int32, np.int32, np.int32)
@@ -170,6 +171,22 @@ class DeviceEngine:
             host["log_probs"][:rows, :wanted], host["token_ids"][:rows, :wanted],
             host["logits"][:rows] if step.logits else None,
         )
+
+    def step_part(self, step: StepInput, rows: Sequence[int]) -> Candidates:
+        """Of a step that raised, advance some rows only: over copies, so that nothing but a success leaves a trace."""
+        part = part_of(step, rows)
+        size = self.buckets.rows(len(rows))
+        held = (self.buffers, self._bound, self.graphs, self._generation)
+        buffers = self.buffers.excerpt(part.rows, part.places, Capacity(size, 0, 0, (size,)))
+        self.buffers, self._bound, self.graphs = buffers, {}, GraphNumbers(0)  # memory that goes again: no captures
+        try:
+            with self._sources.apart(part.places[0]):
+                candidates = self.step(part.step)
+        finally:
+            self.buffers, self._bound, self.graphs, self._generation = held
+        self.buffers.take_back(buffers, part.rows)
+        self._memory.synchronize()  # before the copies are freed
+        return candidates
 
     def _run(self, bound: BoundStep, tokens: Sequence[int], positions: Sequence[int], size: int) -> None:
         for name, given, padding in (("tokens", tokens, self.model.pad_id), ("positions", positions, 0)):

@@ -1,6 +1,7 @@
 """What the step graph of a device is told of sources: their lengths, and which row reads which. Host arrays."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,20 @@ class DeviceSources:
         """A source of so many tokens lies there now."""
         for place in places:
             self._lengths[place.index] = length
+
+    @contextlib.contextmanager
+    def apart(self, places: Sequence[int]) -> Iterator[None]:
+        """Steps inside have these places as their first ones, and see no others."""
+        arrays, laid_out = (self._lengths, self._readers, self._back), self._laid_out
+        held = [array.copy() for array in arrays]
+        self._lengths[...] = 1
+        self._lengths[: len(places)] = held[0][list(places)]
+        try:
+            yield
+        finally:
+            for array, values in zip(arrays, held, strict=True):
+                array[...] = values
+            self._laid_out = laid_out
 
     def change(self, changes: Changes) -> None:
         """Follow sources that leave or move."""

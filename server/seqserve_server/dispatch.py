@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from seqserve_server.call_record import CURRENT
-from seqserve_server.errors import DeadlineInQueue, DeadlinePassed, EngineFailure, EngineStopped, QueueFull
+from seqserve_server.errors import (
+    DeadlineInQueue,
+    DeadlinePassed,
+    Draining,
+    EngineFailure,
+    EngineStopped,
+    QueueFull,
+)
 from seqserve_server.gate import Entered, Gate
 from seqserve_server.loop import Loop
 from seqserve_server.request import (
@@ -25,6 +32,8 @@ from seqserve_server.request import (
 
 Queued = TypeVar("Queued", Request, ScoreRequest)
 Ended = TypeVar("Ended", Finished, PairScored)
+Closed = EngineStopped | Draining
+End = Terminal | Closed  # of a caller: what the engine said of its request, or why it will say nothing
 
 
 @dataclass(slots=True)
@@ -32,7 +41,7 @@ class Batch:
     """A unary caller: waits until all of its requests ended."""
 
     done: asyncio.Future[None]
-    ended: dict[int, Terminal]
+    ended: dict[int, End]
     count: int
 
 
@@ -42,7 +51,7 @@ class Stream:
 
     ready: asyncio.Event
     token_ids: list[int]
-    ended: Terminal | None = None
+    ended: End | None = None
 
 
 class Dispatcher:
@@ -55,6 +64,7 @@ class Dispatcher:
         self._entered: dict[int, Entered] = {}
         self._event_loop = asyncio.get_running_loop()
         self._loop: Loop | None = None
+        self._closed: type[Closed] | None = None
 
     @property
     def open_requests(self) -> int:
@@ -69,6 +79,14 @@ class Dispatcher:
     def attach(self, loop: Loop) -> None:
         """The loop that requests go to; it is made after this object because it publishes to it."""
         self._loop = loop
+
+    def close(self, why: type[Closed]) -> None:
+        """End every caller now, and whoever comes later at the door. What the engine still says is for nobody."""
+        self._closed = why
+        request_ids = list(self._callers)
+        for request_id in request_ids:
+            self._end(request_id, why())
+        self._abandon(request_ids)
 
     def detach(self) -> None:
         """No request will come any more: dispatcher and loop let go of each other, and of the model's memory."""
@@ -102,7 +120,7 @@ class Dispatcher:
 
         Raises:
             QueueFull, DeadlineUnreachable: none of them was let in.
-            EngineFailure, EngineStopped, DeadlinePassed: one of them did not end well.
+            EngineFailure, EngineStopped, Draining, DeadlinePassed: one of them did not end well.
         """
         return [_completed(event, Finished) for event in await self._run(self._enter(requests, size))]
 
@@ -118,8 +136,8 @@ class Dispatcher:
         ended = await self._run(self._enter(requests, size, admitted=admitted))
         return [_completed(event, PairScored) for event in ended]
 
-    async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[Terminal]:
-        """Their terminal events, when the last one has come."""
+    async def _run(self, entered: Sequence[Request | ScoreRequest]) -> list[End]:
+        """How they ended, when the last one has."""
         if not entered:
             return []
         batch = Batch(self._event_loop.create_future(), {}, len(entered))
@@ -133,7 +151,8 @@ class Dispatcher:
         ended = [batch.ended[request.id] for request in entered]
         if (call := CURRENT.get()) is not None:
             for event in ended:
-                call.ended(event)
+                if not isinstance(event, Closed):
+                    call.ended(event)
         return ended
 
     async def stream(self, request: Request, *, size: int = 0) -> AsyncGenerator[list[int] | Finished, None]:
@@ -151,7 +170,7 @@ class Dispatcher:
                 ended, token_ids, stream.token_ids = stream.ended, stream.token_ids, []
                 if token_ids:
                     yield token_ids
-            if (call := CURRENT.get()) is not None:
+            if (call := CURRENT.get()) is not None and not isinstance(ended, Closed):
                 call.ended(ended)
             yield _completed(ended, Finished)
         finally:
@@ -159,6 +178,8 @@ class Dispatcher:
                 self._abandon([entered.id])
 
     def _enter(self, requests: Sequence[Queued], size: int, *, admitted: bool = False) -> list[Queued]:
+        if self._closed is not None:
+            raise self._closed
         call = CURRENT.get()
         if call is not None and not admitted:
             call.offered(requests)
@@ -180,24 +201,32 @@ class Dispatcher:
 
     def _deliver(self, events: list[Event]) -> None:
         for event in events:
-            caller = self._callers.get(event.request_id)
             if isinstance(event, TokensChosen):
+                caller = self._callers.get(event.request_id)
                 if isinstance(caller, Stream):
                     caller.token_ids += event.token_ids
                     caller.ready.set()
                 continue
-            self._gate.leave(self._entered.pop(event.request_id))
-            self._callers.pop(event.request_id, None)
-            if isinstance(caller, Stream):
-                caller.ended = event
-                caller.ready.set()
-            elif isinstance(caller, Batch):
-                caller.ended[event.request_id] = event
-                if len(caller.ended) == caller.count and not caller.done.done():
-                    caller.done.set_result(None)
+            self._end(event.request_id, event)
+
+    def _end(self, request_id: int, end: End) -> None:
+        """Of a request whose caller is known; what comes after its end is for nobody."""
+        caller = self._callers.pop(request_id, None)
+        if caller is None:
+            return
+        self._gate.leave(self._entered.pop(request_id))
+        if isinstance(caller, Stream):
+            caller.ended = end
+            caller.ready.set()
+            return
+        caller.ended[request_id] = end
+        if len(caller.ended) == caller.count and not caller.done.done():
+            caller.done.set_result(None)
 
 
-def _completed(event: Terminal, kind: type[Ended]) -> Ended:
+def _completed(event: End, kind: type[Ended]) -> Ended:
+    if isinstance(event, Closed):
+        raise event
     if isinstance(event, Failed):
         raise EngineStopped if event.engine_stopped else EngineFailure(event.message)
     if isinstance(event, Finished) and event.reason is FinishReason.DEADLINE:

@@ -194,7 +194,15 @@ class Engine(Protocol):
         """Run the encoder once over several sources and put what decoding needs into their places."""
 
     def step(self, step: StepInput) -> Candidates:
-        """Advance rows 0 .. n-1 by one token."""
+        """Advance rows 0 .. n-1 by one token. One that raises has written nothing but the positions it was at."""
+
+    def step_part(self, step: StepInput, rows: Sequence[int]) -> Candidates:
+        """Of a step that raised, advance some rows only; all others stay as they are. If it raises too, these as well.
+
+        Args:
+            step: The whole of it.
+            rows: Ascending. What is found comes in their order, and in the bits that the whole step would have found.
+        """
 
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """One teacher-forced pass over several pairs; no row or place is touched. Needs ``can_score``."""

@@ -1,18 +1,21 @@
-"""The one thread that steps the engines of all models, and what is heard of it when it ends by itself."""
+"""The one thread that steps the engines of all models, and how its end or its standing still is noticed."""
 
-import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from seqserve_server.errors import EngineStopped
 from seqserve_server.loop import Loop
+from seqserve_server.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.001
+LOOK_SECONDS = 0.25
+STOP_SECONDS = 10.0
 
 Errand = tuple[Iterator[None], "Future[None]"]
 
@@ -30,6 +33,18 @@ class Runner:
         self._errands: deque[Errand] = deque()
         self._wake = threading.Event()
         self._stopping = self._closed = False
+        self._rounds = 0
+        self._on_errand = False
+
+    @property
+    def progress(self) -> int:
+        """Changes with whatever the thread finishes. From any thread."""
+        return self._rounds + sum(loop.progress for loop in list(self._loops))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether requests wait for the thread and it is about them. Loading a model may take its time."""
+        return not self._on_errand and any(loop.busy for loop in list(self._loops))
 
     def add(self, loop: Loop) -> "Future[None]":
         """Step this loop too; done once it is. Of a thread that has ended nothing is stepped: the loop is closed."""
@@ -87,8 +102,11 @@ class Runner:
 
     def _round(self) -> None:
         """A part of each errand, an iteration of each loop that has work."""
+        self._on_errand = True
         for _ in range(len(self._errands)):
             self._advance(*self._errands.popleft())
+        self._on_errand = False
+        self._rounds += 1
         for loop in self._loops:
             if self._stopping:
                 return
@@ -139,26 +157,45 @@ def _once(work: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def engine_thread(runner: Runner, failed: asyncio.Event) -> Iterator[None]:
-    """Runs the runner; ``failed`` is set when its thread ends by itself."""
-    event_loop = asyncio.get_running_loop()
-    stopping = False
+def engine_thread(runner: Runner, lost: Callable[[], None], hang_seconds: float = 0.0) -> Iterator[None]:
+    """Runs the runner.
+
+    Args:
+        lost: Called once, by another thread, when the runner ended by itself or hangs. A native call that hangs cannot
+            be ended: what is left is to tell everybody and to end the process.
+        hang_seconds: It hangs when there is work and nothing of it ends for so long; 0 for never.
+    """
+    told, leaving = threading.Lock(), threading.Event()  # the lock is taken by who tells, and never given back
+
+    def tell() -> None:
+        if not leaving.is_set() and told.acquire(blocking=False):
+            lost()
 
     def body() -> None:
         try:
             runner.run()
-        except Exception:
+        except BaseException:
             logger.exception("the engine thread ended")
         finally:
-            if not stopping:
-                event_loop.call_soon_threadsafe(failed.set)
+            tell()
 
-    # A daemon: an engine that hangs must not keep a process alive that wants to exit.
+    def watch() -> None:
+        look_seconds = min(LOOK_SECONDS, hang_seconds / 8)
+        watchdog = Watchdog(hang_seconds, 2 * look_seconds)
+        while not leaving.wait(look_seconds):
+            if watchdog.hangs(time.monotonic(), runner.progress, has_work=runner.has_work):
+                logger.error("the engine hangs: there is work, and nothing of it ended in %g seconds", hang_seconds)
+                tell()
+                return
+
+    # Daemons: an engine that hangs must not keep a process alive that wants to exit.
     thread = threading.Thread(target=body, name="engine", daemon=True)
     thread.start()
+    if hang_seconds:
+        threading.Thread(target=watch, name="watchdog", daemon=True).start()
     try:
         yield
     finally:
-        stopping = True
+        leaving.set()
         runner.stop()
-        thread.join(timeout=10)
+        thread.join(timeout=0 if told.locked() else STOP_SECONDS)

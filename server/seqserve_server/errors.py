@@ -9,6 +9,8 @@ ServerError
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
 ├── EngineStopped       the caller goes elsewhere
+├── Draining            the caller goes elsewhere
+├── SlowReader          the caller reads what it asked for
 ├── DeadlinePassed      the caller allows more time
 │   ├── DeadlineInQueue
 │   └── DeadlineUnreachable
@@ -101,6 +103,24 @@ class EngineStopped(ServerError):
 
     def __init__(self) -> None:
         super().__init__("the engine has stopped")
+
+
+class Draining(ServerError):
+    """The server was told to stop, and the time for those inside is over; the answer may be had from another one."""
+
+    reason = "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("the server stops, and there was no time left for this call")
+
+
+class SlowReader(ServerError):
+    """The caller of a stream did not take a message for too long."""
+
+    reason = "SLOW_READER"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a message was not read for {seconds:g} seconds")
 
 
 class DeadlinePassed(ServerError):

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from seqserve_server.engine import Engine, Source, StepInput
+from seqserve_server.engine import Engine, StepInput
+from seqserve_server.isolation import Isolation
 from seqserve_server.plan import Plan
 from seqserve_server.request import Event, Failed, Request, ScoreRequest
 from seqserve_server.scheduler import Scheduler
@@ -32,6 +33,7 @@ class StepFacts:
         source_lengths: Tokens of each source encoded, without those of pairs.
         score_seconds: One entry per pass over pairs.
         scored_tokens: Tokens whose log-probabilities were asked for.
+        failures: Runs of the engine that raised.
     """
 
     rows: int = 0
@@ -44,6 +46,7 @@ class StepFacts:
     source_lengths: list[int] = field(default_factory=list)
     score_seconds: list[float] = field(default_factory=list)
     scored_tokens: int = 0
+    failures: int = 0
     waiting: int = 0
     running: int = 0
 
@@ -62,7 +65,7 @@ class Loop:
         self, engine: Engine, scheduler: Scheduler, publish: Publish,
         observe: Observe | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._scheduler = engine, scheduler
+        self._engine, self._scheduler, self._isolation = engine, scheduler, Isolation(engine)
         self._publish, self._observe, self._clock = publish, observe, clock
         self.wake: Callable[[], None] = _nobody
         self._inbox: deque[Request | ScoreRequest | int] = deque()
@@ -70,6 +73,12 @@ class Loop:
         self._unreported: tuple[StepFacts, list[Event]] | None = None
         self._closed = False
         self._last_step = 0.0
+        self._iterations = 0
+
+    @property
+    def progress(self) -> int:
+        """Changes with every run of the engine that ends, and with every iteration. From any thread."""
+        return self._isolation.runs + self._iterations
 
     @property
     def busy(self) -> bool:
@@ -110,22 +119,21 @@ class Loop:
         events += self._take_inbox()
         plan = self._scheduler.plan(self._clock())
         events += plan.ended
-        facts = StepFacts()
+        facts, failures = StepFacts(), self._isolation.failures
         self._engine.change(plan.changes)
         if plan.tokens:
             self._engine.reserve(plan.need)
             self._engine.copy(plan.copies)
-        events += self._score(plan, facts)
-        failed = self._encode(plan, facts)
-        if failed:
-            events += failed
-        elif plan.tokens:
-            events += self._decode(plan, facts)
+        self._score(plan, facts, events)
+        if self._encode(plan, facts, events) and plan.tokens:
+            self._decode(plan, facts, events)
         self._unpublished = []
         if events:
             self._publish(events)
         facts.waiting, facts.running = self._scheduler.waiting, self._scheduler.running
+        facts.failures = self._isolation.failures - failures
         self._unreported = (facts, events)
+        self._iterations += 1
         return not self._scheduler.idle
 
     def report(self) -> None:
@@ -133,36 +141,37 @@ class Loop:
         unreported, self._unreported = self._unreported, None
         if self._observe is not None and unreported is not None:
             facts, events = unreported
-            if facts.rows or events:
+            if facts.rows or events or facts.failures:
                 self._observe(facts, events)
 
-    def _encode(self, plan: Plan, facts: StepFacts) -> list[Event]:
-        """Encode arrivals. Returns failures; the step is then planned anew without those rows."""
-        failed: list[Event] = []
+    def _encode(self, plan: Plan, facts: StepFacts, events: list[Event]) -> bool:
+        """Encode arrivals. Returns whether all went well; if not, the step is planned anew without those that failed.
+
+        Events are added one by one, here and below: should the engine be given up midway, none of them is lost.
+        """
+        well = True
         for batch in plan.encode:
             begun = self._clock()
-            try:
-                self._engine.encode(batch)
-            except Exception as error:  # noqa: BLE001 - whatever it was, its requests must be told
-                failed += self._fail(batch, error)
+            guilty = self._isolation.encode(batch, self._scheduler.requests_of)
+            events += self._scheduler.fail(self._scheduler.requests_of(guilty), "the encoder failed")
+            well = well and not guilty
+            encoded = [source for source in batch if source not in guilty]
+            if not encoded:
                 continue
             now = self._clock()
-            self._scheduler.encoded(batch, now)
+            self._scheduler.encoded(encoded, now)
             facts.encode_seconds.append(now - begun)
-            lengths = [len(source.token_ids) for source in batch]
+            lengths = [len(source.token_ids) for source in encoded]
             facts.source_tokens += sum(lengths)
             facts.source_lengths += lengths
-        return failed
+        return well
 
-    def _score(self, plan: Plan, facts: StepFacts) -> list[Event]:
+    def _score(self, plan: Plan, facts: StepFacts, events: list[Event]) -> None:
         """A turn of pairs. What is left of a pass that raises is tried again, pair by pair, in turns to come."""
-        events: list[Event] = []
         for batch in plan.score:
             begun = self._clock()
-            try:
-                found = self._engine.score([request.pair for request in batch])
-            except Exception:
-                logger.exception("a pass over %d pairs failed", len(batch))
+            found = self._isolation.score([request.pair for request in batch], [request.id for request in batch])
+            if found is None:
                 events += self._scheduler.pairs.failed(batch)
                 continue
             now = self._clock()
@@ -170,17 +179,14 @@ class Loop:
             facts.score_seconds.append(now - begun)
             facts.source_tokens += sum(len(request.pair.source) for request in batch)
             facts.scored_tokens += sum(len(scored.log_probs) for scored in found)
-        return events
 
-    def _decode(self, plan: Plan, facts: StepFacts) -> list[Event]:
+    def _decode(self, plan: Plan, facts: StepFacts, events: list[Event]) -> None:
         begun = self._clock()
-        try:
-            candidates = self._engine.step(StepInput(
-                plan.tokens, plan.positions, plan.candidates, plan.layout, logits=plan.logits,
-            ))
-        except Exception:
-            logger.exception("a decoder step over %d rows failed", len(plan.tokens))
-            return self._scheduler.fail(self._scheduler.running_ids(), "the decoder failed")
+        step = StepInput(plan.tokens, plan.positions, plan.candidates, plan.layout, logits=plan.logits)
+        candidates, guilty = self._isolation.step(step, lambda: {
+            number: self._scheduler.rows_of(number) for number in self._scheduler.running_ids()
+        })
+        events += self._scheduler.fail(guilty, "the decoder failed")
         now = self._clock()
         facts.rows, facts.step_seconds, facts.gap_seconds = len(plan.tokens), now - begun, now - self._last_step
         self._last_step = now
@@ -188,11 +194,7 @@ class Loop:
             candidates.token_ids.tolist(), candidates.log_probs.tolist(), candidates.logits, now
         )
         facts.tokens, facts.joined = applied.tokens, applied.joined
-        return applied.events
-
-    def _fail(self, batch: Sequence[Source], error: Exception) -> list[Event]:
-        logger.error("an encoder batch of %d failed", len(batch), exc_info=error)
-        return self._scheduler.fail(self._scheduler.requests_of(batch), "the encoder failed")
+        events += applied.events
 
     def _take_inbox(self) -> list[Event]:
         events: list[Event] = []

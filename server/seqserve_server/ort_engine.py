@@ -1,6 +1,7 @@
 """The engine on ONNX Runtime: a session for each graph, state buffers bound as input and output at once."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
 from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
 from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract
 from seqserve_server.host_buffers import HostBuffers
+from seqserve_server.placement import Place
 from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.sessions import open_on_cpu
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
-from seqserve_server.state_buffers import Array
+from seqserve_server.state_buffers import Array, StateBuffers
+from seqserve_server.step_part import StepPart, part_of
 
 CROSS = "cross"  # what the scorer takes of the encoder
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
@@ -52,7 +55,7 @@ class OrtEngine:
         self._scorer = open_on_cpu(directory / SCORER_FILE, threads) if wanted else None
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
         self.beams = len(self.widths) > 1  # else row i reads place i
-        self.buffers = HostBuffers(model.states, cache_bytes, self.widths)
+        self.buffers: StateBuffers[Array] = HostBuffers(model.states, cache_bytes, self.widths)
         check_contract(self._encoder, self._decoder, self._scorer, model, self.widths)
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
@@ -164,6 +167,29 @@ class OrtEngine:
         self._decoder.run_with_iobinding(bound.binding)
         self.buffers.advance()
         return Candidates(bound.log_probs, bound.token_ids, bound.logits)
+
+    def step_part(self, step: StepInput, rows: Sequence[int]) -> Candidates:
+        """Of a step that raised, advance some rows only: over copies, so that nothing but a success leaves a trace."""
+        part = part_of(step, rows)
+        with self._apart(part) as buffers:
+            candidates = self.step(part.step)
+        self.buffers.take_back(buffers, part.rows)
+        return candidates
+
+    @contextlib.contextmanager
+    def _apart(self, part: StepPart) -> Iterator[StateBuffers[Array]]:
+        """Steps inside are over copies of a part's rows and places."""
+        held = (self.buffers, self._sources, self._bound, self._bound_generation, self._logits)
+        buffers = self.buffers.excerpt(part.rows, part.places, Capacity.none(self.widths))
+        sources = SourceInputs(self.widths, len(self._tokens))
+        for width, places in enumerate(part.places):
+            for number, place in enumerate(places):
+                sources.note([Place(width, number)], self._sources.length(Place(width, place)))
+        self.buffers, self._sources, self._bound, self._logits = buffers, sources, {}, self._logits[:0]
+        try:
+            yield buffers
+        finally:
+            self.buffers, self._sources, self._bound, self._bound_generation, self._logits = held
 
     def _prepare(self, step: StepInput) -> Bound:
         rows, candidates = len(step.tokens), min(step.candidates, self.model.target_vocab_size)

@@ -197,6 +197,10 @@ class Scheduler:
         places = {source.places[0] for source in sources}
         return [request_id for request_id, one in self._running.items() if one.places[0] in places]
 
+    def rows_of(self, request_id: int) -> list[int]:
+        """Rows that a running request holds."""
+        return [row for row in self._running[request_id].rows if row != UNHELD]
+
     def running_ids(self) -> list[int]:
         """Ids of the requests that hold rows."""
         return list(self._running)

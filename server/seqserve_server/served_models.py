@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import Iterator
 
 from seqserve_server.call_record import CURRENT
-from seqserve_server.dispatch import Dispatcher
+from seqserve_server.dispatch import Closed, Dispatcher
 from seqserve_server.errors import InvalidRequest, Loading, StartupError, UnknownModel
 from seqserve_server.loop import Loop
 from seqserve_server.served_model import ServedModel
@@ -54,12 +55,28 @@ class ServedModels:
         self._default = default
         self._servings: dict[str, Serving] = {}
         self._open = False
+        self._closed: type[Closed] | None = None
+        self._all: weakref.WeakSet[Serving] = weakref.WeakSet()  # versions that were replaced and still drain, too
+
+    @property
+    def calls(self) -> int:
+        """Calls that use a version of any model."""
+        return sum(serving.calls for serving in self._all)
+
+    def close(self, why: type[Closed]) -> None:
+        """End all requests of all versions now, and whoever comes later at the door."""
+        self._closed = why
+        for serving in list(self._all):
+            serving.dispatcher.close(why)
 
     def put(self, serving: Serving) -> Serving | None:
         """From here on new calls get this version of its model; returns the one before."""
         name = serving.model.description.name
         before = self._servings.get(name)
         self._servings[name] = serving
+        self._all.add(serving)
+        if self._closed is not None:
+            serving.dispatcher.close(self._closed)
         return before
 
     def open(self) -> None:
@@ -101,6 +118,7 @@ class ServedModels:
         """The version that a call works with from its first look at the model to its last.
 
         Raises:
+            EngineStopped, Draining: no request is answered any more.
             Loading: models are still loading.
             UnknownModel: none is called that.
             InvalidRequest: no name, and several models without a default.
@@ -112,6 +130,8 @@ class ServedModels:
             yield serving
 
     def _find(self, name: str) -> Serving:
+        if self._closed is not None:
+            raise self._closed
         if not self._open:
             raise Loading
         wanted = name or self._default

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
 from seqserve_server import kernels, open_inference
 from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
+from seqserve_server.ending import Ending
 from seqserve_server.engine_thread import Runner, engine_thread
 from seqserve_server.errors import StartupError
 from seqserve_server.gate import Gate, GateLimits
@@ -41,17 +44,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"].full_name
-# Readiness; "liveness" stays SERVING for as long as the process can answer.
+# Readiness; "liveness" stays SERVING until the engine is lost.
 HEALTH_NAMES = ("", SERVICE_NAME, open_inference.SERVICE_NAME)
 LIVENESS = "liveness"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+LAST_RESORT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
 class RunningServer:
-    """A server that is up. ``failed`` is set when its engine thread ended by itself; whoever sets ``reload`` has it
-    look at its bundles again."""
+    """A server that is up. Whoever sets ``reload`` has it look at its bundles again."""
 
     host: str
     port: int
@@ -59,9 +62,14 @@ class RunningServer:
     models: ServedModels
     gate: Gate
     registry: CollectorRegistry
-    failed: asyncio.Event
+    ending: Ending
     reload: asyncio.Event
     health_port: int | None = None
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set once the engine is lost."""
+        return self.ending.failed
 
     @property
     def open_requests(self) -> int:
@@ -105,7 +113,8 @@ def refuse_two_runtimes() -> None:
 
 @contextlib.asynccontextmanager
 async def running_server(
-    config: ServerConfig, load: Load = open_model, try_out: Try = try_in_child, reload: asyncio.Event | None = None
+    config: ServerConfig, load: Load = open_model, try_out: Try = try_in_child, reload: asyncio.Event | None = None,
+    last_resort: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[RunningServer]:
     """Start everything; leaving the block drains and stops it.
 
@@ -115,6 +124,7 @@ async def running_server(
         load: Opens the one bundle of a configuration.
         try_out: Tries a bundle before it takes the place of another.
         reload: Where somebody has it already who may set it before the server is up.
+        last_resort: Called by another thread when the engine is lost; see ``Ending``.
     """
     registry, models, runner = make_registry(), ServedModels(config.default_model), Runner()
     limits = GateLimits(config.max_waiting, config.max_rows, config.max_waiting_tokens, config.max_waiting_bytes)
@@ -123,7 +133,8 @@ async def running_server(
         gate, lambda: [(each.model.description.name, each.dispatcher.estimated_wait) for each in models.servings]
     ))
     service = Seq2SeqService(
-        models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting
+        models, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes, max_waiting=config.max_waiting,
+        write_timeout_seconds=config.write_timeout_seconds,
     )
     servicer = HealthService()
     registry.register(ServerMetrics(
@@ -134,23 +145,24 @@ async def running_server(
     metrics = CallMetrics(registry, [each.descriptor for each in second])
     calls = CallInterceptor(metrics, tracing, access_log=config.access_log)
     server, port = await _start_grpc(config, service, second, servicer, calls)
-    failed, reload = asyncio.Event(), reload or asyncio.Event()
+    ending = Ending(
+        server, models, not_ready=lambda: _set_health(servicer, NOT_SERVING),
+        not_alive=lambda: _set_health(servicer, NOT_SERVING, (*HEALTH_NAMES, LIVENESS)), last_resort=last_resort,
+    )
+    reload = reload or asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
             swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
-            with engine_thread(runner, failed):
+            with engine_thread(runner, ending.lost, config.hang_seconds):
                 await swap.load_all()
                 await _set_health(servicer, SERVING)
                 try:
                     async with _reloading(swap, reload):
                         yield RunningServer(
-                            config.host, port, metrics_port, models, gate, registry, failed, reload, probe_port
+                            config.host, port, metrics_port, models, gate, registry, ending, reload, probe_port
                         )
                 finally:
-                    # New calls are refused and connections told to go away at once: a client that stays on a draining
-                    # connection would only collect refusals. Running calls have the grace to finish.
-                    await _set_health(servicer, NOT_SERVING)
-                    await server.stop(0 if failed.is_set() else config.drain_seconds)
+                    await ending.stop(config.drain_seconds)
     finally:
         await server.stop(0)
         if tracing is not None:
@@ -178,7 +190,8 @@ def _second_service(
     # Here, not above: in a process that has another library of this protocol it cannot be imported.
     from seqserve_server.open_inference.service import OpenInferenceService
     return [OpenInferenceService(
-        models, lambda: servicer.ready, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes
+        models, lambda: servicer.ready, max_inputs=config.max_inputs, max_text_bytes=config.max_text_bytes,
+        write_timeout_seconds=config.write_timeout_seconds,
     )]
 
 
@@ -201,8 +214,8 @@ async def _start_grpc(
     return server, port
 
 
-async def _set_health(servicer: health.aio.HealthServicer, status: Any) -> None:
-    for name in HEALTH_NAMES:
+async def _set_health(servicer: health.aio.HealthServicer, status: Any, names: Sequence[str] = HEALTH_NAMES) -> None:
+    for name in names:
         await servicer.set(name, status)
 
 
@@ -222,7 +235,7 @@ async def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> 
         thread.join()
 
 
-async def serve(config: ServerConfig, announce: Callable[[str], None]) -> int:
+async def serve(config: ServerConfig, announce: Callable[[str], None], load: Load = open_model) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     stop = asyncio.Event()
     event_loop = asyncio.get_running_loop()
@@ -230,14 +243,27 @@ async def serve(config: ServerConfig, announce: Callable[[str], None]) -> int:
         event_loop.add_signal_handler(number, stop.set)
     reload = asyncio.Event()
     event_loop.add_signal_handler(signal.SIGHUP, reload.set)  # before all else: unhandled, it ends the process
-    async with running_server(config, reload=reload) as server:
+    async with running_server(config, load, reload=reload, last_resort=_exit_soon) as server:
         announce(server.ready_line)
         waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(server.failed.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if server.failed.is_set():
-            logger.error("the engine has died; exiting so that the supervisor starts a new process")
-            return 1
+            logger.error("the engine is lost; exiting so that the supervisor starts a new process")
+            await server.ending.stop(0)
+            _exit_now()  # without taking anything down: what hangs cannot be ended, and what is broken may hang
         logger.info("draining %d requests", server.open_requests)
-    return 0
+    return 1 if server.failed.is_set() else 0
+
+
+def _exit_now() -> None:
+    logging.shutdown()
+    os._exit(1)
+
+
+def _exit_soon() -> None:
+    """Should the event loop not come to it."""
+    timer = threading.Timer(LAST_RESORT_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()

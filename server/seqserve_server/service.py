@@ -5,7 +5,7 @@ from contextlib import aclosing
 from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve.v1 import seq2seq_pb2_grpc
-from seqserve_server.calls import Context, deadline_of, guarded, tenant_of
+from seqserve_server.calls import Context, deadline_of, guarded, tenant_of, write
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.generation import generate, stream
 from seqserve_server.messages import read_inputs, write_answer, write_model_info, write_tokenized
@@ -18,8 +18,12 @@ from seqserve_server.tokenizing import Tokenizing
 class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
     """Handlers are coroutines, streams too: an abandoned generator's ``finally`` would run at no certain time."""
 
-    def __init__(self, models: ServedModels, *, max_inputs: int, max_text_bytes: int, max_waiting: int) -> None:
-        self._models = models
+    def __init__(
+        self, models: ServedModels, *, max_inputs: int, max_text_bytes: int, max_waiting: int,
+        write_timeout_seconds: float = 0,
+    ) -> None:
+        """``write_timeout_seconds``: how long the client of a stream may leave a message; 0 for as long as it likes."""
+        self._models, self._write_timeout = models, write_timeout_seconds
         self._max_inputs, self._max_text_bytes, self._max_waiting = max_inputs, max_text_bytes, max_waiting
         self._tokenizing = Tokenizing(max_inputs=max_inputs, max_text_bytes=max_text_bytes)
 
@@ -54,9 +58,8 @@ class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
                 async with aclosing(stream(asked, serving, size=size)) as parts:
                     async for part in parts:
                         result = None if part.result is None else write_answer(part.result)
-                        await context.write(
-                            pb.GenerateStreamResponse(text=part.text, token_ids=part.token_ids, result=result)
-                        )
+                        message = pb.GenerateStreamResponse(text=part.text, token_ids=part.token_ids, result=result)
+                        await write(context, message, self._write_timeout)
 
         await guarded(context, answer)
 

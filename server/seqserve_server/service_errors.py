@@ -8,6 +8,7 @@ from seqserve_server.errors import (
     DeadlineInQueue,
     DeadlinePassed,
     DeadlineUnreachable,
+    Draining,
     EngineFailure,
     EngineStopped,
     InputTooLong,
@@ -16,6 +17,7 @@ from seqserve_server.errors import (
     NoScorer,
     QueueFull,
     ServerError,
+    SlowReader,
     Unauthenticated,
     UnknownModel,
 )
@@ -30,6 +32,8 @@ _CODES: dict[type[ServerError], int] = {
     QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     Loading: code_pb2.UNAVAILABLE,
     EngineStopped: code_pb2.UNAVAILABLE,
+    Draining: code_pb2.UNAVAILABLE,
+    SlowReader: code_pb2.CANCELLED,
     DeadlinePassed: code_pb2.DEADLINE_EXCEEDED,
     DeadlineInQueue: code_pb2.DEADLINE_EXCEEDED,
     DeadlineUnreachable: code_pb2.DEADLINE_EXCEEDED,
@@ -57,7 +61,7 @@ def status_of(
             metadata |= {"inputTokenCount": str(error.count), "maxInputTokens": str(error.limit)}
     elif isinstance(error, UnknownModel):
         details.append(error_details_pb2.ResourceInfo(resource_type="model", resource_name=error.name))
-    elif isinstance(error, (QueueFull, Loading, EngineStopped)):
+    elif isinstance(error, (QueueFull, Loading, EngineStopped, Draining)):
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds(error))))
     metadata |= _facts(error)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
@@ -94,7 +98,7 @@ def retry_seconds(error: ServerError) -> float:
     """When a retry makes sense; negative for never."""
     if isinstance(error, QueueFull):
         return error.retry_after
-    return _RETRY_ELSEWHERE_SECONDS if isinstance(error, (Loading, EngineStopped)) else -1.0
+    return _RETRY_ELSEWHERE_SECONDS if isinstance(error, (Loading, EngineStopped, Draining)) else -1.0
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

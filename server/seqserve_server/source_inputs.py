@@ -53,6 +53,10 @@ class SourceInputs:
         for place in places:
             self._lengths[place.width][place.index] = length
 
+    def length(self, place: Place) -> int:
+        """Tokens of the source that lies there; 1 where none does."""
+        return int(self._lengths[place.width][place.index])
+
     def change(self, changes: Changes) -> None:
         """Follow sources that leave or move."""
         for entry in changes.release_places:

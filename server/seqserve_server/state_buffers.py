@@ -190,6 +190,44 @@ class StateBuffers(Generic[A]):
             return [self.of_width(state.name, edit.scope)]
         return self._arrays[state.name] if edit.source == UNUSED else [self.current(state.name)]
 
+    def excerpt(self, rows: Sequence[int], places: Sequence[Sequence[int]], room: Capacity) -> "StateBuffers[A]":
+        """Buffers of their own with copies of some rows and places, numbered anew; they may be over the budget.
+
+        Args:
+            places: Of each width.
+            room: What they are to hold, at least; beyond the copies there are zeros.
+        """
+        capacity = room.union(Capacity(
+            len(rows), self.capacity.target, self.capacity.source, tuple(len(those) for those in places)
+        ))
+        states = list(self.states.values())
+        budget = self.cost.bytes_of(capacity.rounded())
+        excerpt = StateBuffers(states, budget, [0] * len(places), self._memory)
+        excerpt.reserve(capacity)
+        span = (self.capacity.target, self.capacity.source)
+        for state in self._rows:
+            for number, row in enumerate(rows):
+                self._copy_whole(state, self.current(state.name), row, excerpt.current(state.name), number, span)
+        for state in self._requests:
+            for width, those in enumerate(places):
+                source, target = self.of_width(state.name, width), excerpt.of_width(state.name, width)
+                for number, place in enumerate(those):
+                    self._copy_whole(state, source, place, target, number, span)
+        return excerpt
+
+    def take_back(self, excerpt: "StateBuffers[A]", rows: Sequence[int]) -> None:
+        """Put the rows of an excerpt back where they came from, as a step has left them there."""
+        span = (self.capacity.target, self.capacity.source)
+        for state in self._rows:
+            for number, row in enumerate(rows):
+                self._copy_whole(state, excerpt.current(state.name), number, self.current(state.name), row, span)
+
+    def _copy_whole(
+        self, state: StateTensor, source: A, number: int, target: A, other: int, lengths: tuple[int, int]
+    ) -> None:
+        span = _span(state, *lengths)
+        self._memory.copy(source[(slice(None), number, *span)], target[(slice(None), other, *span)])
+
     def write_source(self, name: str, source: Source, values: A) -> None:
         """Put what the encoder computed for one source [count, *shape] where it belongs."""
         state = self.states[name]

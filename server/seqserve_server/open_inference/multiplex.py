@@ -10,8 +10,8 @@ import grpc
 from google.rpc import code_pb2
 
 from seqserve_server.call_record import CURRENT
-from seqserve_server.calls import Context
-from seqserve_server.errors import ServerError
+from seqserve_server.calls import Context, write
+from seqserve_server.errors import ServerError, SlowReader
 from seqserve_server.open_inference import open_inference_pb2 as pb
 from seqserve_server.open_inference.inference import FINAL, MAX_ID_BYTES
 from seqserve_server.service_errors import internal_status, status_of
@@ -35,23 +35,35 @@ def sooner(deadline: float | None, timeout: float | None) -> float | None:
 class Multiplex:
     """One stream. Not for two."""
 
-    def __init__(self, context: Context, respond: Respond, overloaded: int) -> None:
+    def __init__(self, context: Context, respond: Respond, overloaded: int, write_timeout_seconds: float) -> None:
         """``respond`` answers one request; ``overloaded`` is the code for what another replica could take."""
         self._context, self._respond, self._overloaded = context, respond, overloaded
+        self._write_timeout = write_timeout_seconds
         self._writing = asyncio.Lock()  # one write at a time is all that a call allows
         self._places = asyncio.Semaphore(MAX_OPEN)
 
     async def run(self, requests: AsyncIterator[pb.ModelInferRequest]) -> None:
-        """Until the caller has sent everything and got everything. Cancelled, it cancels all that is open."""
-        async with asyncio.TaskGroup() as tasks:
-            async for request in requests:
-                await self._places.acquire()
-                tasks.create_task(self._answer(request))
+        """Until the caller has sent everything and got everything. Cancelled, it cancels all that is open.
+
+        Raises:
+            SlowReader: the caller does not read; all that is open is cancelled.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                async for request in requests:
+                    await self._places.acquire()
+                    tasks.create_task(self._answer(request))
+        except BaseExceptionGroup as group:
+            if group.subgroup(SlowReader) is None:
+                raise
+            raise SlowReader(self._write_timeout) from None
 
     async def _answer(self, request: pb.ModelInferRequest) -> None:
         name = request.id
         try:
             await self._respond(request, self._send)
+        except SlowReader:  # there is nobody to tell
+            raise
         except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
             return
         except ServerError as error:
@@ -78,4 +90,4 @@ class Multiplex:
 
     async def _write(self, message: pb.ModelStreamInferResponse) -> None:
         async with self._writing:
-            await self._context.write(message)
+            await write(self._context, message, self._write_timeout)

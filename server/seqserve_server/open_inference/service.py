@@ -42,11 +42,13 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
     """Handlers are coroutines, as those of the native service, and share with it everything behind the messages."""
 
     def __init__(
-        self, models: ServedModels, ready: Callable[[], bool], *, max_inputs: int, max_text_bytes: int
+        self, models: ServedModels, ready: Callable[[], bool], *, max_inputs: int, max_text_bytes: int,
+        write_timeout_seconds: float,
     ) -> None:
         """``ready`` says whether calls are answered now."""
         self._models, self._ready = models, ready
         self._max_inputs, self._max_text_bytes = max_inputs, max_text_bytes
+        self._write_timeout = write_timeout_seconds
 
     @property
     def descriptor(self) -> ServiceDescriptor:
@@ -120,7 +122,8 @@ class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer)
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         """Answers to whatever comes, in any order."""
         async def answer() -> None:
-            await Multiplex(context, partial(self._responses, context), OVERLOADED).run(requests)
+            respond = partial(self._responses, context)
+            await Multiplex(context, respond, OVERLOADED, self._write_timeout).run(requests)
 
         await _guarded(context, answer)
 
