@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from held_states import STATES, WIDTHS, make_buffers, same
 from seqserve_server.capacity import Capacity
 from seqserve_server.device_memory import DeviceArray, HostMemory
 from seqserve_server.engine import Changes, PlaceMove, PlaceRelease, RowCopy, RowMove, RowRelease, Source
 from seqserve_server.placement import Place
 from seqserve_server.state_buffers import Array, StateBuffers
-from test_state_buffers import STATES, WIDTHS, make_buffers, same
 
 
 def test_on_a_device_all_of_it_happens_to_the_same_bytes() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from arithmetic_engine import ArithmeticEngine
 from infer_requests import answers_to, infer, is_final, make_stub, sending, tensors_of
-from seqserve_server.errors import InvalidRequest, SlowReader
+from seqserve_server.errors import InvalidRequest
 from seqserve_server.open_inference import multiplex
 from seqserve_server.open_inference import open_inference_pb2 as pb
 from serving import PENCIL_TEXT, Served, ask, serving
@@ -243,32 +243,6 @@ async def test_what_cannot_be_sent_any_more_is_no_failure(
     assert ended == ["1", "2"]
     assert ("unforeseen" in caplog.text) is isinstance(error, ValueError)
     assert "InternalError" not in caplog.text
-
-
-class Deaf:
-    """Of a caller who never reads, as a handler's context sees it."""
-
-    async def write(self, message: pb.ModelStreamInferResponse) -> None:
-        del message
-        await asyncio.Event().wait()
-
-
-async def test_a_caller_who_does_not_read_loses_the_stream_and_all_that_is_open_on_it() -> None:
-    cancelled = []
-
-    async def respond(request: pb.ModelInferRequest, send: multiplex.Send) -> None:
-        try:
-            if request.id == "1":
-                await send(pb.ModelInferResponse())
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append(request.id)
-            raise
-
-    context: Any = Deaf()
-    with pytest.raises(SlowReader):
-        await multiplex.Multiplex(context, respond, 14, 0.01).run(sending(infer("c", id="1"), infer("c", id="2")))
-    assert cancelled == ["2"]
 
 
 async def _never_ending(requests: list[pb.ModelInferRequest]) -> AsyncIterator[pb.ModelInferRequest]:

@@ -4,24 +4,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+import held_states
+from held_states import CROSS, HELD, SELF, STATES, WIDTHS, arrays, copies, fill, same, spoil
 from seqserve.bundle import StateTensor
 from seqserve_server.capacity import Capacity, StateCost
 from seqserve_server.engine import Changes, PlaceMove, PlaceRelease, RowCopy, RowMove, RowRelease, Source
-from seqserve_server.host_buffers import KEPT_BYTES, HostBuffers
+from seqserve_server.host_buffers import HostBuffers
 from seqserve_server.kernels import compiled_library
 from seqserve_server.placement import Place
 from seqserve_server.state_buffers import Array, StateBuffers
 
-SELF = StateTensor("self", 2, (3, "length", 4), "float32", "row", "target", "append")
-CROSS = StateTensor("cross", 2, (3, "length", 4), "float32", "request", "source", "constant")
-HIDDEN = StateTensor("hidden", 2, (5,), "float32", "row", "fixed", "replace")
-CONTEXT = StateTensor("context", 1, (6,), "float32", "request", "fixed", "constant")
-STATES = (SELF, CROSS, HIDDEN, CONTEXT)
-WIDTHS = (1, 4, 8)
-HELD = Capacity(8, 32, 32, (8, 2, 1))
+_compiled = False
 
 
 @pytest.fixture(autouse=True, params=["numpy", "compiled"])
@@ -35,45 +29,8 @@ def compiled(request: pytest.FixtureRequest) -> Iterator[None]:
     _compiled = False
 
 
-_compiled = False
-
-
-def make_buffers(
-    budget: int = 1 << 24, states: tuple[StateTensor, ...] = STATES, *, compiled: bool | None = None
-) -> StateBuffers[Array]:
-    buffers = HostBuffers(states, budget, WIDTHS, compiled=_compiled if compiled is None else compiled)
-    buffers.reserve(Capacity(4, 20, 10, (3, 2, 1)))
-    return buffers
-
-
-def arrays(buffers: StateBuffers[Array]) -> dict[str, Array]:
-    """What the next step reads, by name, and by width for what requests have."""
-    found = {state.name: buffers.current(state.name) for state in (SELF, HIDDEN)}
-    return found | {
-        f"{state.name}.x{width}": buffers.of_width(state.name, index)
-        for state in (CROSS, CONTEXT) for index, width in enumerate(WIDTHS)
-    }
-
-
-def fill(buffers: StateBuffers[Array], seed: int = 0) -> None:
-    rng = np.random.default_rng(seed)
-    for array in arrays(buffers).values():
-        array[...] = rng.standard_normal(array.shape)
-
-
-def spoil(buffers: StateBuffers[Array]) -> None:
-    """NaN everywhere, in what the next step writes too."""
-    for array in [*arrays(buffers).values(), *(buffers.following(name) for name in ("self", "hidden"))]:
-        array[...] = np.nan
-
-
-def copies(buffers: StateBuffers[Array]) -> dict[str, Array]:
-    return {name: array.copy() for name, array in arrays(buffers).items()}
-
-
-def same(one: Array, other: Array) -> bool:
-    """In every bit."""
-    return bool((np.ascontiguousarray(one).view(np.uint32) == np.ascontiguousarray(other).view(np.uint32)).all())
+def make_buffers(budget: int = 1 << 24, states: tuple[StateTensor, ...] = STATES) -> StateBuffers[Array]:
+    return held_states.make_buffers(budget, states, compiled=_compiled)
 
 
 def test_nothing_is_allocated_before_the_first_reservation() -> None:
@@ -283,67 +240,3 @@ def test_a_prefix_of_rows_is_a_contiguous_view_that_can_be_shared_with_a_runtime
     view = array[1, :3]
     assert view.flags.c_contiguous
     assert np.shares_memory(view, array)
-
-
-def row_moves() -> st.SearchStrategy[Changes]:
-    """Of the 8 rows and the places of ``HELD``, lengths beyond the capacity of 32 among them."""
-    length, row, width = st.integers(0, 40), st.integers(0, 7), st.sampled_from([(0, 8), (1, 2), (2, 1)])
-    place = width.flatmap(lambda w: st.builds(Place, st.just(w[0]), st.integers(0, w[1] - 1)))
-    both = width.flatmap(lambda w: st.builds(
-        lambda one, other, n: PlaceMove(Place(w[0], one), Place(w[0], other), n),
-        st.integers(0, w[1] - 1), st.integers(0, w[1] - 1), length,
-    ))
-    return st.builds(
-        Changes, st.lists(st.builds(RowRelease, row, length), max_size=4),
-        st.lists(st.builds(PlaceRelease, place, length), max_size=4),
-        st.lists(st.builds(RowMove, row, row, length).filter(lambda m: m.source != m.destination), max_size=4),
-        st.lists(both.filter(lambda m: m.source != m.destination), max_size=4),
-    )
-
-
-@given(
-    steps=st.lists(st.tuples(row_moves(), st.lists(
-        st.builds(RowCopy, st.integers(0, 7), st.integers(0, 7), st.integers(0, 10), st.integers(10, 40)).filter(
-            lambda entry: entry.source != entry.destination
-        ), max_size=4,
-    ), st.booleans()), min_size=1, max_size=4),
-    seed=st.integers(0, 100),
-)
-def test_the_library_leaves_the_very_bits_that_numpy_does(
-    steps: list[tuple[Changes, list[RowCopy], bool]], seed: int
-) -> None:
-    both = [make_buffers(compiled=compiled) for compiled in (False, True)]
-    for buffers in both:
-        fill(buffers, seed)
-    for changes, copied, advance in steps:
-        for buffers in both:
-            buffers.change(changes)
-            buffers.copy(copied)
-            if advance:
-                buffers.advance()
-        one, other = map(arrays, both)
-        assert all(same(one[name], other[name]) for name in one)
-
-
-def test_much_at_once_is_done_without_the_lock_and_comes_to_the_same() -> None:
-    large = StateTensor("self", 2, (3, "length", 16384), "float32", "row", "target", "append")
-    one, other = (make_buffers(1 << 29, (large,), compiled=compiled) for compiled in (False, True))
-    for buffers in (one, other):
-        buffers.current("self")[...] = np.arange(buffers.current("self").size).reshape(buffers.current("self").shape)
-        buffers.change(Changes(move_rows=[RowMove(3, 1, 32)]))
-    assert KEPT_BYTES < 2 * 3 * 16384 * 4 * 32
-    assert same(one.current("self"), other.current("self"))
-
-
-@pytest.mark.parametrize("changes", [
-    Changes(release_rows=[RowRelease(8, 3)]), Changes(move_rows=[RowMove(9, 1, 3)]),
-    Changes(release_places=[PlaceRelease(Place(1, 2), 3)]),
-])
-def test_an_index_outside_is_refused(changes: Changes) -> None:
-    buffers = make_buffers()
-    fill(buffers)
-    before = copies(buffers)
-    with pytest.raises(IndexError):
-        buffers.change(changes)
-    if _compiled:  # all are looked at before any is done
-        assert all(same(array, before[name]) for name, array in arrays(buffers).items())
