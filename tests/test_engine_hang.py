@@ -59,7 +59,8 @@ async def test_everybody_is_told_once_and_health_says_so(token: int) -> None:
 
 
 async def test_what_a_hung_engine_says_in_the_end_is_for_nobody() -> None:
-    engine = faulty()
+    engine, faults = faulty(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     async with serving_faulty(engine, hang_seconds=1) as served:
         call = asyncio.ensure_future(refusal(served.stub.Generate(ask(ids(HANG), "c d"))))
         assert (await call).reason == "ENGINE_STOPPED"
@@ -67,8 +68,9 @@ async def test_what_a_hung_engine_says_in_the_end_is_for_nobody() -> None:
         assert serving_.dispatcher.open_requests == 0
         engine.let_go()
         await served.until(lambda: not serving_.loop.busy)
-        await asyncio.sleep(0)  # what it published is delivered
+        await asyncio.sleep(0.2)  # what it published is delivered
         assert serving_.dispatcher.open_requests == 0
+        assert faults == [], "a late event was not ignored"
 
 
 async def test_a_dispatcher_that_forgets_who_waits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
