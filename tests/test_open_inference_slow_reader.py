@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from infer_requests import infer, sending
 from seqserve_server.errors import SlowReader
 from seqserve_server.open_inference import multiplex
 from seqserve_server.open_inference import open_inference_pb2 as pb
-from test_open_inference_stream import infer, sending
 
 
 class Deaf:
