@@ -93,7 +93,8 @@ class ServedModel:
         """
         if costs is None:
             return Scheduler(self.limits, fairness)
-        return Scheduler(self.limits, fairness, lambda request: costs.needed_seconds(request, self.limits.max_rows))
+        rows = self.limits.max_rows  # not self: schedulers wait for the garbage collector, and the engine must not
+        return Scheduler(self.limits, fairness, lambda request: costs.needed_seconds(request, rows))
 
 
 def _open_engine(
