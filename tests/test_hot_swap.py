@@ -156,7 +156,7 @@ async def test_whatever_goes_wrong_on_the_way_leaves_the_old_one(
     toys: Toys, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     # Reports of a test keep what is logged, with frames of the engine that is to go.
-    monkeypatch.setattr(logging.getLogger("seqserve_server.loop"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("seqserve_server.isolation"), "disabled", True)
     load = toys.load
 
     def broken(config: ServerConfig) -> ServedModel:
