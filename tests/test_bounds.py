@@ -12,6 +12,8 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pool import Default
 
+import open_inference_bounds
+from infer_requests import answers_to, make_stub
 from refusals import refusal
 from registered import registered_methods
 from seqserve.v1 import seq2seq_pb2 as pb
@@ -19,7 +21,7 @@ from serving import ask, ids, serving
 
 # Their messages are gRPC's own and hold one name each, which is looked up; the message limit is their bound.
 NOT_OURS = ("grpc.health.", "grpc.reflection.")
-V1 = "seqserve.v1."
+V1, OPEN_INFERENCE = "seqserve.v1.", "inference."
 WORD = "x" * 5000
 
 
@@ -94,6 +96,10 @@ BOUNDS: dict[str, list[tuple[Any, str]]] = {
     "DetokenizeRequest.model": [(pb.DetokenizeRequest(model=WORD), "NOT_FOUND")],
     "DetokenizeRequest.token_ids": [(pb.DetokenizeRequest(token_ids=[pb.TokenIds()] * 1025), "token_ids")],
 }
+EVERY = {
+    **{V1 + field: tried for field, tried in BOUNDS.items()},
+    **{OPEN_INFERENCE + field: tried for field, tried in open_inference_bounds.BOUNDS.items()},
+}
 
 
 def unbounded(kind: Any, seen: set[str] | None = None) -> Iterator[str]:
@@ -124,11 +130,31 @@ async def test_every_field_without_a_size_has_a_bound(monkeypatch: pytest.Monkey
     async with serving():
         pass
     fields = {name for kind in request_kinds(methods) for name in unbounded(kind)}
-    assert fields == {V1 + name for name in BOUNDS}
+    assert fields == set(EVERY)
 
 
 def test_a_field_without_an_entry_is_found() -> None:
-    assert V1 + "GenerationResult.hypotheses" in set(unbounded(pb.GenerateResponse.DESCRIPTOR)) - set(BOUNDS)
+    assert V1 + "GenerationResult.hypotheses" in set(unbounded(pb.GenerateResponse.DESCRIPTOR)) - set(EVERY)
+
+
+def held(message: Any) -> Iterator[str]:
+    """Fields that a message holds, and those in it."""
+    for field, value in message.ListFields():
+        yield field.full_name
+        if field.message_type is None:
+            continue
+        inner = value if field.is_repeated else [value]
+        if field.message_type.GetOptions().map_entry:
+            yield f"{field.message_type.full_name}.key"
+            inner = value.values()
+        for each in inner:
+            yield from held(each)
+
+
+@pytest.mark.parametrize("field", EVERY)
+def test_what_is_tried_of_a_field_holds_it(field: str) -> None:
+    assert EVERY[field]
+    assert all(field in held(request) for request, _ in EVERY[field])
 
 
 @pytest.mark.parametrize("field", BOUNDS)
@@ -145,3 +171,22 @@ async def test_what_is_beyond_a_bound_is_refused_by_name(field: str) -> None:
             assert len(error.message) < 300  # nothing of the kind comes back either
         assert served.inside == 0
         assert len(served.engine.encoded) == 1  # the warm-up: nothing was started
+
+
+@pytest.mark.parametrize("field", open_inference_bounds.BOUNDS)
+async def test_what_is_beyond_a_bound_of_open_inference_is_refused_by_name(field: str) -> None:
+    async with serving(max_message_bytes=16 * 2**20) as served:
+        stub = make_stub(served.channel)
+        for request, named in open_inference_bounds.BOUNDS[field]:
+            method = type(request).__name__.removesuffix("Request")
+            error = await refusal(getattr(stub, method)(request))
+            if named == "NOT_FOUND":
+                assert error.code is grpc.StatusCode.NOT_FOUND
+            else:
+                assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, named)
+            assert len(error.message) < 1000  # the longest lists the names of all parameters
+            if method == "ModelInfer":
+                (message,) = await answers_to(stub, request)
+                assert message.error_message == f"{error.code.name}: {error.message}"
+        assert served.inside == 0
+        assert len(served.engine.encoded) == 1

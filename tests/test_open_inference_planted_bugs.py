@@ -7,11 +7,12 @@ from typing import Any
 import grpc
 import pytest
 
+import test_bounds
 import test_open_inference as whole_answers
 import test_open_inference_bad_input as bad_input
 import test_open_inference_stream as streams
 from seqserve_server.errors import InvalidRequest
-from seqserve_server.open_inference import inference, multiplex, service, tensors
+from seqserve_server.open_inference import bounds, inference, multiplex, parameters, service, tensors
 from seqserve_server.open_inference import open_inference_pb2 as pb
 
 Check = Callable[[], Coroutine[Any, Any, None]]
@@ -84,6 +85,26 @@ def reads_on_and_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(multiplex.Multiplex, "run", run)
 
 
+def takes_names_of_any_length(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(bounds, "MAX_NAME_BYTES", 1 << 20)
+
+
+def takes_texts_of_any_length(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(bounds, "MAX_VALUE_BYTES", 1 << 30)
+
+
+def looks_at_known_parameters_only(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(parameters, "check_parameters", lambda given, field: None)
+
+
+def looks_at_parameters_of_requests_only(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tensors, "check_parameters", lambda given, field: None)
+
+
+def on_a_bound(field: str) -> Check:
+    return lambda: test_bounds.test_what_is_beyond_a_bound_of_open_inference_is_refused_by_name(field)
+
+
 async def on_a_stream_that_goes() -> None:
     log: Any = Silent()
     await streams.test_a_stream_that_goes_away_takes_its_requests_with_it("cancel", log)
@@ -114,13 +135,19 @@ BUGS: list[tuple[Plant, Check]] = [
     (ends_the_stream_with_the_request, streams.test_an_error_ends_its_request_and_not_the_stream),
     (outlives_the_stream, on_a_stream_that_goes),
     (reads_on_and_on, on_more_than_may_be_open),
+    (takes_names_of_any_length, on_a_bound("ModelInferRequest.InferInputTensor.name")),
+    (takes_texts_of_any_length, on_a_bound("InferParameter.string_param")),
+    (looks_at_known_parameters_only, on_a_bound("ModelInferRequest.ParametersEntry.key")),
+    (looks_at_parameters_of_requests_only, on_a_bound("ModelInferRequest.InferInputTensor.parameters")),
+    (looks_at_parameters_of_requests_only, on_a_bound("ModelInferRequest.InferRequestedOutputTensor.parameters")),
 ]
 
 
 @pytest.mark.parametrize(("plant", "check"), BUGS, ids=[plant.__name__ for plant, _ in BUGS])
 async def test_a_planted_bug_is_noticed(plant: Plant, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    with pytest.raises((AssertionError, grpc.aio.AioRpcError, TimeoutError, BaseExceptionGroup)):
+    missed = (AssertionError, grpc.aio.AioRpcError, TimeoutError, BaseExceptionGroup, pytest.fail.Exception)
+    with pytest.raises(missed):
         async with asyncio.timeout(5):  # what should have been refused waits for an engine that is held
             await check()
 

@@ -7,6 +7,7 @@ from typing import Any
 from seqserve_server.answers import Answer
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.open_inference import open_inference_pb2 as pb
+from seqserve_server.open_inference.bounds import shown
 from seqserve_server.open_inference.parameters import SAMPLING_PARAMETERS, Call, read_parameters
 from seqserve_server.open_inference.tensors import (
     BOOL,
@@ -17,7 +18,6 @@ from seqserve_server.open_inference.tensors import (
     check_names,
     check_outputs,
     read_tensor,
-    shown,
 )
 from seqserve_server.served_model import ServedModel
 

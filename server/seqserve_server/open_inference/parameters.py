@@ -12,10 +12,10 @@ from typing import Any
 
 from seqserve_server.errors import InputTooLong, InvalidRequest
 from seqserve_server.open_inference import open_inference_pb2 as pb
-from seqserve_server.open_inference.tensors import shown
+from seqserve_server.open_inference.bounds import check_parameters, shown
 from seqserve_server.token_options import MOST_SEED
 
-MAX_PARAMETERS, MAX_JSON_BYTES = 64, 65536
+MAX_JSON_BYTES = 65536
 SAMPLING_PARAMETERS = "sampling_parameters"
 # The protocol's own, and Triton's: for sequences, its scheduler and its HTTP front end. See ``Call`` for two of them.
 # Triton's priority counts the other way than ours, which goes into the JSON.
@@ -131,10 +131,9 @@ def read_parameters(parameters: Mapping[str, pb.InferParameter], sampling: str |
     """Options from a request's parameters and from the JSON object of its tensor ``sampling_parameters``.
 
     Raises:
-        InvalidRequest: naming the parameter: too many, unknown, given twice, or of the wrong kind.
+        InvalidRequest: naming the parameter: too many, too long, unknown, given twice, or of the wrong kind.
     """
-    if len(parameters) > MAX_PARAMETERS:
-        raise InvalidRequest("parameters", f"{len(parameters)} are over {MAX_PARAMETERS}")
+    check_parameters(parameters, "parameters")
     call = Call({}, {})
     for name, message in sorted(parameters.items()):
         field = f"parameters.{shown(name)}"

@@ -1,7 +1,6 @@
 """Tensors of requests to Python values, and answers to tensors. Everything is bounded before it is read."""
 
 import math
-import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from typing import Any
 
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.open_inference import open_inference_pb2 as pb
+from seqserve_server.open_inference.bounds import check_name, check_parameters, shown
 
 MAX_TENSORS = 16
 BYTES, BOOL, UINT32, FP64 = "BYTES", "BOOL", "UINT32", "FP64"
 _CONTENTS = {BYTES: "bytes_contents", BOOL: "bool_contents", UINT32: "uint_contents", FP64: "fp64_contents"}
 _FORMATS = {UINT32: "I", FP64: "d"}
 _LENGTH = struct.Struct("<I")
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +23,6 @@ class Tensor:
 
     shape: tuple[int, ...]
     elements: list[Any]
-
-
-def shown(name: str) -> str:
-    """A name of the caller's as errors show it: short, and on one line."""
-    return name if _PLAIN.fullmatch(name) else f"{name[:64]!r}"
 
 
 def check_names(request: pb.ModelInferRequest) -> None:
@@ -46,12 +40,13 @@ def check_names(request: pb.ModelInferRequest) -> None:
     for place, tensor in enumerate(request.inputs):
         if not tensor.name:
             raise InvalidRequest(f"inputs[{place}]", "it has no name")
+        check_name(tensor.name, f"inputs[{place}]")
         if tensor.name in seen:
             raise InvalidRequest(shown(tensor.name), "two tensors have this name")
         seen.add(tensor.name)
         if raw and tensor.HasField("contents"):
             raise InvalidRequest(shown(tensor.name), "it has contents, and raw_input_contents are given")
-        _refuse_parameters(tensor.name, tensor.parameters)
+        _check_own_parameters(tensor.name, tensor.parameters)
 
 
 def check_outputs(
@@ -72,12 +67,13 @@ def check_outputs(
             )
         if names.index(output.name) != place:
             raise InvalidRequest(f"outputs[{place}]", f"{output.name} is asked for twice")
-        _refuse_parameters(output.name, output.parameters)
+        _check_own_parameters(output.name, output.parameters)
     return tuple(names)
 
 
-def _refuse_parameters(name: str, parameters: Mapping[str, pb.InferParameter]) -> None:
-    """What would put the elements elsewhere, or make something else of them; the others say how clients pack them."""
+def _check_own_parameters(name: str, parameters: Mapping[str, pb.InferParameter]) -> None:
+    """None puts the elements elsewhere, or makes something else of them; the others say how clients pack them."""
+    check_parameters(parameters, f"{shown(name)}.parameters")
     for key in ("shared_memory_region", "classification"):
         if key in parameters:
             raise InvalidRequest(shown(name), f"its parameter {key} asks for what is not served")
@@ -94,11 +90,12 @@ def read_tensor(request: pb.ModelInferRequest, place: int, datatype: str, most: 
         InvalidRequest: naming the tensor, and of BYTES the element.
     """
     tensor = request.inputs[place]
-    name, shape = shown(tensor.name), tuple(tensor.shape)
+    name, shape = shown(tensor.name), tuple(tensor.shape[:3])  # the rest of a deep one is nobody's business
     if tensor.datatype != datatype:
         raise InvalidRequest(name, f"its datatype is {shown(tensor.datatype)}, not {datatype}")
     if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1):
-        raise InvalidRequest(name, f"its shape is {str(list(shape))[:64]}, not [n] or [n, 1]")
+        lengths = ", ".join([*map(str, shape), *["..."] * (len(tensor.shape) > len(shape))])
+        raise InvalidRequest(name, f"its shape is [{lengths}], not [n] or [n, 1]")
     if not 1 <= shape[0] <= most:
         raise InvalidRequest(name, f"{shape[0]} elements are outside 1..{most}")
     if request.raw_input_contents:
@@ -115,10 +112,10 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, datatype: str, count: 
     wanted = _CONTENTS[datatype]
     if others := [entry.name for entry, _ in tensor.contents.ListFields() if entry.name != wanted]:
         raise InvalidRequest(name, f"it has {others[0]}, and {datatype} is in {wanted}")
-    elements = list(getattr(tensor.contents, wanted))
+    elements = getattr(tensor.contents, wanted)
     if len(elements) != count:
         raise InvalidRequest(name, f"{len(elements)} elements in {wanted}, and its shape says {count}")
-    return elements
+    return list(elements)
 
 
 def _split(raw: bytes, count: int, name: str) -> list[bytes]:
