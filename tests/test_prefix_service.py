@@ -92,7 +92,7 @@ async def test_a_prefix_in_words_is_part_of_text_and_stream() -> None:
 
 UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"prefix": pb.Target()}, "options.prefix: one of text, tokens and token_ids is required"),
-    ({"prefix": pb.Target(tokens=pb.Tokens(tokens=["l", "7"]))}, "options.prefix.tokens[1]: '7' is not in the vocab"),
+    ({"prefix": pb.Target(tokens=pb.Tokens(tokens=["l", "7"]))}, "options.prefix.tokens[1]: not in the vocabulary"),
     ({"prefix": pb.Target(token_ids=pb.TokenIds(ids=[5, 29]))}, "options.prefix.token_ids[1]: id 29 is outside 0..28"),
     ({"prefix": pb.Target(token_ids=pb.TokenIds(ids=[5, END]))}, "options.prefix.token_ids[1]: id 1 is the end token"),
     ({"prefix": pb.Target(token_ids=pb.TokenIds(ids=[5] * 64))}, "options.prefix: 64 tokens leave none of the 64"),
@@ -123,7 +123,7 @@ UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"required_phrases": [pb.Target(text="c d e")], "beam_size": 2, "max_new_tokens": 2},
      "options.required_phrases: 3 tokens do not fit options.max_new_tokens 2"),
     ({"banned_phrases": [pb.Target()]}, "options.banned_phrases[0]: one of text, tokens and token_ids is required"),
-    ({"banned_phrases": [pb.Target(text="c")] * 65}, "options.banned_phrases: 65 phrases are over 64"),
+    ({"banned_phrases": [pb.Target(text="c")] * 65}, "options.banned_phrases: 65 entries are over 64"),
     ({"coverage_penalty": 11}, "options.coverage_penalty: 11 is outside -10..10"),
 ]
 

@@ -1,5 +1,6 @@
 """The rows of ``make torture`` with small counts, and a planted bug for each that its check finds."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ async def test_an_isolation_that_fails_innocent_requests_is_found() -> None:
         await losses.step_faults(50, FailsEverybody)
 
 
-async def test_clients_without_retries_lose_answers_in_a_restart() -> None:
-    """The planted bug: what the shipped client's retries are good for."""
+async def test_servers_that_do_not_drain_lose_answers_in_a_restart() -> None:
+    """The planted bug: killed at once, to callers who do not try again."""
     with pytest.raises(AssertionError, match="lost"):
-        await losses.restarts(8, callers=24, max_attempts=1)
+        await losses.restarts(2, callers=24, max_attempts=1, stop=signal.SIGKILL)

@@ -110,4 +110,7 @@ def _directories(path: Path) -> list[Path]:
 
 
 def _is_bundle(path: Path) -> bool:
-    return (path / MANIFEST_FILE).is_file()
+    try:
+        return (path / MANIFEST_FILE).is_file()
+    except OSError:  # something that may not be looked at: opening it tells what is wrong
+        return True
