@@ -145,10 +145,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="of arrivals at a point (%(default)s)")
     parser.add_argument("--least", type=int, default=200, help="requests at a point, at least (%(default)s)")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--fractions", type=float, nargs="+", default=FRACTIONS, metavar="PART",
+        help="arrival rates, as parts of the slower one's capacity",
+    )
     parser.add_argument("--peer-flags", nargs=argparse.REMAINDER, default=[], help="for the peer's server; last")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
-    plan = Plan(given.seconds, given.least, given.rounds, FRACTIONS, BEYOND)
+    plan = Plan(given.seconds, given.least, given.rounds, given.fractions, BEYOND)
     if given.quick:
         plan = Plan(2, 1, 1, (0.3, 0.7, 1.0), (1.0,))
         given.plot = given.work / "bench/open_loop-quick.png"
