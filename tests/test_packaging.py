@@ -81,7 +81,7 @@ PROTOCOL = "seqserve_server.open_inference"
 @pytest.mark.parametrize(("packages", "left_out", "said"), [
     ("seqserve,seqserve_client,seqserve_cli", "", "free"),
     ("seqserve_server", ",".join(
-        f"{PROTOCOL}.{name}" for name in ("inference", "model_metadata", "multiplex", "open_inference_pb2",
+        f"{PROTOCOL}.{name}" for name in ("bounds", "inference", "model_metadata", "multiplex", "open_inference_pb2",
                                           "open_inference_pb2_grpc", "parameters", "service", "tensors")
     ), "free"),
     (PROTOCOL, "", "registered"),  # the check can see it
