@@ -191,3 +191,16 @@ def test_what_the_generator_is_late_by_is_told_apart_from_a_wait_for_the_cap(ser
 def test_processes_without_any_request_in_flight_are_refused() -> None:
     with pytest.raises(ValueError, match="3 processes cannot share a concurrency of 2"):
         LoadTest(AsyncClient(), Load(concurrency=2, requests=5), DOGS, Share(0, 3))
+
+
+def test_a_load_test_that_is_interrupted_leaves_nothing_that_would_still_send(server: FakeServer) -> None:
+    async def interrupted() -> list[str]:
+        async with AsyncClient(server.target, timeout=20, max_attempts=1) as client:
+            running = asyncio.create_task(LoadTest(client, Load(rate=2000.0, duration=60.0), DOGS).run())
+            while len(server.servicer.calls) < 5:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            return [str(task.get_coro()) for task in asyncio.all_tasks() if "_measure" in str(task.get_coro())]
+
+    assert asyncio.run(interrupted()) == []

@@ -57,14 +57,20 @@ class LoadTest:
         limit = self._share.part(self._load.concurrency) if self._load.concurrency else 0
         cap = asyncio.Semaphore(limit) if limit else None
         running: set[asyncio.Task[None]] = set()
-        for number, offset in self._share.offsets(self._load.arrivals()):
-            request = self._work.request(self._load, number)
-            # A late loop sends at once; sleep(0) lets the answers of requests already sent be read in between.
-            await asyncio.sleep(max(0.0, offset - self._now()))
-            task = asyncio.create_task(self._measure(offset, request, cap))
-            running.add(task)
-            task.add_done_callback(running.discard)
-        await asyncio.gather(*running)
+        try:
+            for number, offset in self._share.offsets(self._load.arrivals()):
+                request = self._work.request(self._load, number)
+                # A late loop sends at once; sleep(0) lets the answers of requests already sent be read in between.
+                await asyncio.sleep(max(0.0, offset - self._now()))
+                task = asyncio.create_task(self._measure(offset, request, cap))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            await asyncio.gather(*running)
+        finally:  # of an interrupt: nothing is sent any more by a client that is closed next
+            left = list(running)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _closed_loop(self) -> None:
         load = self._load
