@@ -153,7 +153,7 @@ async def running_server(
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
             swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
-            with engine_thread(runner, ending.lost, config.hang_seconds):
+            with engine_thread(runner, ending.lost, config.hang_seconds, config.engine_niceness):
                 await swap.load_all()
                 await _set_health(servicer, SERVING)
                 try:
