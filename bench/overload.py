@@ -4,8 +4,8 @@
 
 First the peak: 64 requests in flight, then once more after the overload, which shows whether the server recovers. Then
 Poisson arrivals at --factor times that. The queue's bound is what keeps the waiting of admitted requests within the
-limit, so it is set here (--max-waiting) and printed. The generator runs on the same cores and so writes its frames itself;
-its share is printed.
+limit, so it is set here (--max-waiting) and printed. The generator runs on the same cores, and so writes its frames
+itself; its share is printed.
 """
 
 import argparse

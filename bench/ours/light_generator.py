@@ -3,6 +3,7 @@
 Speaks as ``ours.generator``, which see, but knows no ramp, no streams and no output tokens, and does not read answers.
 """
 
+import contextlib
 import itertools
 import json
 import selectors
@@ -37,6 +38,12 @@ class Calls:
         """Calls that have not ended."""
         return len(self._began)
 
+    def close(self) -> None:
+        """All connections."""
+        for key in list(self._selector.get_map().values()):
+            key.data.close()
+        self._selector.close()
+
     def now(self) -> float:
         """Seconds after the start."""
         return time.perf_counter() - self.start
@@ -61,6 +68,7 @@ class Calls:
                 ended = [(stream, "UNAVAILABLE") for stream in connection.open]
                 connection.closing = True
                 self._selector.unregister(connection.socket)
+                connection.close()
             now = self.now()
             for stream, code in ended:
                 intended, sent = self._began.pop((connection, stream))
@@ -101,7 +109,12 @@ def drive(command: dict[str, Any]) -> list[list[Any]]:
         messages.generate_request(None, None, [sources.at(number)], None, command["options"]).SerializeToString()
         for number in numbers
     )
-    calls = Calls(command["target"], bodies)
+    with contextlib.closing(Calls(command["target"], bodies)) as calls:
+        _offer(calls, load)
+        return calls.samples
+
+
+def _offer(calls: Calls, load: Load) -> None:
     for _ in range(load.warmup):
         calls.send(0.0)
         while calls.open:
@@ -111,9 +124,9 @@ def drive(command: dict[str, Any]) -> list[list[Any]]:
     if load.rate is not None:
         open_loop(calls, load)
     else:
-        assert load.concurrency is not None and load.duration is not None, "a closed loop for a time"
+        assert load.concurrency is not None
+        assert load.duration is not None
         closed_loop(calls, load.concurrency, load.duration)
-    return calls.samples
 
 
 def main() -> int:
