@@ -18,8 +18,7 @@ def opened(server: Process) -> "contextlib.closing[Connection]":
 
 
 def body(token_ids: list[int]) -> bytes:
-    options = {"max_new_tokens": 3}
-    return messages.generate_request(None, None, [token_ids], None, options).SerializeToString()
+    return messages.generate_request(None, None, [token_ids], None, {"max_new_tokens": 3}).SerializeToString()
 
 
 def drained(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from ours.generator import Shuffled
 from ours.wire import Connection
 from seqserve_client import messages
 from seqserve_client.load import Load
+from seqserve_client.load_inputs import Source
 
 METHOD = "/seqserve.v1.Seq2SeqService/Generate"
 CONNECTIONS = 4
@@ -104,14 +105,16 @@ def closed_loop(calls: Calls, concurrency: int, duration: float) -> None:
 def drive(command: dict[str, Any]) -> list[list[Any]]:
     """Send what is asked for."""
     load = Load(**command["load"])
-    sources, numbers = Shuffled(load.seed, command["sources"]), itertools.count()
-    bodies = (
-        messages.generate_request(None, None, [sources.at(number)], None, command["options"]).SerializeToString()
-        for number in numbers
-    )
+    sources = Shuffled(load.seed, command["sources"])
+    bodies = (_body(sources.at(number), command["options"]) for number in itertools.count())
     with contextlib.closing(Calls(command["target"], bodies)) as calls:
         _offer(calls, load)
         return calls.samples
+
+
+def _body(source: Source, options: Any) -> bytes:
+    texts, token_ids = ([source], None) if isinstance(source, str) else (None, [source])
+    return messages.generate_request(texts, None, token_ids, None, options).SerializeToString()
 
 
 def _offer(calls: Calls, load: Load) -> None:
