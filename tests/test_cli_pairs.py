@@ -206,14 +206,6 @@ def result_of(weights: list[list[float]], source: list[str], target: list[str]) 
     return ScoreResult(0.0, [], list(range(len(target))), target, len(source), weights, source)
 
 
-def test_shades_grow_with_the_weight_and_wide_letters_keep_their_columns() -> None:
-    row = [0.05, 0.2, 0.4, 0.7, 0.95]
-    assert attention_maps.shades(result_of([row], list("abcde"), ["x"])) == "  a b c d e\nx   ░░▒▒▓▓██"
-    wide = attention_maps.shades(result_of([[1.0, 0.0], [0.0, 1.0]], ["犬", "b"], ["狗", "y"]))
-    assert wide == "   犬b\n狗 ██\ny    ██"
-    assert attention_maps.shades(result_of([], ["a"], [])) == " a"
-
-
 def test_pharaoh_takes_the_first_of_equals_and_bundles_without_a_tokenizer_have_numbers() -> None:
     assert attention_maps.pharaoh(result_of([[0.2, 0.4, 0.4], [0.0, 0.1, 0.9]], list("abc"), list("xy"))) == "1-0 2-1"
     bare = ScoreResult(0.0, [], [7, 8], [], 2, [[1.0, 0.0], [0.0, 1.0]], [])
