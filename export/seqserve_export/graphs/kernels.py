@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx.parser
 import onnx_ir as ir
 
+from seqserve_export.graphs.source_operators import OVER_SOURCES
+
 DOMAIN = "seqserve"
 # Rounding is explained in docs/decisions/0007; 0.007874016 is 1 / 127 and 1e-12 the scale of a row of zeros.
 DEFINITIONS = """
@@ -108,7 +110,7 @@ OPSETS = 'opset_import: ["" : 20, "com.microsoft" : 1, "seqserve" : 1]'
 
 def definitions() -> dict[str, ir.Function]:
     """All operators by name."""
-    texts = re.split(r"\n(?=[A-Z])", DEFINITIONS.strip())
+    texts = re.split(r"\n(?=[A-Z])", (DEFINITIONS + OVER_SOURCES).strip())
     found = (onnx.parser.parse_function(f'<{OPSETS}, domain: "{DOMAIN}">{text}') for text in texts)
     return {function.name: ir.from_proto(function) for function in found}
 
