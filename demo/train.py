@@ -19,10 +19,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from architectures import ARCHITECTURES, Architecture, Seq2Seq, teacher_forced
+from architectures import ARCHITECTURES, Architecture, teacher_forced
 from checkpoint import average, load_weights, stored_weights, write_config, write_weights
 from fast import smoothed_loss, use_byte_dropout
 from pairs import PAD, TEST, TRAIN, VALIDATION, Batch, Pair, collate, make_batches, make_pairs, read_split
+from seqserve_export.model import CanonicalModel
 from subwords import lossy_lines, train_subwords
 from translate import Score, score
 
@@ -72,15 +73,15 @@ def learning_rate(update: int, options: Options) -> float:
     return options.peak * min(rise, fall, 1.0)
 
 
-def loss_of(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
+def loss_of(model: CanonicalModel, batch: Batch, smoothing: float) -> Tensor:
     """Mean loss per target token. Padding is dropped before the projection, the most expensive operation."""
     expected = batch.target[:, 1:]
     places = expected != PAD
     states = teacher_forced(model, batch)
-    return smoothed_loss(states[places], model.output.weight, expected[places], smoothing)
+    return smoothed_loss(states[places], model.get_parameter("output.weight"), expected[places], smoothing)
 
 
-def set_dropout(model: Seq2Seq, training: bool) -> None:
+def set_dropout(model: CanonicalModel, training: bool) -> None:
     """Switch dropout below ``model``, but not the mode of ``model`` itself, which decides who projects."""
     for child in model.children():
         child.train(training)
