@@ -140,11 +140,11 @@ ARCHITECTURES = {
     ),
     "bahdanau": Architecture(
         config=bahdanau_config, training=TrainingRecurrent, reference=RecurrentSeq2Seq,
-        initialise=initialise_recurrent, updates=3400, peak=3e-3, dropout=0.2,
+        initialise=initialise_recurrent, updates=1808, peak=3e-3, dropout=0.2,
     ),
     "luong": Architecture(
         config=luong_config, training=TrainingRecurrent, reference=RecurrentSeq2Seq,
-        initialise=initialise_recurrent, updates=3400, peak=3e-3, dropout=0.2,
+        initialise=initialise_recurrent, updates=1808, peak=3e-3, dropout=0.2,
     ),
 }
 

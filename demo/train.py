@@ -45,12 +45,12 @@ class Options:
     dropout: float
     peak: float
     threads: int
+    averaged: int
     warmup: int = 500
     tokens: int = 2048
     entries: int = 8000
     smoothing: float = 0.1
     clip: float = 1.0
-    averaged: int = 5
     validate: int = 4
 
 
@@ -244,6 +244,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--updates", type=int, help=f"length of the schedule {of_its_own}")
     parser.add_argument("--peak", type=float, help=f"highest learning rate {of_its_own}")
     parser.add_argument("--dropout", type=float, help=of_its_own[1:-1])
+    parser.add_argument("--averaged", type=int, default=5, help="last epochs whose weights are averaged (default: 5)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--resume", action="store_true", help="continue after the last complete epoch in --work")
@@ -253,7 +254,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     own = {name: getattr(chosen, name) if value is None else value for name, value in own.items()}
     return Options(
         data=values.data, out=values.out, work=values.work or values.out / "work", architecture=chosen,
-        tokenizer=values.tokenizer, seed=values.seed, resume=values.resume, threads=values.threads, **own,
+        tokenizer=values.tokenizer, seed=values.seed, resume=values.resume, threads=values.threads,
+        averaged=values.averaged, **own,
     )
 
 
