@@ -8,6 +8,7 @@ from seqserve.bundle import ModelDescription, StateTensor
 from seqserve_export.families import LoadedCheckpoint
 from seqserve_export.graphs import trace
 from seqserve_export.graphs.blocks import padded_head_size
+from seqserve_export.graphs.decoder import RETENTION, SELF
 from seqserve_export.model import TransformerConfig
 
 
@@ -45,9 +46,15 @@ def alignment_of(checkpoint: LoadedCheckpoint) -> Alignment:
 
 
 def state_tensors(config: TransformerConfig) -> tuple[StateTensor, ...]:
-    """Keys and values, by layer: those a row grows, and those that all rows of a request read."""
+    """By layer: keys and values that a row grows, or what it retains; and those that all rows of a request read."""
     count, shape = 2 * config.decoder_layers, (config.heads, bundle.LENGTH_AXIS, padded_head_size(config.head_size))
-    return (
-        StateTensor("self", count, shape, "float32", scope="row", length="target", update="append"),
-        StateTensor("cross", count, shape, "float32", scope="request", length="source", update="constant"),
-    )
+    cross = StateTensor("cross", count, shape, "float32", scope="request", length="source", update="constant")
+    if config.decoder_mixing == "retention":
+        # Always float32: it sums over all of the past, and rounding would add up with it.
+        kept = (config.heads, config.head_size, config.value_size)
+        own = StateTensor(
+            RETENTION, config.decoder_layers, kept, "float32", scope="row", length="fixed", update="replace"
+        )
+    else:
+        own = StateTensor(SELF, count, shape, "float32", scope="row", length="target", update="append")
+    return own, cross
