@@ -92,6 +92,8 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     check_options(options)
     progress("loading the checkpoint")
     checkpoint = _load(options)
+    if options.precision == "fp16" and checkpoint.model.config.decoder_mixing == "retention":
+        raise ExportError("--precision fp16: retention has no graph for CUDA; fp32 and int8 bundles run on the CPU")
     try:
         description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
         if not options.scorer or options.precision == "fp16":  # which has none in the end

@@ -3,7 +3,18 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import argos, bart, ctranslate2, d2l, marian, multilingual, native, t5, torch_transformer
+from seqserve_export.families import (
+    argos,
+    bart,
+    ctranslate2,
+    d2l,
+    marian,
+    multilingual,
+    native,
+    retnet,
+    t5,
+    torch_transformer,
+)
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
@@ -14,6 +25,7 @@ FAMILIES: dict[str, Family] = {
             "native", native.recognises, lambda directory, _: native.load(directory),
             weights=native.weights,
         ),
+        Family("retnet", retnet.recognises, lambda directory, _: retnet.load(directory), weights=native.weights),
         Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions"), weights=d2l.weights),
         Family(
             "torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory),
