@@ -6,6 +6,20 @@ from torch import Tensor, nn
 from seqserve_export.model.config import TransformerConfig
 
 
+def masked_softmax(scores: Tensor, visible: Tensor) -> Tensor:
+    """Softmax over the last axis, with weight zero where ``visible`` is False; Vaswani et al. 2017, section 3.2.3.
+
+    Args:
+        scores: float [..., keys].
+        visible: bool, broadcast to the scores.
+
+    Returns:
+        Weights, as the scores. A row with no visible key (padding) gets equal weights.
+    """
+    # A finite floor, not -inf: a row with no visible key then averages instead of becoming NaN.
+    return torch.softmax(scores.masked_fill(~visible, torch.finfo(scores.dtype).min), dim=-1)
+
+
 def dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor, scale: float,
     bias: Tensor | None = None, dropout: nn.Module | None = None,
@@ -25,9 +39,7 @@ def dot_product_attention(
     scores = torch.matmul(query * scale, key.transpose(-1, -2))
     if bias is not None:
         scores = scores + bias
-    # A finite floor, not -inf: a row with no visible key (padding) then averages instead of becoming NaN.
-    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, dim=-1)
+    weights = masked_softmax(scores, visible)
     if dropout is not None:
         weights = dropout(weights)
     return torch.matmul(weights, value)

@@ -1,9 +1,11 @@
 """What a Transformer is made of, as one frozen value. A checkpoint family is a choice of these fields."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from seqserve_export.model.fields import ConfigError as ConfigError
+from seqserve_export.model.fields import check_fields, check_keys, check_vocabularies
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Norm = Literal["layer", "rms"]
@@ -28,10 +30,6 @@ LIMITS = {
     "relative_max_distance": 1 << 20,
 }
 MAX_TABLE = 1 << 28  # values of a position table that is computed: 1 GiB
-
-
-class ConfigError(ValueError):
-    """A model description that contradicts itself; the message names the field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,37 +95,12 @@ class TransformerConfig:
         Raises:
             ConfigError: naming the field, its value and what is allowed.
         """
-        for entry in dataclasses.fields(self):
-            if (wanted := _ill_typed(entry.type, getattr(self, entry.name))) is not None:
-                raise ConfigError(f"{entry.name}: {getattr(self, entry.name)!r:.80} is not {wanted}")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}: {getattr(self, name)!r:.80} is not one of {', '.join(allowed)}")
-        self._check_sizes()
-        for name in ("pad_id", "eos_id", "decoder_start_id"):
-            if not 0 <= getattr(self, name) < self.target_vocab_size:
-                raise ConfigError(
-                    f"{name}: {getattr(self, name)} is outside the vocabulary of {self.target_vocab_size}"
-                )
-        if self.shared_embeddings and self.source_vocab_size != self.target_vocab_size:
-            raise ConfigError(
-                f"shared_embeddings: source_vocab_size {self.source_vocab_size} and "
-                f"target_vocab_size {self.target_vocab_size} differ"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout: {self.dropout} is outside [0, 1)")
-
-    def _check_sizes(self) -> None:
-        for name, limit in LIMITS.items():
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
-            if getattr(self, name) > limit:
-                raise ConfigError(f"{name}: {getattr(self, name)} is over the limit of {limit}")
+        check_fields(self, CHOICES, LIMITS)
         if self.position_offset < 0:
             raise ConfigError(f"position_offset: {self.position_offset} is negative")
         self._check_positions()
-
         self._check_retention()
+        check_vocabularies(self)
 
     def _check_retention(self) -> None:
         """What retention asks of the other fields."""
@@ -137,12 +110,12 @@ class TransformerConfig:
             )
         if self.decoder_mixing != "retention":
             if self.retention_value_size is not None:
-                raise ConfigError("retention_value_size: needs decoder_mixing \"retention\"")
+                raise ConfigError('retention_value_size: needs decoder_mixing "retention"')
             return
         if self.head_size % 2:
             raise ConfigError(f"head_size: {self.head_size} is odd; retention rotates pairs of components")
         if self.positions == "relative":
-            raise ConfigError("positions: retention has no scores that \"relative\" could be added to")
+            raise ConfigError('positions: retention has no scores that "relative" could be added to')
         if self.max_target_length * max(self.head_size, self.heads) > MAX_TABLE:
             raise ConfigError(
                 f"max_target_length {self.max_target_length}: a table of so many rotations of {self.head_size} "
@@ -185,28 +158,9 @@ class TransformerConfig:
         Raises:
             ConfigError: naming every unknown and every missing key, or a value that does not fit.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - set(fields)):
-            raise ConfigError(f"unknown keys: {', '.join(unknown)}")
-        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-        if missing := sorted(required - set(values)):
-            raise ConfigError(f"missing keys: {', '.join(missing)}")
+        check_keys(cls, values)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in field order."""
         return dataclasses.asdict(self)
-
-
-def _ill_typed(declared: object, value: object) -> str | None:
-    """What a value should be and is not, or None. JSON would happily carry "8", true or 8.0 for an 8."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if declared is int:
-        return None if is_integer else "an integer"
-    if declared is bool:
-        return None if isinstance(value, bool) else "true or false"
-    if declared == int | None:
-        return None if is_integer or value is None else "an integer"
-    if declared is float or (declared == float | None and value is not None):
-        return None if is_integer or (isinstance(value, float) and math.isfinite(value)) else "a finite number"
-    return None  # words, of which CHOICES has all
