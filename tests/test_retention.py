@@ -148,6 +148,9 @@ class FailingSession:
         found: Candidates = self.step(step)
         return found
 
+    def io_binding(self) -> Any:
+        return self.session.io_binding()
+
     def run_with_iobinding(self, binding: Any) -> None:
         self.session.run_with_iobinding(binding)
         if self.bad:

@@ -107,11 +107,13 @@ class DecoderGraph(nn.Module):
         grown: list[Tensor] = []
 
         def attend(inputs: Tensor, index: int) -> Tensor:
+            outputs: Tensor
             if self.config.decoder_mixing == "retention":
-                outputs, *after = self.retention[index](inputs, caches[index], positions)
+                outputs, state = self.retention[index](inputs, caches[index], positions)
+                grown.append(state)
             else:
-                outputs, *after = self.self_attention(index, inputs, caches, positions, target_extent, bias)
-            grown.extend(after)
+                outputs, key, value = self.self_attention(index, inputs, caches, positions, target_extent, bias)
+                grown.extend((key, value))
             return outputs
 
         layers = list(self.model.decoder)

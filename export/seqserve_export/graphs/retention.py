@@ -57,11 +57,11 @@ class GraphRetention(nn.Module):
             self.projection(inputs), [2 * self.heads * self.key_size, inner, inner], dim=-1
         )
         cosines, sines = functional.embedding(positions, self.turns)[:, None, :].chunk(2, dim=-1)
-        first, second = both.unflatten(1, (2 * self.heads, self.key_size)).chunk(2, dim=-1)
+        first, second = _apart(both, self.key_size).chunk(2, dim=-1)
         turned = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
         query, key = turned.chunk(2, dim=1)
         shares = functional.embedding(positions, self.shares)[:, :, None]
-        return query * shares, key, value.unflatten(1, (self.heads, self.value_size)), gate
+        return query * shares, key, _apart(value, self.value_size), gate
 
     def finish(self, heads: Tensor, gate: Tensor) -> Tensor:
         """Norm, gate and projection back: [n, heads, value size] -> [n, width]."""
@@ -101,10 +101,16 @@ class PackedRetention(GraphRetention):
         query, key, value, gate = self.project(inputs, positions)
         query, key, value = (_padded(each, pad_index) for each in (query, key, value))
         weights = torch.matmul(query, key.transpose(2, 3)) * self.fading(pad_index.shape[1])
-        heads = torch.matmul(weights, value).transpose(1, 2).flatten(0, 1)  # [batch * length, heads, value size]
-        return self.finish(functional.embedding(pack_index, heads.flatten(1)).unflatten(1, heads.shape[1:]), gate)
+        heads = torch.matmul(weights, value).transpose(1, 2).flatten(2).flatten(0, 1)  # [batch * length, inner]
+        return self.finish(_apart(functional.embedding(pack_index, heads), self.value_size), gate)
+
+
+def _apart(joined: Tensor, size: int) -> Tensor:
+    """[n, heads * size] -> [n, heads, size]."""
+    return joined.reshape(joined.shape[0], -1, size)
 
 
 def _padded(packed: Tensor, pad_index: Tensor) -> Tensor:
     """[n, heads, size] -> [batch, heads, length, size]."""
-    return functional.embedding(pad_index, packed.flatten(1)).unflatten(2, packed.shape[1:]).transpose(1, 2)
+    padded = functional.embedding(pad_index, packed.flatten(1))
+    return padded.reshape(*pad_index.shape, *packed.shape[1:]).transpose(1, 2)

@@ -121,7 +121,8 @@ class MultiScaleRetention(nn.Module):
 
     def split(self, projected: Tensor, size: int) -> Tensor:
         """[batch, length, heads * size] -> [batch, heads, length, size]."""
-        return projected.unflatten(2, (self.heads, size)).transpose(1, 2)
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, self.heads, size).transpose(1, 2)
 
     def forward(self, states: Tensor, start: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Retain new positions: in parallel where nothing came before them, else one by one.
