@@ -30,7 +30,7 @@ def test_a_model_gives_what_ctranslate2_computed(name: str) -> None:
     directory = GOLDEN / name
     checkpoint, expected = load(directory), json.loads((directory / "expected.json").read_text())
     source_words, target_words = vocabularies(directory)
-    unknown, model = source_words.index("<unk>"), checkpoint.model
+    unknown, model = source_words.index("<unk>"), checkpoint.transformer
     sources = [
         [source_words.index(word) if word in source_words else unknown for word in source]
         for source in expected["sources"]
@@ -56,7 +56,7 @@ def test_what_a_directory_says_is_in_the_checkpoint() -> None:
     assert checkpoint.family == "ctranslate2"
     assert (checkpoint.source_prefix, checkpoint.source_suffix, checkpoint.unk_id) == ((), (), 0)
     assert (checkpoint.default_max_new_tokens, checkpoint.default_min_new_tokens) == (256, 1)
-    assert (checkpoint.model.config.decoder_start_id, checkpoint.model.config.eos_id) == (1, 2)
+    assert (checkpoint.transformer.config.decoder_start_id, checkpoint.model.config.eos_id) == (1, 2)
     origin = checkpoint.provenance["ctranslate2"]
     assert (origin["binary_version"], origin["revision"], origin["weights"]) == (6, 7, ["int8"])
     assert (origin["alignment_layer"], origin["alignment_heads"]) == (-1, 1)
@@ -82,7 +82,7 @@ def test_layer_and_heads_of_the_alignment_are_those_of_the_file(
 
 
 def test_marian_starts_from_a_token_of_zeros_that_is_never_chosen() -> None:
-    model = load(GOLDEN / "marian").model
+    model = load(GOLDEN / "marian").transformer
     rows = len(vocabularies(GOLDEN / "marian")[0])  # the converter cut <pad>
     assert (model.config.target_vocab_size, model.config.decoder_start_id) == (rows + 1, rows)
     assert not model.target_embedding.tokens.weight[-1].any()
@@ -106,7 +106,7 @@ def test_special_tokens_surround_a_source_where_the_settings_say_so(
 def test_a_start_that_the_caller_names_is_noted(tmp_path: Path) -> None:
     write_directory(tmp_path, config={"decoder_start_token": None})
     checkpoint = load(tmp_path)
-    assert checkpoint.model.config.decoder_start_id == checkpoint.model.config.eos_id == 2
+    assert checkpoint.transformer.config.decoder_start_id == checkpoint.model.config.eos_id == 2
     assert any("decoder_start_token is not set" in note for note in checkpoint.notes)
 
 
@@ -122,11 +122,11 @@ def test_older_files_keep_their_tokens_themselves(tmp_path: Path) -> None:
     (tmp_path / "target_vocabulary.json").write_text(json.dumps(tokens(23)))
     checkpoint = load(tmp_path)
     assert checkpoint.source_suffix == (6,)
-    assert checkpoint.model.config.decoder_start_id == checkpoint.model.config.eos_id == 6
+    assert checkpoint.transformer.config.decoder_start_id == checkpoint.model.config.eos_id == 6
 
 
 def same_model(one: Path, other: Path) -> None:
-    expected, found = load(one).model.state_dict(), load(other).model.state_dict()
+    expected, found = load(one).transformer.state_dict(), load(other).model.state_dict()
     assert set(expected) == set(found)
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
@@ -154,7 +154,7 @@ def test_every_version_of_the_file_is_read(
     write_directory(tmp_path / "old", variables)
     renamed = older(variables, revision) if revision < 5 else variables
     (tmp_path / "old" / "model.bin").write_bytes(serialize(renamed, version=version, revision=revision, spec=spec))
-    assert load(tmp_path / "old").model.config.heads == heads
+    assert load(tmp_path / "old").transformer.config.heads == heads
     same_model(tmp_path / "new", tmp_path / "old")
 
 
@@ -167,7 +167,7 @@ def test_aliases_share_one_tensor_with_its_scale(tmp_path: Path) -> None:
     aliases = dict.fromkeys(("encoder/embeddings_0/weight", "decoder/projection/weight"), "decoder/embeddings/weight")
     write_directory(tmp_path, variables, aliases=aliases)
     (tmp_path / "source_vocabulary.json").write_text(json.dumps(tokens(23)))
-    model = load(tmp_path).model
+    model = load(tmp_path).transformer
     assert (model.config.shared_embeddings, model.config.tied_output) == (True, True)
     np.testing.assert_array_equal(model.output.weight.numpy(), table.astype(np.float32) / scale[:, None])
 
@@ -207,7 +207,7 @@ def test_biases_that_only_some_projections_have_are_zero_elsewhere(tmp_path: Pat
     variables = tiny_variables()
     del variables["decoder/layer_0/attention/linear_1/bias"], variables["encoder/layer_0/ffn/linear_1/bias"]
     write_directory(tmp_path, variables)
-    state = load(tmp_path).model.state_dict()
+    state = load(tmp_path).transformer.state_dict()
     assert not state["decoder.0.cross.key.bias"].any()
     assert state["decoder.0.cross.query.bias"].any()
     assert not state["encoder.0.ffn.outer.bias"].any()
@@ -215,7 +215,7 @@ def test_biases_that_only_some_projections_have_are_zero_elsewhere(tmp_path: Pat
 
 def test_positions_that_are_not_stored_are_ctranslate2s_own(tmp_path: Path) -> None:
     write_directory(tmp_path)
-    model = load(tmp_path).model
+    model = load(tmp_path).transformer
     table = implied_positions(1024, 16, read_model(tmp_path / "model.bin"))
     assert model.source_embedding.positions is not None
     assert torch.equal(model.source_embedding.positions, table)
@@ -223,7 +223,7 @@ def test_positions_that_are_not_stored_are_ctranslate2s_own(tmp_path: Path) -> N
     assert float(table[9, 7]) == pytest.approx(np.sin(10 / 10000), rel=1e-5), "the slowest rate is 1 / 10000 itself"
     stored = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
     write_directory(tmp_path, tiny_variables() | {"decoder/position_encodings/encodings": stored})
-    config = load(tmp_path).model.config
+    config = load(tmp_path).transformer.config
     assert (config.max_source_length, config.max_target_length) == (1024, 40)
 
 

@@ -61,7 +61,7 @@ def test_without_it_relative_positions_had_none_and_empty_keys_were_cut_out(buil
     model = ir.load(plain_graphs(built) / DECODER_FILE)
     without_places(model)
     halve(model)
-    relative = built.checkpoint.model.config.positions == "relative"
+    relative = built.checkpoint.transformer.config.positions == "relative"
     assert set(lacking(model.graph)) == ({("Clip", "INT32")} if relative else set())
     assert any(node.op_type == "Slice" for node in model.graph)
     assert not any(node.op_type in ("Slice", "Shape", "If") for node in for_device(model).graph)

@@ -27,12 +27,12 @@ def test_a_native_checkpoint_comes_back_with_each_shared_tensor_stored_once(
     model = write_native(tmp_path, shared_embeddings=shared, tied_output=tied)
     checkpoint = load(tmp_path)
     assert checkpoint.family == "native"
-    assert checkpoint.model.config == model.config
+    assert checkpoint.transformer.config == model.config
     stored = load_file(tmp_path / "model.safetensors")
     assert ("target_embedding.tokens.weight" in stored, "output.weight" in stored) == (not shared, not tied)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(checkpoint.model.state_dict()[name], tensor), name
-    assert not checkpoint.model.training
+        assert torch.equal(checkpoint.transformer.state_dict()[name], tensor), name
+    assert not checkpoint.transformer.training
     assert (checkpoint.source_prefix, checkpoint.source_suffix) == ((), (model.config.eos_id,))
     assert checkpoint.default_max_new_tokens == 64
 
@@ -51,7 +51,7 @@ def test_half_precision_weights_are_read_as_float32(tmp_path: Path) -> None:
     write_native(tmp_path)
     halves = {name: tensor.half() for name, tensor in load_file(tmp_path / "model.safetensors").items()}
     save_file(halves, tmp_path / "model.safetensors")
-    assert {tensor.dtype for tensor in load(tmp_path).model.state_dict().values()} == {torch.float32}
+    assert {tensor.dtype for tensor in load(tmp_path).transformer.state_dict().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_saving_over_an_older_native_checkpoint_replaces_it(tmp_path: Path) -> N
     write_native(tmp_path, seed=1)
     model = tiny_model(2)
     save_native(model, tmp_path)
-    assert torch.equal(load(tmp_path).model.output.weight, model.output.weight)
+    assert torch.equal(load(tmp_path).transformer.output.weight, model.output.weight)

@@ -62,7 +62,7 @@ def test_inputs_and_outputs_are_those_of_the_description(built: Built) -> None:
     inputs, outputs = value_shapes(encoder.get_inputs()), value_shapes(encoder.get_outputs())
     assert set(inputs) == {"tokens", "positions", "lengths", "pad_index", "pack_index"}
     assert outputs["cross"] == [cross.count, heads, "tokens", size]
-    assert outputs["states"] == ["tokens", built.checkpoint.model.config.width]
+    assert outputs["states"] == ["tokens", built.checkpoint.transformer.config.width]
 
 
 def test_opset_and_ir_version_are_the_fixed_ones(built: Built) -> None:
@@ -82,7 +82,7 @@ def branch(node: onnx.NodeProto) -> onnx.GraphProto:
 
 
 def test_the_step_is_fused_operators_without_masks_or_casts(built: Built) -> None:
-    model, config = onnx.load(built.bundle / "decoder.onnx"), built.checkpoint.model.config
+    model, config = onnx.load(built.bundle / "decoder.onnx"), built.checkpoint.transformer.config
     operators = Counter(node.op_type for node in model.graph.node)
     layers = config.decoder_layers
     own = "BiasedSelfAttention" if config.positions == "relative" else "SelfAttention"
@@ -97,7 +97,7 @@ def test_the_step_is_fused_operators_without_masks_or_casts(built: Built) -> Non
 
 
 def test_the_encoder_attends_to_packed_sources(built: Built) -> None:
-    model, config = onnx.load(built.bundle / "encoder.onnx"), built.checkpoint.model.config
+    model, config = onnx.load(built.bundle / "encoder.onnx"), built.checkpoint.transformer.config
     operators = Counter(node.op_type for node in model.graph.node)
     own = "BiasedPackedAttention" if config.positions == "relative" else "PackedAttention"
     assert operators[own] == config.encoder_layers

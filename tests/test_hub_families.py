@@ -22,7 +22,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     golden = Golden.read(name)
     source, logits = next(golden.cases).sources[0], golden.expected["logits"]
     (found,) = reference.step_logits(
-        golden.checkpoint.model, [source], [[*logits["fed"][1:], 0]], [logits["fed"][:1]]
+        golden.checkpoint.transformer, [source], [[*logits["fed"][1:], 0]], [logits["fed"][:1]]
     )
     allowed = np.ones(found.shape[1], dtype=bool)
     allowed[golden.checkpoint.provenance["suppressed_tokens"]] = False
@@ -203,7 +203,7 @@ def test_the_class_without_an_output_is_read_with_its_embedding_as_output(tmp_pa
     bare = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name != "final_logits_bias"}
     save_file(bare, directory / "model.safetensors")
     change_json(directory / "config.json", architectures=["BartModel"])
-    model, whole = load(directory).model, load(GOLDEN / "bart").model
+    model, whole = load(directory).transformer, load(GOLDEN / "bart").transformer
     assert torch.equal(model.output.weight, whole.output.weight)
     assert model.output_bias is not None
     assert not model.output_bias[4:].any()
@@ -217,7 +217,7 @@ def test_untied_embeddings_are_three_tables(name: str, tmp_path: Path) -> None:
               "lm_head.weight": shared + 3}
     change_tensors(directory, **tables)
     change_json(directory / "config.json", tie_word_embeddings=False)
-    model = load(directory).model
+    model = load(directory).transformer
     found = (model.source_embedding.tokens.weight, model.target_embedding.tokens.weight, model.output.weight)
     assert all(torch.equal(one, other) for one, other in zip(found, tables.values(), strict=True))
 
@@ -227,7 +227,7 @@ def test_an_output_untied_by_transformers_4_leaves_one_embedding_for_both_sides(
     shared = load_file(directory / "model.safetensors")["model.shared.weight"]
     change_tensors(directory, **{"lm_head.weight": shared + 3})
     change_json(directory / "config.json", tie_word_embeddings=False)
-    model = load(directory).model
+    model = load(directory).transformer
     found = (model.source_embedding.tokens.weight, model.target_embedding.tokens.weight, model.output.weight)
     assert all(torch.equal(one, other) for one, other in zip(found, (shared, shared, shared + 3), strict=True))
 
@@ -235,9 +235,9 @@ def test_an_output_untied_by_transformers_4_leaves_one_embedding_for_both_sides(
 def test_m2m100_has_an_output_bias_only_for_suppressed_tokens(tmp_path: Path) -> None:
     directory = copy("nllb", tmp_path)
     change_json(directory / "generation_config.json", bad_words_ids=...)
-    assert load(directory).model.output_bias is None
+    assert load(directory).transformer.output_bias is None
     change_json(directory / "generation_config.json", suppress_tokens=[9])
-    bias = load(directory).model.output_bias
+    bias = load(directory).transformer.output_bias
     assert bias is not None
     assert bias.nonzero().tolist() == [[9]]
 
@@ -245,13 +245,13 @@ def test_m2m100_has_an_output_bias_only_for_suppressed_tokens(tmp_path: Path) ->
 @pytest.mark.parametrize(("name", "table"), [("m2m100", "weights"), ("pegasus", "weight")])
 def test_stored_sinusoids_are_compared_and_dropped(name: str, table: str, tmp_path: Path) -> None:
     directory = copy(name, tmp_path)
-    whole = load(directory).model.source_embedding.positions
+    whole = load(directory).transformer.source_embedding.positions
     assert whole is not None
     stored = whole.clone()
     if name == "m2m100":
         stored[1] = 0  # the padding token's row, as fairseq has it
     change_tensors(directory, **{f"model.encoder.embed_positions.{table}": stored.half()})
-    again = load(directory).model.source_embedding.positions
+    again = load(directory).transformer.source_embedding.positions
     assert again is not None
     assert torch.equal(again, whole)
 
@@ -269,6 +269,6 @@ def test_settings_that_a_file_leaves_out_are_those_of_the_class(tmp_path: Path) 
     change_json(directory / "config.json", **dict.fromkeys(left_out, ...))
     (directory / "generation_config.json").unlink()
     checkpoint = load(directory)
-    config = checkpoint.model.config
+    config = checkpoint.transformer.config
     assert (config.activation, config.pad_id, config.eos_id, config.decoder_start_id) == ("relu", 1, 2, 2)
     assert config.embedding_scale == 4.0

@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "data" / "marian"  # written by transformers: b
 
 def test_marian_gives_what_transformers_computed() -> None:
     checkpoint, expected = load(GOLDEN), json.loads((GOLDEN / "expected.json").read_text())
-    config = checkpoint.model.config
+    config = checkpoint.transformer.config
     logits = expected["logits"]
     # The last fed token only opens one more position; what it would be compared with is not looked at.
     (found,) = reference.step_logits(
@@ -30,7 +30,7 @@ def test_marian_gives_what_transformers_computed() -> None:
     np.testing.assert_allclose(found[:, allowed], np.array(logits["values"])[:, allowed], atol=1e-4)
     assert checkpoint.forced_end
     decoded = reference.greedy(
-        checkpoint.model, expected["sources"], checkpoint.default_max_new_tokens, forced_end=checkpoint.forced_end
+        checkpoint.transformer, expected["sources"], checkpoint.default_max_new_tokens, forced_end=checkpoint.forced_end
     )
     for result, row in zip(decoded, expected["greedy"], strict=True):
         assert [config.decoder_start_id, *result.token_ids, config.eos_id] == row
@@ -43,8 +43,8 @@ def test_marian_takes_its_settings_from_the_generation_file() -> None:
     assert checkpoint.default_max_new_tokens == 39, "transformers counts the start token in max_length 40"
     assert checkpoint.provenance["suppressed_tokens"] == [39]
     assert checkpoint.provenance["generation"]["bad_words_ids"] == [[39]]
-    assert checkpoint.model.output_bias is not None
-    assert checkpoint.model.output_bias[39] == np.float32(SUPPRESSED)
+    assert checkpoint.transformer.output_bias is not None
+    assert checkpoint.transformer.output_bias[39] == np.float32(SUPPRESSED)
     assert (checkpoint.decoder_prompt, checkpoint.forced_end) == ((39,), True)
 
 
@@ -74,7 +74,7 @@ def test_marian_from_before_the_generation_file_keeps_its_settings_in_the_config
 )
 def test_marian_embeddings_may_be_shared_separate_or_untied(tmp_path: Path, changes: dict[str, Any]) -> None:
     tensors = write_marian(tmp_path, **changes)
-    model = load(tmp_path).model
+    model = load(tmp_path).transformer
     shared = "model.shared.weight" in tensors
     source = tensors["model.shared.weight" if shared else "model.encoder.embed_tokens.weight"]
     target = tensors["model.shared.weight" if shared else "model.decoder.embed_tokens.weight"]
@@ -87,7 +87,7 @@ def test_marian_pickles_are_read_without_running_code(tmp_path: Path) -> None:
     tensors = write_marian(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    assert torch.equal(load(tmp_path).model.source_embedding.tokens.weight, tensors["model.shared.weight"])
+    assert torch.equal(load(tmp_path).transformer.source_embedding.tokens.weight, tensors["model.shared.weight"])
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -147,7 +147,7 @@ def test_an_embedding_norm_is_read_when_the_configuration_says_so(tmp_path: Path
         for side in ("encoder", "decoder") for kind in ("weight", "bias")
     }
     change_tensors(tmp_path, **norms)
-    assert load(tmp_path).model.config.embedding_norm
+    assert load(tmp_path).transformer.config.embedding_norm
 
 
 def test_the_marian_writer_of_the_tests_has_the_names_of_transformers() -> None:

@@ -86,7 +86,7 @@ def test_bindings_that_were_given_up_are_made_again(local: LocalModel, monkeypat
 
 
 def test_beams_find_what_a_slow_search_over_the_model_finds(local: LocalModel, built: Built) -> None:
-    model, prompt = built.checkpoint.model, local.description.framing.example().prompt
+    model, prompt = built.checkpoint.transformer, local.description.framing.example().prompt
     for source in sources(local, 5, seed=1)[1:]:
         for beams in BEAMS:
             (result,) = local.generate([source], searches=[search(beams)])
@@ -102,7 +102,7 @@ def test_eight_hypotheses_over_a_source_of_one_token(local: LocalModel, built: B
     prompt = local.description.framing.example().prompt
     results = local.generate([(1,)] * 3, searches=[search(8)] * 3)
     assert as_bits(results[0]) == as_bits(results[1]) == as_bits(results[2])
-    slow = slow_beam(built.checkpoint.model, (1,), prompt, search(8))
+    slow = slow_beam(built.checkpoint.transformer, (1,), prompt, search(8))
     assert [each.token_ids for each in results[0].hypotheses] == [each.token_ids for each in slow]
 
 

@@ -97,7 +97,7 @@ def test_beams_find_what_a_slow_search_over_the_model_finds(retnet: Built, local
     for source in sources(local, 3, seed=1)[1:]:
         for beams in BEAMS[2:6:3]:
             (result,) = local.generate([source], searches=[search(beams)])
-            slow = slow_beam(retnet.checkpoint.model, source, prompt, search(beams))
+            slow = slow_beam(retnet.checkpoint.transformer, source, prompt, search(beams))
             assert [each.token_ids for each in result.hypotheses] == [each.token_ids for each in slow]
             for one, other in zip(result.hypotheses, slow, strict=True):
                 assert one.score == pytest.approx(other.score, abs=1e-4)
@@ -206,7 +206,7 @@ def test_eight_bits_round_the_matrices_and_leave_the_state_alone(retnet: Built, 
 def test_half_precision_is_refused_before_any_work(tmp_path: Path) -> None:
     write_native(tmp_path / "source", **CHANGES)
     options = ExportOptions(source=tmp_path / "source", out=tmp_path / "out", precision="fp16")
-    with pytest.raises(ExportError, match="--precision fp16: retention has no graph for CUDA"):
+    with pytest.raises(ExportError, match="--precision fp16: the family retnet is there in fp32 and int8 only"):
         export_bundle(options, LocalModel.open)
     assert not (tmp_path / "out").exists()
 

@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +91,7 @@ def local(tiny_bundle: Path) -> Iterator[LocalModel]:
 
 def test_scores_and_attention_are_the_source_models(built: Built) -> None:
     with LocalModel.open(built.bundle, threads=1, verify=False) as opened:
-        assert_scored(built.checkpoint.model, opened, 0, range(built.checkpoint.model.config.heads))
+        assert_scored(built.checkpoint.transformer, opened, 0, range(built.checkpoint.transformer.config.heads))
 
 
 def test_attention_is_of_the_layer_and_the_heads_that_the_source_names(tmp_path: Path) -> None:
@@ -101,10 +101,10 @@ def test_attention_is_of_the_layer_and_the_heads_that_the_source_names(tmp_path:
     )
     description = describe(checkpoint, "tiny", "fp32")
     assert str(description.alignment) == "layer 3 of 3, mean of 2 heads"
-    pipeline.write_graphs(checkpoint.model, tmp_path, description.alignment)
+    pipeline.write_graphs(checkpoint.transformer, tmp_path, description.alignment)
     (tmp_path / "model.json").write_text(description.to_json())
     with LocalModel.open(tmp_path, threads=1, verify=False) as opened:
-        assert_scored(checkpoint.model, opened, 2, (1, 3))
+        assert_scored(checkpoint.transformer, opened, 2, (1, 3))
 
 
 @pytest.mark.parametrize(("layers", "chosen"), [(1, 0), (2, 0), (6, 4)])
@@ -137,9 +137,11 @@ def test_more_than_one_pass_holds_gives_the_same_bits(local: LocalModel, monkeyp
     monkeypatch.setattr(scorer, "MOST_LOGIT_BYTES", 4 * 200 * 30)
     sizes: list[int] = []
 
-    def counted(session: ort.InferenceSession, part: Sequence[Pair], cross: NDArray[np.float32]) -> list[Scored]:
+    def counted(
+        session: ort.InferenceSession, part: Sequence[Pair], encoded: Mapping[str, NDArray[np.generic]]
+    ) -> list[Scored]:
         sizes.append(len(part))
-        return run(session, part, cross)
+        return run(session, part, encoded)
 
     run = scorer.run_scorer
     monkeypatch.setattr("seqserve_server.ort_engine.run_scorer", counted)

@@ -31,13 +31,13 @@ def directory(tmp_path: Path) -> Path:
 
 def test_t5_gives_what_transformers_computed() -> None:
     checkpoint, expected = load(GOLDEN), json.loads((GOLDEN / "expected.json").read_text())
-    config, logits = checkpoint.model.config, expected["logits"]
+    config, logits = checkpoint.transformer.config, expected["logits"]
     # The last fed token only opens one more position; what it would be compared with is not looked at.
     (found,) = reference.step_logits(
         checkpoint.model, [expected["sources"][logits["source"]]], [[*logits["decoder_input_ids"][1:], config.eos_id]]
     )
     np.testing.assert_allclose(found, np.array(logits["values"]), atol=1e-4)
-    decoded = reference.greedy(checkpoint.model, expected["sources"], checkpoint.default_max_new_tokens)
+    decoded = reference.greedy(checkpoint.transformer, expected["sources"], checkpoint.default_max_new_tokens)
     for result, row in zip(decoded, expected["greedy"], strict=True):
         end = [config.eos_id] if result.finish_reason == "eos" else []
         assert [config.decoder_start_id, *result.token_ids, *end] == row
@@ -46,7 +46,7 @@ def test_t5_gives_what_transformers_computed() -> None:
 
 def test_t5_takes_its_settings_from_the_directory() -> None:
     checkpoint = load(GOLDEN)
-    config = checkpoint.model.config
+    config = checkpoint.transformer.config
     assert (checkpoint.family, checkpoint.provenance["source_class"]) == ("t5", "T5ForConditionalGeneration")
     assert (checkpoint.source_prefix, checkpoint.source_suffix, checkpoint.decoder_prompt) == ((), (1,), (0,))
     assert checkpoint.default_max_new_tokens == 39, "transformers counts the start token in max_length 40"
@@ -79,7 +79,7 @@ def test_limits_come_from_the_caller_the_configuration_or_a_default(
 ) -> None:
     change_json(directory / "config.json", **changes)
     checkpoint = choose_family(directory).read(directory, SourceOptions(**options))
-    config = checkpoint.model.config
+    config = checkpoint.transformer.config
     assert (config.max_source_length, config.max_target_length) == lengths
     assert checkpoint.default_max_new_tokens == min(39, lengths[1])
 
@@ -113,18 +113,18 @@ def test_an_output_is_scaled_where_transformers_scales_it(
     directory: Path, changes: dict[str, Any], scale: float
 ) -> None:
     change_json(directory / "config.json", **changes)
-    assert load(directory).model.config.output_scale == scale
+    assert load(directory).transformer.config.output_scale == scale
 
 
 def test_an_output_is_tied_where_the_weights_are(directory: Path) -> None:
     shared = load_file(directory / "model.safetensors")[SHARED]
     for copy in (shared.clone(), None):
         change_tensors(directory, **{HEAD: copy, "encoder.embed_tokens.weight": shared.clone()})
-        model = load(directory).model
+        model = load(directory).transformer
         assert model.config.tied_output
         assert model.output.weight is model.target_embedding.tokens.weight
     change_tensors(directory, **{SHARED: None})  # stored under another of its names
-    assert torch.equal(load(directory).model.source_embedding.tokens.weight, shared)
+    assert torch.equal(load(directory).transformer.source_embedding.tokens.weight, shared)
 
 
 def test_the_table_of_cross_attention_that_nobody_reads_is_left_out(directory: Path) -> None:
@@ -146,13 +146,13 @@ def test_the_feed_forward_part_is_named_as_in_transformers(
         changes: dict[str, torch.Tensor | None] = {name: None for name in tensors if ".wi_" in name}
         changes |= {name.replace("wi_0", "wi"): tensors[name] for name in tensors if ".wi_0" in name}
         change_tensors(directory, **changes)
-    config = load(directory).model.config
+    config = load(directory).transformer.config
     assert (config.activation, config.gated_ffn) == (activation, gated)
 
 
 def test_suppressed_tokens_become_an_output_bias(directory: Path) -> None:
     change_json(directory / "generation_config.json", bad_words_ids=[[5]])
-    bias = load(directory).model.output_bias
+    bias = load(directory).transformer.output_bias
     assert bias is not None
     assert bias[5] == np.float32(SUPPRESSED)
     assert bias.count_nonzero() == 1

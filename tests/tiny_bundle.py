@@ -5,7 +5,7 @@ from pathlib import Path
 from seqserve.alignment import Alignment
 from seqserve.bundle import MODEL_FILE, ModelDescription
 from seqserve.manifest import write_manifest
-from seqserve_export.description import state_tensors
+from seqserve_export.graphs.forms import state_tensors
 from seqserve_export.pipeline import write_graphs
 from tiny_model import tiny_model
 

@@ -181,7 +181,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(2)
-    model, names = native.load(options.directory).model, token_names(options.directory)
+    model, names = native.load(options.directory).transformer, token_names(options.directory)
     given = model.config.to_dict()
     if wrong := [name for name, value in NEEDED.items() if given[name] != value]:
         raise SystemExit(f"demo_models: Pegasus has another {', '.join(wrong)}")

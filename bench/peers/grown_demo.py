@@ -97,7 +97,7 @@ def grown(old: Tensors, positions: Tensor, layers: int, heads: int, head: int) -
 
 def write(options: argparse.Namespace) -> None:
     """Both directories."""
-    small = native.load(options.directory).model
+    small = native.load(options.directory).transformer
     sizes = small.config
     width = COPIES * sizes.width
     config = dataclasses.replace(
@@ -116,7 +116,7 @@ def write(options: argparse.Namespace) -> None:
     (directory / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     names = token_names(options.directory)
     names += [f"<filling {number}>" for number in range(len(names), VOCABULARY)]
-    to_ctranslate2(native.load(directory).model, names, "<unk>", options.out / "ctranslate2")
+    to_ctranslate2(native.load(directory).transformer, names, "<unk>", options.out / "ctranslate2")
 
 
 def differing(options: argparse.Namespace, texts: list[str]) -> int:
@@ -125,7 +125,7 @@ def differing(options: argparse.Namespace, texts: list[str]) -> int:
     pieces = [tokenizer.encode(text, add_special_tokens=False).tokens for text in texts]
     with tempfile.TemporaryDirectory() as small:
         own = token_names(options.directory)
-        to_ctranslate2(native.load(options.directory).model, own, "<unk>", Path(small))
+        to_ctranslate2(native.load(options.directory).transformer, own, "<unk>", Path(small))
         answers = [
             ctranslate2.Translator(str(directory), compute_type="float32", intra_threads=2).translate_batch(
                 pieces, beam_size=1, max_decoding_length=100, max_batch_size=32

@@ -84,7 +84,7 @@ def open_theirs(directory: Path) -> Any:
 
 def make_sources(checkpoint: LoadedCheckpoint, count: int) -> list[list[int]]:
     """Random ids with the end token: mostly short, one in eight past the last bucket."""
-    chooser, size = random.Random(0), checkpoint.model.config.source_vocab_size
+    chooser, size = random.Random(0), checkpoint.transformer.config.source_vocab_size
     lengths = [LONGEST - number if number % 8 == 7 else 1 + number % 23 for number in range(count)]
     return [
         [*(chooser.randrange(3, size) for _ in range(length)), *map(int, checkpoint.source_suffix)]
@@ -103,7 +103,7 @@ def read_sentences(directory: Path, data: Path) -> list[list[int]]:
 def compare(directory: Path, data: Path | None) -> tuple[float, int, int, int, list[str]]:
     """Largest logits error, sentences, those decoded differently, tokens compared, and a line for every tie."""
     theirs, checkpoint = open_theirs(directory), choose_family(directory).read(directory)
-    ours, config = checkpoint.model, checkpoint.model.config
+    ours, config = checkpoint.transformer, checkpoint.transformer.config
     sources = make_sources(checkpoint, SENTENCES) if data is None else read_sentences(directory, data)
     count = len(sources)
     ids, lengths = reference.pad(sources, config.pad_id)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_export import reference
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel
 from seqserve_export.parity_report import Difference, ParityReport
 from seqserve_export.proof_sources import ProofSource
 
@@ -122,7 +122,7 @@ class Proof:
 
 
 def prove(
-    model: Transformer, bundle: BundleDecoder, sources: Sequence[ProofSource], *,
+    model: CanonicalModel, bundle: BundleDecoder, sources: Sequence[ProofSource], *,
     max_new_tokens: int, arrivals: Sequence[int], forced_end: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Proof:
@@ -174,7 +174,7 @@ def prove(
 
 
 def _compare_batch(
-    model: Transformer, bundle: BundleDecoder, batch: Sequence[ProofSource], decoded: Sequence[reference.Decoded],
+    model: CanonicalModel, bundle: BundleDecoder, batch: Sequence[ProofSource], decoded: Sequence[reference.Decoded],
     first: int, max_new_tokens: int, measured: _Measured,
 ) -> None:
     """Everything that is compared source by source, for a few sources that the reference computed together."""

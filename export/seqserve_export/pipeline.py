@@ -26,11 +26,10 @@ from seqserve_export.families import LoadedCheckpoint, choose_family
 from seqserve_export.families.checkpoint import NOTHING_SAID, SourceOptions
 from seqserve_export.families.files import check_sha256
 from seqserve_export.families.registry import AUTO
-from seqserve_export.graphs import places, trace
-from seqserve_export.graphs.blocks import padded_head_size
+from seqserve_export.graphs.forms import form_of
 from seqserve_export.graphs.kernels import use_kernels
 from seqserve_export.graphs.weights_file import WeightsFile
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel
 from seqserve_export.parity import Opener
 from seqserve_export.parity_report import ParityReport
 from seqserve_export.precision_report import PrecisionReport
@@ -92,8 +91,10 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     check_options(options)
     progress("loading the checkpoint")
     checkpoint = _load(options)
-    if options.precision == "fp16" and checkpoint.model.config.decoder_mixing == "retention":
-        raise ExportError("--precision fp16: retention has no graph for CUDA; fp32 and int8 bundles run on the CPU")
+    if options.precision not in (known := form_of(checkpoint.model).precisions()):
+        raise ExportError(
+            f"--precision {options.precision}: the family {checkpoint.family} is there in {' and '.join(known)} only"
+        )
     try:
         description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
         if not options.scorer or options.precision == "fp16":  # which has none in the end
@@ -176,7 +177,7 @@ def check_options(options: ExportOptions) -> None:
 
 
 def write_graphs(
-    model: Transformer, directory: Path, alignment: Alignment | None = None, progress: Progress = lambda _: None,
+    model: CanonicalModel, directory: Path, alignment: Alignment | None = None, progress: Progress = lambda _: None,
     *, kernels: bool = True,
 ) -> None:
     """Trace and save the graphs, one after the other, so that only one copy of the weights is held at a time.
@@ -187,21 +188,21 @@ def write_graphs(
     """
     weights = WeightsFile(directory / bundle.WEIGHTS_FILE)
     progress("tracing the encoder")
-    encoder = trace.trace_encoder(model)
+    form = form_of(model)
+    encoder = form.encoder()
     if kernels:
         use_kernels(encoder)
     weights.save(encoder, directory / bundle.ENCODER_FILE)
     del encoder
     progress("tracing the decoder step")
-    decoder = trace.trace_decoder(model)
-    places.add_places(decoder, model.config.heads, padded_head_size(model.config.head_size))
+    decoder = form.step()
     if kernels:
         use_kernels(decoder)
     weights.save(decoder, directory / bundle.DECODER_FILE)
     if alignment is not None:
         del decoder
         progress("tracing the scorer")
-        weights.save(trace.trace_scorer(model, alignment.layer, alignment.heads), directory / bundle.SCORER_FILE)
+        weights.save(form.scorer(alignment), directory / bundle.SCORER_FILE)
 
 
 def _write_descriptions(directory: Path, description: ModelDescription, tokenizer: TokenizerFiles | None) -> None:
@@ -211,7 +212,7 @@ def _write_descriptions(directory: Path, description: ModelDescription, tokenize
 
 
 def _prove(
-    model: Transformer, description: ModelDescription, directory: Path, sources: list[proof_sources.ProofSource],
+    model: CanonicalModel, description: ModelDescription, directory: Path, sources: list[proof_sources.ProofSource],
     max_new_tokens: int, open_bundle: Opener, progress: Progress,
 ) -> ParityReport:
     """The report of a bundle that passed. The scorer is opened by itself: beside all else it would raise the peak."""
@@ -234,7 +235,7 @@ def _prove(
 
 
 @contextlib.contextmanager
-def _reference_threads(model: Transformer) -> Iterator[None]:
+def _reference_threads(model: CanonicalModel) -> Iterator[None]:
     """One PyTorch thread for small models: theirs wait for one another, and for the engine's, longer than they work."""
     before = torch.get_num_threads()
     if sum(parameter.numel() for parameter in model.parameters()) < SMALL_PARAMETERS:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel
 
 Sources = Sequence[Sequence[int]]
 
@@ -40,16 +40,16 @@ def pad(sources: Sources, pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def encoder_states(model: Transformer, sources: Sources) -> list[NDArray[np.float32]]:
+def encoder_states(model: CanonicalModel, sources: Sources) -> list[NDArray[np.float32]]:
     """Encoder output [length, width] of every source."""
     ids, lengths = pad(sources, model.config.pad_id)
-    states = model.encode(ids, lengths)
+    states = model.encoder_states(ids, lengths)
     return [row[:length].numpy() for row, length in zip(states, lengths.tolist(), strict=True)]
 
 
 @torch.no_grad()
 def step_logits(
-    model: Transformer, sources: Sources, targets: Sources, prompts: Sources | None = None, last: int | None = None
+    model: CanonicalModel, sources: Sources, targets: Sources, prompts: Sources | None = None, last: int | None = None
 ) -> list[NDArray[np.float32]]:
     """Teacher-forced logits [target length, vocabulary]: row i is what the model thinks of target position i.
 
@@ -67,7 +67,7 @@ def step_logits(
 
 @torch.no_grad()
 def greedy(
-    model: Transformer, sources: Sources, max_new_tokens: int, min_new_tokens: int = 0, *,
+    model: CanonicalModel, sources: Sources, max_new_tokens: int, min_new_tokens: int = 0, *,
     prompts: Sources | None = None, forced_end: bool = False, cache: bool = True,
 ) -> list[Decoded]:
     """Decode a batch of complete sources, each until its end token or ``max_new_tokens`` tokens.
@@ -103,14 +103,14 @@ def greedy(
         ended |= chosen == config.eos_id
         prefix = torch.cat([prefix, chosen[:, None]], dim=1)
     # [rows, steps, vocabulary], which may be without steps
-    logits = torch.stack(steps, dim=1) if steps else encoded.new_zeros(len(sources), 0, config.target_vocab_size)
+    logits = torch.stack(steps, dim=1) if steps else torch.zeros(len(sources), 0, config.target_vocab_size)
     return [
         _cut(prefix[row, begun:].tolist(), logits[row], config.eos_id, forced_end=forced_end)
         for row in range(len(sources))
     ]
 
 
-def _prompts(model: Transformer, count: int, prompts: Sources | None) -> Sources:
+def _prompts(model: CanonicalModel, count: int, prompts: Sources | None) -> Sources:
     return [[model.config.decoder_start_id]] * count if prompts is None else prompts
 
 

@@ -34,8 +34,9 @@ def check_contract(
         of_width(name, width): state
         for state, name in states for width in (widths if state.scope == "request" else SINGLE)
     }
+    constant = {state.name for state in model.states if state.update == "constant"}  # nobody else writes those
     wanted = {
-        ENCODER_FILE: (encoder, set(ENCODER_INPUTS), set[str]()),
+        ENCODER_FILE: (encoder, set(ENCODER_INPUTS), constant),
         DECODER_FILE: (
             decoder,
             {*STEP_INPUTS, *SourceInputs(widths, 1).inputs(1, [1] * len(widths)), *inputs},
@@ -45,8 +46,17 @@ def check_contract(
     for file, (session, names, outputs) in wanted.items():
         _check_names(file, session, names, outputs)
     if scorer is not None:
-        _check_names(SCORER_FILE, scorer, set(SCORER_INPUTS), set(SCORER_OUTPUTS))
+        taken = set(states_between(encoder, scorer, model))
+        _check_names(SCORER_FILE, scorer, {*SCORER_INPUTS, *taken}, set(SCORER_OUTPUTS))
     _check_shapes(decoder, inputs)
+
+
+def states_between(
+    encoder: ort.InferenceSession, scorer: ort.InferenceSession, model: ModelDescription
+) -> list[str]:
+    """Names of the states that the scorer takes as the encoder gives them."""
+    given = {entry.name for entry in encoder.get_outputs()} & {entry.name for entry in scorer.get_inputs()}
+    return [state.name for state in model.states if state.name in given]
 
 
 def check_device_contract(

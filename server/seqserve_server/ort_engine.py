@@ -14,7 +14,7 @@ from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
 from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
 from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
-from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract
+from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract, states_between
 from seqserve_server.host_buffers import HostBuffers
 from seqserve_server.placement import Place
 from seqserve_server.scorer import passes_of, run_scorer
@@ -23,7 +23,6 @@ from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
 from seqserve_server.step_part import StepPart, part_of
 
-CROSS = "cross"  # what the scorer takes of the encoder
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
 
 
@@ -60,6 +59,7 @@ class OrtEngine:
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
         ]
+        self._scored_states = states_between(self._encoder, self._scorer, model) if self._scorer is not None else []
         self._tokens = np.zeros(max_rows, dtype=np.int64)
         self._positions = np.zeros(max_rows, dtype=np.int32)
         self._target_extent = np.array(0, dtype=np.int32)
@@ -95,9 +95,16 @@ class OrtEngine:
         for part in passes_of(pairs, self.model.target_vocab_size):
             sources = [tuple(pair.source) for pair in part]
             encoded = self._encoded(sources)
-            cross = np.concatenate([encoded[source][CROSS] for source in sources], axis=2)
-            found += run_scorer(self._scorer, part, cross)
+            found += run_scorer(self._scorer, part, {
+                name: self._side_by_side(name, [encoded[source][name] for source in sources])
+                for name in self._scored_states
+            })
         return found
+
+    def _side_by_side(self, name: str, values: Sequence[Array]) -> Array:
+        """What the encoder gives for several sources at once, of what it gave for each."""
+        axis = self.buffers.states[name].length_axis
+        return np.stack(values, axis=1) if axis is None else np.concatenate(values, axis=1 + axis)
 
     def change(self, changes: Changes) -> None:
         """Zero what is released, carry what moves."""

@@ -1,6 +1,6 @@
 """The scorer graph: given targets in one pass, from what the encoder made of their sources."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from seqserve_server.encoder_batch import pack
 from seqserve_server.engine import Pair, Scored
 
-INPUTS = ("tokens", "positions", "wanted", "pad_index", "pack_index", "source_lengths", "source_pad_index", "cross")
+INPUTS = ("tokens", "positions", "wanted", "pad_index", "pack_index", "source_lengths", "source_pad_index")
 OUTPUTS = ("log_probs", "alignment")
 MOST_LOGIT_BYTES = 16 * 2**20  # in one pass, which holds those of all its tokens three times
 
@@ -28,12 +28,12 @@ def passes_of(pairs: Sequence[Pair], vocabulary: int) -> Iterator[Sequence[Pair]
 
 
 def run_scorer(
-    session: ort.InferenceSession, pairs: Sequence[Pair], cross: NDArray[np.float32]
+    session: ort.InferenceSession, pairs: Sequence[Pair], encoded: Mapping[str, NDArray[np.generic]]
 ) -> list[Scored]:
     """Score pairs in one pass.
 
     Args:
-        cross: [2 * layers, heads, tokens, head_size] of their sources, one after the other, as the encoder gives it.
+        encoded: By state what the encoder gives for their sources, one after the other; the graph takes it by its name.
     """
     sources = pack([pair.source for pair in pairs])
     targets = pack([pair.target[:-1] for pair in pairs])
@@ -41,7 +41,7 @@ def run_scorer(
     log_probs, alignment = session.run(list(OUTPUTS), {
         "tokens": targets.tokens, "positions": targets.positions, "wanted": wanted, "pad_index": targets.pad_index,
         "pack_index": targets.pack_index, "source_lengths": sources.lengths, "source_pad_index": sources.pad_index,
-        "cross": cross,
+        **encoded,
     })
     found = []
     for place, pair in enumerate(pairs):

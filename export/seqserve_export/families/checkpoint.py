@@ -10,7 +10,7 @@ from seqserve.framing import Place
 from seqserve.search_defaults import SearchDefaults
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import weights_file
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel, Transformer
 from seqserve_export.tokenizer_files import TokenizerFiles
 
 
@@ -36,7 +36,7 @@ class LoadedCheckpoint:
     """
 
     family: str
-    model: Transformer
+    model: CanonicalModel
     source_prefix: tuple[Place, ...]
     source_suffix: tuple[Place, ...]
     decoder_prompt: tuple[Place, ...] = ()
@@ -53,6 +53,13 @@ class LoadedCheckpoint:
     no_tokenizer: str = "no tokenizer in the checkpoint"
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def transformer(self) -> Transformer:
+        """The model, of a family of Transformers."""
+        if not isinstance(self.model, Transformer):
+            raise AssertionError(f"the family {self.family} has no Transformers")
+        return self.model
 
     @property
     def all_notes(self) -> tuple[str, ...]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import CONFIG_FILE
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel
+
+Model = TypeVar("Model", bound=CanonicalModel)
 
 SHOWN = 5  # names in one message
 REST = "the rest of the file"  # where a family reads sizes from shapes, and no settings say them
@@ -19,7 +22,7 @@ SUPPRESSED = -1e12
 FORMATS = {torch.float32: True, torch.float16: True, torch.bfloat16: True, torch.float64: False}
 
 
-def stored_names(model: Transformer) -> list[str]:
+def stored_names(model: CanonicalModel) -> list[str]:
     """Names of the model's parameters, each shared tensor once: under its first owner's name.
 
     ``source_embedding.tokens.weight`` stands for the target's embedding too when embeddings are shared, and the
@@ -34,7 +37,7 @@ def stored_names(model: Transformer) -> list[str]:
 
 
 def check(
-    model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
+    model: CanonicalModel, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
     settings: str = CONFIG_FILE,
 ) -> None:
     """Whether the tensors are those of the model; reads no values, so that the model may be one without memory.
@@ -66,7 +69,7 @@ def check(
 
 
 def fill(
-    model: Transformer, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
+    model: CanonicalModel, tensors: Mapping[str, Tensor], names: Mapping[str, str], file: Path, *,
     settings: str = CONFIG_FILE,
 ) -> None:
     """Make tensors the model's parameters: not copies, so that what is mapped from a file stays there.
@@ -133,7 +136,7 @@ def _finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
-def freeze(model: Transformer) -> Transformer:
+def freeze(model: Model) -> Model:
     """The model as the exporter wants it: eval mode, nothing to train."""
     return model.eval().requires_grad_(False)
 

@@ -5,6 +5,7 @@ was traced, for steps in which row i reads source i; the other presents the rows
 head over the one source they share, for each width on its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -25,14 +26,14 @@ class Inputs:
         used: bool scalar by width: whether any place of that width is in use.
         rows: int64 [places, width] by width: the row at each offset of a place; any row where there is none.
         back: int64 [rows]: where a row's result lies among those of all places, one width after the other.
-        last: int32 [places] by width: index of the last position of a place's source.
+        lengths: int32 [places] by width: tokens of a place's source.
     """
 
     mixed: ir.Value
     used: dict[int, ir.Value]
     rows: dict[int, ir.Value]
     back: ir.Value
-    last: dict[int, ir.Value]
+    lengths: dict[int, ir.Value]
 
 
 def add_places(model: ir.Model, heads: int, head_size: int) -> None:
@@ -45,10 +46,11 @@ def add_places(model: ir.Model, heads: int, head_size: int) -> None:
         node for node in graph
         if node.op_type == ATTENTION and str(_given(node.inputs[3]).name).startswith(SHARED_STATE)
     ]
-    inputs = _add_inputs(graph, attentions)
-    shapes = {width: _integers(graph, f"places.split.{width}", [-1, width, heads, head_size]) for width in WIDTHS[1:]}
+    inputs = add_inputs(graph, [value for value in graph.inputs if str(value.name).startswith(SHARED_STATE)])
+    last = _last_places(graph, inputs, _given(attentions[0].inputs[5]))
+    shapes = {width: integers(graph, f"places.split.{width}", [-1, width, heads, head_size]) for width in WIDTHS[1:]}
     for number, node in enumerate(attentions):
-        _Attention(graph, node, number, inputs, shapes, heads, head_size).replace()
+        _Attention(graph, node, number, inputs, last, shapes, heads, head_size).replace()
 
 
 def without_places(model: ir.Model) -> None:
@@ -70,35 +72,44 @@ def without_places(model: ir.Model) -> None:
         del graph.initializers[name]
 
 
-def _add_inputs(graph: ir.Graph, attentions: list[ir.Node]) -> Inputs:
-    by_name = {str(value.name): value for value in graph.inputs}
-    boolean, integer, number = (ir.TensorType(kind) for kind in (
-        ir.DataType.BOOL, ir.DataType.INT64, ir.DataType.INT32
-    ))
+def add_inputs(graph: ir.Graph, states: Sequence[ir.Value]) -> Inputs:
+    """Give a graph what says where rows find their sources, and those inputs of theirs that are there for each width.
+
+    Args:
+        states: The inputs that hold what the rows of a request share, of width 1.
+    """
+    lengths = next(value for value in graph.inputs if value.name == SOURCE_LENGTHS)
+    boolean, integer = ir.TensorType(ir.DataType.BOOL), ir.TensorType(ir.DataType.INT64)
 
     def add(name: str, kind: ir.TypeProtocol | None, shape: list[int | str]) -> ir.Value:
         value = ir.Value(name=name, type=kind, shape=ir.Shape(shape))
         graph.inputs.append(value)
         return value
 
-    last = {1: _given(attentions[0].inputs[5])}
+    by_width = {1: lengths}
     for width in WIDTHS[1:]:
-        lengths = add(f"{SOURCE_LENGTHS}.x{width}", number, [f"places_{width}"])
-        before = ir.node("Sub", [lengths, _scalar(graph)], name=f"places.last.{width}")
-        before.outputs[0].name, before.outputs[0].type = f"places.last.{width}", number
-        graph.insert_before(next(iter(graph)), before)
-        last[width] = before.outputs[0]
-        for state in [value for name, value in by_name.items() if name.startswith(SHARED_STATE)]:
+        by_width[width] = add(f"{SOURCE_LENGTHS}.x{width}", lengths.type, [f"places_{width}"])
+        for state in states:
             add(f"{state.name}.x{width}", state.type, [f"places_{width}", *_inner(state)])
-    for name, value in by_name.items():
-        if name == SOURCE_LENGTHS or name.startswith(SHARED_STATE):
-            value.shape = ir.Shape(["places_1", *_inner(value)])
+    for value in (lengths, *states):
+        value.shape = ir.Shape(["places_1", *_inner(value)])
     return Inputs(
         add("mixed", boolean, []),
         {width: add(f"used.x{width}", boolean, []) for width in WIDTHS},
         {width: add(f"rows.x{width}", integer, [f"places_{width}", width]) for width in WIDTHS},
-        add("back", integer, ["rows"]), last,
+        add("back", integer, ["rows"]), by_width,
     )
+
+
+def _last_places(graph: ir.Graph, inputs: Inputs, traced: ir.Value) -> dict[int, ir.Value]:
+    """int32 [places] by width: index of the last position of a place's source. That of width 1 was traced."""
+    last = {1: traced}
+    for width in WIDTHS[1:]:
+        before = ir.node("Sub", [inputs.lengths[width], _scalar(graph)], name=f"places.last.{width}")
+        before.outputs[0].name, before.outputs[0].type = f"places.last.{width}", inputs.lengths[width].type
+        graph.insert_before(next(iter(graph)), before)
+        last[width] = before.outputs[0]
+    return last
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,7 @@ class _Attention:
     node: ir.Node
     number: int
     inputs: Inputs
+    last: dict[int, ir.Value]
     shapes: dict[int, ir.Value]
     heads: int
     head_size: int
@@ -135,7 +147,7 @@ class _Attention:
     def _mixed(self) -> ir.Graph:
         """[rows, 1, width of the model] of rows in places of every width."""
         query = self.node.inputs[0]
-        flat_shape = _integers(self.graph, "places.flat", [-1, self.heads * self.head_size])
+        flat_shape = integers(self.graph, "places.flat", [-1, self.heads * self.head_size])
         nodes = [ir.node("Reshape", [query, flat_shape])]
         flat = nodes[0].outputs[0]
         parts = []
@@ -147,7 +159,7 @@ class _Attention:
             parts.append(nodes[-1].outputs[0])
         nodes.append(ir.node("Concat", parts, {"axis": 0}))
         nodes.append(ir.node("Gather", [nodes[-1].outputs[0], self.inputs.back], {"axis": 0}))
-        nodes.append(ir.node("Unsqueeze", [nodes[-1].outputs[0], _integers(self.graph, "places.axis", [1])]))
+        nodes.append(ir.node("Unsqueeze", [nodes[-1].outputs[0], integers(self.graph, "places.axis", [1])]))
         return self._subgraph(nodes, "mixed")
 
     def _of_width(self, flat: ir.Value, flat_shape: ir.Value, width: int) -> ir.Graph:
@@ -160,23 +172,23 @@ class _Attention:
         if width > 1:  # the heads that read one key head stand together
             nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], self.shapes[width]]))
             nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [0, 2, 1, 3]}))
-        packed = _integers(graph, f"places.packed.{width}", [-1, 1, width * size])
+        packed = integers(graph, f"places.packed.{width}", [-1, 1, width * size])
         nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], packed]))
         query = nodes[-1].outputs[0]
         # No new keys: the attention takes [places, 0, size] for them.
         nodes.append(ir.node("Slice", [
-            query, _integers(graph, "places.from", [0, 0]), _integers(graph, f"places.to.{size}", [0, size]),
-            _integers(graph, "places.axes", [1, 2]),
+            query, integers(graph, "places.from", [0, 0]), integers(graph, f"places.to.{size}", [0, size]),
+            integers(graph, "places.axes", [1, 2]),
         ]))
         none = nodes[-1].outputs[0]
         attributes = dict(self.node.attributes)
         attributes["num_heads"] = ir.AttrInt64("num_heads", width * self.heads)
         nodes.append(ir.Node(
             self.node.domain, ATTENTION,
-            [query, none, none, keys, values, self.inputs.last[width], self.node.inputs[6]], list(attributes.values()),
+            [query, none, none, keys, values, self.last[width], self.node.inputs[6]], list(attributes.values()),
         ))
         if width > 1:
-            apart = _integers(graph, f"places.apart.{width}", [-1, self.heads, width, self.head_size])
+            apart = integers(graph, f"places.apart.{width}", [-1, self.heads, width, self.head_size])
             nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], apart]))
             nodes.append(ir.node("Transpose", [nodes[-1].outputs[0]], {"perm": [0, 2, 1, 3]}))
         nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], flat_shape]))
@@ -184,7 +196,7 @@ class _Attention:
 
     def _none(self, flat: ir.Value, width: int) -> ir.Graph:
         """[0, width of the model]: the attention operator does not survive an empty batch."""
-        zero = _integers(self.graph, "places.zero", [0])
+        zero = integers(self.graph, "places.zero", [0])
         return self._subgraph([ir.node("Slice", [flat, zero, zero])], f"none.{width}")
 
     def _input(self, name: str) -> ir.Value:
@@ -214,7 +226,7 @@ def _inner(state: ir.Value) -> list[int | str]:
     return [size if isinstance(size, int) else str(size) for size in state.shape.dims[1:]]
 
 
-def _integers(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
+def integers(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
     """An int64 initializer, made once."""
     if name not in graph.initializers:
         tensor = ir.tensor(numbers, dtype=ir.DataType.INT64, name=name)

@@ -7,8 +7,9 @@ import onnx_ir
 import torch
 from torch import Tensor, nn
 
-from seqserve_export.graphs import decoder, encoder, scorer
-from seqserve_export.model import Transformer
+from seqserve_export.graphs import decoder, encoder, recurrent_decoder, recurrent_encoder, recurrent_scorer, scorer
+from seqserve_export.graphs.recurrent_blocks import key_projection, padded_key_width
+from seqserve_export.model import RecurrentSeq2Seq, Transformer
 
 OPSET = 20
 IR_VERSION = 10
@@ -95,6 +96,78 @@ def trace_scorer(model: Transformer, layer: int, heads: tuple[int, ...]) -> onnx
         {0: rows, 1: source_places}, {2: source_tokens},
     )
     return _export(graph, inputs, shapes, scorer.INPUTS, scorer.OUTPUTS)
+
+
+def trace_recurrent_encoder(model: RecurrentSeq2Seq) -> onnx_ir.Model:
+    """The encoder graph with dynamic sizes tokens, batch and length."""
+    graph = recurrent_encoder.RecurrentEncoderGraph(model).eval()
+    batch, length, count = 3, 16, 20
+    inputs = (
+        torch.ones(count, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int32),
+        torch.full((batch,), 6, dtype=torch.int32),
+        torch.zeros(batch, length, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int64),
+    )
+    tokens, rows, places = Dim("tokens"), Dim("batch"), Dim("length")
+    shapes: tuple[object, ...] = ({0: tokens}, {0: tokens}, {0: rows}, {0: rows, 1: places}, {0: tokens})
+    names = ("states", "hidden", "values", *(("keys",) if graph.keys is not None else ()))
+    return _export(graph, inputs, shapes, recurrent_encoder.INPUTS, names)
+
+
+def trace_recurrent_decoder(model: RecurrentSeq2Seq) -> onnx_ir.Model:
+    """The step graph with dynamic sizes rows, source capacity, and candidate count."""
+    graph = recurrent_decoder.RecurrentDecoderGraph(model).eval()
+    config, batch, source = model.config, 3, 48
+    layers, feeds, width = config.decoder_layers, int(config.input_feeding), config.hidden_width
+    keys = [torch.zeros(batch, source, padded_key_width(config))] if key_projection(model.attention) else []
+    inputs = (
+        torch.ones(batch, dtype=torch.int64),
+        torch.zeros(batch, dtype=torch.int32),
+        torch.full((batch,), 6, dtype=torch.int32),
+        torch.tensor(24, dtype=torch.int32),
+        torch.tensor(source, dtype=torch.int32),
+        torch.tensor([2], dtype=torch.int64),
+        [torch.zeros(batch, width) for _ in range(layers)], [torch.zeros(batch, width) for _ in range(feeds)],
+        torch.zeros(batch, source, width), keys,
+    )
+    rows, held = Dim("rows"), {0: Dim("rows"), 1: Dim("source_capacity")}
+    shapes: tuple[object, ...] = (
+        {0: rows}, {0: rows}, {0: rows}, {}, {}, {}, [{0: rows}] * layers, [{0: rows}] * feeds, held, [held] * len(keys)
+    )
+    own = [*(f"hidden.{number}" for number in range(layers)), *(["fed.0"] * feeds)]
+    model_ir = _export(
+        graph, inputs, shapes, (*recurrent_decoder.CONTROLS, *own, "values.0", *(["keys.0"] * len(keys))),
+        (*recurrent_decoder.OUTPUTS, *(f"{name}.next" for name in own)),
+    )
+    for value in model_ir.graph.outputs[:2]:
+        value.shape = onnx_ir.Shape(["rows", "candidates"])
+    return model_ir
+
+
+def trace_recurrent_scorer(model: RecurrentSeq2Seq) -> onnx_ir.Model:
+    """The scorer graph with dynamic sizes: target and source tokens, batch, and both padded lengths."""
+    graph = recurrent_scorer.RecurrentScorerGraph(model).eval()
+    config, batch, length, count, source, source_count = model.config, 3, 16, 20, 32, 40
+    keys = [torch.zeros(1, source_count, padded_key_width(config))] if key_projection(model.attention) else []
+    inputs = (
+        torch.ones(count, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int32),
+        torch.ones(count, dtype=torch.int64),
+        torch.zeros(batch, length, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int64),
+        torch.full((batch,), 6, dtype=torch.int32),
+        torch.zeros(batch, source, dtype=torch.int64),
+        torch.zeros(config.decoder_layers, batch, config.hidden_width),
+        torch.zeros(1, source_count, config.hidden_width), keys,
+    )
+    tokens, rows, places, source_tokens = Dim("tokens"), Dim("batch"), Dim("length"), Dim("source_tokens")
+    shapes: tuple[object, ...] = (
+        {0: tokens}, {0: tokens}, {0: tokens}, {0: rows, 1: places}, {0: tokens}, {0: rows},
+        {0: rows, 1: Dim("source_length")}, {1: rows}, {1: source_tokens}, [{1: source_tokens}] * len(keys),
+    )
+    names = (*recurrent_scorer.INPUTS, "hidden", "values", *(["keys"] * len(keys)))
+    return _export(graph, inputs, shapes, names, recurrent_scorer.OUTPUTS)
 
 
 def _export(

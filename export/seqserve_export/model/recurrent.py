@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from seqserve_export.model.canonical import CanonicalModel
 from seqserve_export.model.recurrent_attention import RecurrentAttention
 from seqserve_export.model.recurrent_config import RecurrentConfig
 
@@ -59,13 +60,15 @@ class TokenEmbedding(nn.Module):
         return outputs
 
 
-class RecurrentSeq2Seq(nn.Module):
+class RecurrentSeq2Seq(CanonicalModel):
     """Encoder-decoder of gated recurrent units (Cho et al. 2014) with attention.
 
     Wired as Bahdanau et al. 2015 in the form of ``Seq2SeqAttentionDecoder`` of "Dive into Deep Learning", section "The
     Bahdanau Attention Mechanism", or as Luong et al. 2015, sections 3 and 3.3. The names of its parameters are those
     of a ``native`` checkpoint.
     """
+
+    config: RecurrentConfig
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
@@ -124,16 +127,16 @@ class RecurrentSeq2Seq(nn.Module):
             hidden=last[self.config.encoder_layers - self.config.decoder_layers :],
         )
 
+    def encoder_states(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """The states of ``encode``."""
+        return self.encode(source, lengths).states
+
     def begin(self, encoded: Encoded, lengths: Tensor) -> RecurrentState:
         """State before the first target token: what attention compares, computed once per source."""
         return RecurrentState(
             keys=self.attention.project_keys(encoded.states), values=encoded.states, lengths=lengths,
             hidden=encoded.hidden, attentional=torch.zeros_like(encoded.states[:, 0]),
         )
-
-    def decode(self, target: Tensor, state: RecurrentState) -> Tensor:
-        """Logits [batch, new, vocabulary] of new target tokens [batch, new]; advances ``state`` by them."""
-        return self.project(self.decoder_states(target, state))
 
     def decoder_states(self, target: Tensor, state: RecurrentState) -> Tensor:
         """Decoder output [batch, new, hidden] of new target tokens [batch, new]; advances ``state`` by them."""
@@ -168,7 +171,8 @@ class RecurrentSeq2Seq(nn.Module):
 
     def attend(self, query: Tensor, state: RecurrentState) -> Tensor:
         """The context [batch, hidden] of queries [batch, hidden]; keeps its weights in ``state``."""
-        context, weights = self.attention(query, state.keys, state.values, state.lengths, state.position)
+        steps = torch.full_like(state.lengths, state.position)
+        context, weights = self.attention(query, state.keys, state.values, state.lengths, steps)
         state.weights.append(weights)
         attended: Tensor = context
         return attended
@@ -177,7 +181,3 @@ class RecurrentSeq2Seq(nn.Module):
         """Vocabulary logits [..., vocabulary] of decoder states [..., hidden]."""
         logits: Tensor = self.output(states)
         return logits if self.output_bias is None else logits + self.output_bias
-
-    def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        """Teacher-forced logits [batch, target length, vocabulary]."""
-        return self.decode(target, self.begin(self.encode(source, lengths), lengths))

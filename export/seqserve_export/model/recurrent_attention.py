@@ -3,7 +3,17 @@
 import torch
 from torch import Tensor, nn
 
+from seqserve_export.model.attention import masked_softmax
 from seqserve_export.model.recurrent_config import RecurrentConfig
+from seqserve_export.model.scores import (
+    additive_score,
+    dot_score,
+    gaussian_factor,
+    monotonic_centre,
+    predictive_centre,
+    visible_keys,
+    window,
+)
 
 
 class RecurrentAttention(nn.Module):
@@ -34,55 +44,44 @@ class RecurrentAttention(nn.Module):
         keys: Tensor = self.key(states)
         return keys
 
-    def weights(self, query: Tensor, keys: Tensor, lengths: Tensor, step: int) -> Tensor:
+    def weights(self, query: Tensor, keys: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
         """Attention weights [batch, source].
 
         Args:
             query: [batch, hidden].
             keys: [batch, source, key width], of ``project_keys``.
             lengths: [batch], valid tokens of each source.
-            step: How many target tokens came before.
+            steps: integer [batch], how many target tokens came before.
         """
-        return self.look(self.scores(query, keys), query, lengths, step)
-
-    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """[batch, source]: of every source token, how well it fits the query."""
-        projected = self.query(query)[:, None, :]
+        projected = self.query(query)[:, None]
         if self.score is not None:
-            summed: Tensor = self.score(torch.tanh(projected + keys))[:, :, 0]
-            return summed
-        return torch.matmul(keys, (projected * self.config.score_scale).transpose(1, 2))[:, :, 0]
+            scores = additive_score(projected, keys, self.score.weight[0])
+        else:
+            scores = dot_score(projected, keys, self.config.score_scale)
+        return self.look(scores, query, lengths, steps)
 
-    def look(self, scores: Tensor, query: Tensor, lengths: Tensor, step: int) -> Tensor:
-        """The softmax of scores [batch, source] over the tokens in sight, around a predicted centre by its bell."""
-        places = torch.arange(scores.shape[1], device=scores.device)[None, :]
-        visible = places < lengths[:, None]
-        offset = None
-        if self.config.window != "global":
-            offset = places - self.centres(query, lengths, step)[:, None]
-            visible = visible & (offset.abs() <= self.config.half_window)
-        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1)
-        if offset is not None and self.config.window == "predictive":
-            # Equation 10: exp(-(s - p_t)^2 / (2 sigma^2)) with sigma = D / 2. The product is not normalised again.
-            weights = weights * torch.exp(-2.0 * (offset / self.config.half_window).square())
-        return weights
+    def look(self, scores: Tensor, query: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
+        """The weights of scores [batch, 1, source]; the rest as of ``weights``."""
+        count, reach = scores.shape[2], self.config.half_window
+        visible = visible_keys(lengths, count)
+        if self.config.window == "global":
+            return masked_softmax(scores, visible)[:, 0]
+        centre = self.centres(query, lengths, steps)
+        weights = masked_softmax(scores, visible & window(centre, reach, count))
+        if self.config.window == "predictive":
+            weights = weights * gaussian_factor(centre, reach, count)
+        return weights[:, 0]
 
-    def centres(self, query: Tensor, lengths: Tensor, step: int) -> Tensor:
-        """[batch]: p_t, the place in each source that its window lies around; never beyond its last token.
-
-        Luong et al. leave open what a monotonic window is whose centre has passed the end of the source. It stays at
-        the last token here, so that no window is without tokens.
-        """
+    def centres(self, query: Tensor, lengths: Tensor, steps: Tensor) -> Tensor:
+        """[batch, 1]: the place in each source that its window lies around."""
         if self.config.window == "monotonic":
-            return (lengths - 1).clamp(max=step).to(query.dtype)
-        predicted: Tensor = torch.sigmoid(self.centre(torch.tanh(self.position(query))))[:, 0]  # equation 9
-        return lengths * predicted
+            return monotonic_centre(steps[:, None], lengths)
+        return predictive_centre(self.position(query)[:, None], self.centre.weight[0], lengths)
 
     def forward(
-        self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, step: int
+        self, query: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, steps: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The context [batch, hidden], a mean of ``values`` [batch, source, hidden], and its weights."""
-        weights = self.weights(query, keys, lengths, step)
+        weights = self.weights(query, keys, lengths, steps)
         context = torch.matmul(self.dropout(weights)[:, None, :], values)[:, 0]
         return context, weights

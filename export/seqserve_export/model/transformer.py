@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seqserve_export.model.canonical import CanonicalModel
 from seqserve_export.model.config import TransformerConfig
 from seqserve_export.model.layers import DecoderLayer, EncoderLayer, KeysValues, Past, Stack, make_norm
 from seqserve_export.model.positions import relative_bucket, sinusoid_table
@@ -49,8 +50,10 @@ class Embedding(nn.Module):
         return outputs
 
 
-class Transformer(nn.Module):
+class Transformer(CanonicalModel):
     """Encoder-decoder Transformer. The names of its parameters are those of a ``native`` checkpoint."""
+
+    config: TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -104,6 +107,10 @@ class Transformer(nn.Module):
         states = self.encoder_norm(states)
         return states
 
+    def encoder_states(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """What ``encode`` returns is just these."""
+        return self.encode(source, lengths)
+
     def begin(self, encoded: Tensor, lengths: Tensor) -> DecoderState:
         """State before the first target token: the keys and values of cross-attention, computed once per source."""
         places = torch.arange(encoded.shape[1], device=encoded.device)
@@ -112,10 +119,6 @@ class Transformer(nn.Module):
             source_visible=(places[None, :] < lengths[:, None])[:, None, None, :],
             past=[None] * len(self.decoder),
         )
-
-    def decode(self, target: Tensor, state: DecoderState) -> Tensor:
-        """Logits [batch, new, vocabulary] of new target tokens [batch, new]; advances ``state`` by them."""
-        return self.project(self.decoder_states(target, state))
 
     def decoder_states(self, target: Tensor, state: DecoderState) -> Tensor:
         """Decoder output [batch, new, width] of new target tokens [batch, new]; advances ``state`` by them.
@@ -141,7 +144,3 @@ class Transformer(nn.Module):
         """Vocabulary logits [..., vocabulary] of decoder states [..., width]."""
         logits: Tensor = self.output(states * self.config.output_scale)
         return logits if self.output_bias is None else logits + self.output_bias
-
-    def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
-        """Teacher-forced logits [batch, target length, vocabulary]."""
-        return self.decode(target, self.begin(self.encode(source, lengths), lengths))
