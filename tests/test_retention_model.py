@@ -102,7 +102,8 @@ def test_a_product_of_rotated_vectors_depends_on_their_distance_alone() -> None:
 def logits_in_parts(model: Transformer, target: torch.Tensor, parts: list[int]) -> NDArray[np.float32]:
     source, lengths = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]]), torch.tensor([4, 2])
     state = model.begin(model.encode(source, lengths), lengths)
-    found: NDArray[np.float32] = torch.cat([model.decode(part, state) for part in torch.split(target, parts, dim=1)], 1).numpy()
+    logits = torch.cat([model.decode(part, state) for part in torch.split(target, parts, dim=1)], dim=1)
+    found: NDArray[np.float32] = logits.numpy()
     return found
 
 
