@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from pairs import EOS, PAD, START, Batch
-from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq, Transformer, TransformerConfig
+from seqserve_export.model import (
+    CanonicalModel,
+    RecurrentConfig,
+    RecurrentSeq2Seq,
+    Transformer,
+    TransformerConfig,
+)
 from seqserve_export.model.attention import masked_softmax
 from seqserve_export.model.pooling import pool
 from seqserve_export.model.recurrent import RecurrentState
 from seqserve_export.model.scores import dot_score, visible_keys
 
 LONGEST = 256  # tokens on either side
-Seq2Seq = Transformer | RecurrentSeq2Seq
-Config = TransformerConfig | RecurrentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,8 @@ class Architecture:
     """
 
     config: Callable[[int, float], Any]
-    training: Callable[[Any], Seq2Seq]
-    reference: Callable[[Any], Seq2Seq]
+    training: Callable[[Any], CanonicalModel]
+    reference: Callable[[Any], CanonicalModel]
     initialise: Callable[[Any], None]
     updates: int = 5000
     peak: float = 2.5e-3
@@ -146,17 +150,15 @@ ARCHITECTURES = {
     ),
     "bahdanau": Architecture(
         config=bahdanau_config, training=TrainingRecurrent, reference=RecurrentSeq2Seq,
-        initialise=initialise_recurrent, updates=3400, peak=3e-3, dropout=0.2,
+        initialise=initialise_recurrent, updates=1808, peak=3e-3, dropout=0.2,
     ),
     "luong": Architecture(
         config=luong_config, training=TrainingRecurrent, reference=RecurrentSeq2Seq,
-        initialise=initialise_recurrent, updates=3400, peak=3e-3, dropout=0.2,
+        initialise=initialise_recurrent, updates=1808, peak=3e-3, dropout=0.2,
     ),
 }
 
 
-def teacher_forced(model: Seq2Seq, batch: Batch) -> Tensor:
+def teacher_forced(model: CanonicalModel, batch: Batch) -> Tensor:
     """What the model answers to each token of the batch's targets but the last, [batch, target length - 1, ...]."""
-    encoded: Any = model.encode(batch.source, batch.lengths)  # each architecture's own type, for its own next call
-    state: Any = model.begin(encoded, batch.lengths)
-    return model.decode(batch.target[:, :-1], state)
+    return model.decode(batch.target[:, :-1], model.begin(model.encode(batch.source, batch.lengths), batch.lengths))

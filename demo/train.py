@@ -19,10 +19,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from architectures import ARCHITECTURES, Architecture, Seq2Seq, teacher_forced
+from architectures import ARCHITECTURES, Architecture, teacher_forced
 from checkpoint import average, load_weights, stored_weights, write_config, write_weights
 from fast import smoothed_loss, use_byte_dropout
 from pairs import PAD, TEST, TRAIN, VALIDATION, Batch, Pair, collate, make_batches, make_pairs, read_split
+from seqserve_export.model import CanonicalModel
 from subwords import lossy_lines, train_subwords
 from translate import Score, score
 
@@ -44,12 +45,12 @@ class Options:
     dropout: float
     peak: float
     threads: int
+    averaged: int
     warmup: int = 500
     tokens: int = 2048
     entries: int = 8000
     smoothing: float = 0.1
     clip: float = 1.0
-    averaged: int = 5
     validate: int = 4
 
 
@@ -72,15 +73,15 @@ def learning_rate(update: int, options: Options) -> float:
     return options.peak * min(rise, fall, 1.0)
 
 
-def loss_of(model: Seq2Seq, batch: Batch, smoothing: float) -> Tensor:
+def loss_of(model: CanonicalModel, batch: Batch, smoothing: float) -> Tensor:
     """Mean loss per target token. Padding is dropped before the projection, the most expensive operation."""
     expected = batch.target[:, 1:]
     places = expected != PAD
     states = teacher_forced(model, batch)
-    return smoothed_loss(states[places], model.output.weight, expected[places], smoothing)
+    return smoothed_loss(states[places], model.get_parameter("output.weight"), expected[places], smoothing)
 
 
-def set_dropout(model: Seq2Seq, training: bool) -> None:
+def set_dropout(model: CanonicalModel, training: bool) -> None:
     """Switch dropout below ``model``, but not the mode of ``model`` itself, which decides who projects."""
     for child in model.children():
         child.train(training)
@@ -243,6 +244,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--updates", type=int, help=f"length of the schedule {of_its_own}")
     parser.add_argument("--peak", type=float, help=f"highest learning rate {of_its_own}")
     parser.add_argument("--dropout", type=float, help=of_its_own[1:-1])
+    parser.add_argument("--averaged", type=int, default=5, help="last epochs whose weights are averaged (default: 5)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--resume", action="store_true", help="continue after the last complete epoch in --work")
@@ -252,7 +254,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     own = {name: getattr(chosen, name) if value is None else value for name, value in own.items()}
     return Options(
         data=values.data, out=values.out, work=values.work or values.out / "work", architecture=chosen,
-        tokenizer=values.tokenizer, seed=values.seed, resume=values.resume, threads=values.threads, **own,
+        tokenizer=values.tokenizer, seed=values.seed, resume=values.resume, threads=values.threads,
+        averaged=values.averaged, **own,
     )
 
 

@@ -1,15 +1,14 @@
 """Greedy translation with the PyTorch reference, and its BLEU."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from architectures import Seq2Seq
 from pairs import EOS, PAD, START, Pair, collate, source_ids
+from seqserve_export.model import CanonicalModel
 
 ROWS = 128
 EXTRA = 32
@@ -25,7 +24,7 @@ class Score:
 
 
 @torch.no_grad()
-def greedy(model: Seq2Seq, source: Tensor, lengths: Tensor, limit: int) -> list[list[int]]:
+def greedy(model: CanonicalModel, source: Tensor, lengths: Tensor, limit: int) -> list[list[int]]:
     """Most probable token at each step until EOS or ``limit`` tokens.
 
     Args:
@@ -37,8 +36,7 @@ def greedy(model: Seq2Seq, source: Tensor, lengths: Tensor, limit: int) -> list[
     Returns:
         Ids of each target, without START and EOS.
     """
-    encoded: Any = model.encode(source, lengths)
-    state: Any = model.begin(encoded, lengths)
+    state = model.begin(model.encode(source, lengths), lengths)
     last = torch.full((source.shape[0], 1), START)
     done = torch.zeros(source.shape[0], dtype=torch.bool)
     steps: list[Tensor] = []
@@ -51,7 +49,7 @@ def greedy(model: Seq2Seq, source: Tensor, lengths: Tensor, limit: int) -> list[
     return [[token for token in row if token not in (EOS, PAD)] for row in torch.cat(steps, 1).tolist()]
 
 
-def translate(model: Seq2Seq, tokenizer: Tokenizer, texts: list[str]) -> list[str]:
+def translate(model: CanonicalModel, tokenizer: Tokenizer, texts: list[str]) -> list[str]:
     """Translate in batches of similar length; the answers come in the order of ``texts``."""
     sources = source_ids(tokenizer, texts)
     order = sorted(range(len(texts)), key=lambda index: len(sources[index]))
@@ -66,7 +64,7 @@ def translate(model: Seq2Seq, tokenizer: Tokenizer, texts: list[str]) -> list[st
     return answers
 
 
-def score(model: Seq2Seq, tokenizer: Tokenizer, english: list[str], german: list[str]) -> Score:
+def score(model: CanonicalModel, tokenizer: Tokenizer, english: list[str], german: list[str]) -> Score:
     """Corpus BLEU of greedy translations, cased and detokenised, against one reference."""
     training = model.training
     model.eval()

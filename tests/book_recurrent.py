@@ -80,12 +80,3 @@ class RecurrentBook(nn.Module):
             states = self.decoder.rnn.step(torch.cat([context, embedded]), states)  # type: ignore[union-attr, operator]
             logits.append(self.decoder.dense(states[-1]))  # type: ignore[operator]
         return torch.stack(logits)
-
-    def predict(
-        self, source: list[int], start: int, end: int, limit: int, padding: list[int] | None = None
-    ) -> list[int]:
-        """Greedy ids, the end token included when it comes within the limit."""
-        tokens = [start]
-        while len(tokens) <= limit and (len(tokens) == 1 or tokens[-1] != end):
-            tokens.append(int(self(source, tokens, padding)[-1].argmax()))
-        return tokens[1:]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,8 @@ from seqserve_export import reference
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import LoadedCheckpoint, SourceOptions
+from seqserve_export.pipeline import ExportOptions, export_bundle
+from seqserve_server.local import LocalModel
 
 SOURCE = ["<unk>", "<bos>", "<eos>", "<pad>", *(f"word{n}" for n in range(12))]
 TARGET = ["<pad>", "<unk>", *(f"wort{n}" for n in range(9)), "<eos>", "<bos>"]
@@ -77,11 +80,30 @@ def test_greedy_tokens_in_one_batch_are_the_books_one_by_one(tmp_path: Path, pad
     found = reference.greedy(checkpoint.model, sources, 12)
     ends = 0
     for ids, decoded in zip(sources, found, strict=True):
-        padding = [PADDING] * max(0, (padded or 0) - len(ids))
         ended = decoded.finish_reason == "eos"
-        assert book.predict(ids, START, END, 12, padding) == [*decoded.token_ids, *[END] * ended]
+        tokens = [*decoded.token_ids, *[END] * ended]
+        logits = book(ids, [START, *tokens[:-1]], [PADDING] * max(0, (padded or 0) - len(ids)))
+        assert logits.argmax(1).tolist() == tokens
         ends += ended
     assert 0 < ends < len(sources)
+
+
+def test_a_bundle_decodes_as_the_book_would(tmp_path: Path) -> None:
+    book = write_book(tmp_path / "book", settings={"format": "Seq2SeqAttentionDecoder", "num_steps": NUM_STEPS})
+    options = ExportOptions(
+        source=tmp_path / "book", out=tmp_path / "out", checkpoint=SourceOptions(pad_sources=NUM_STEPS), scorer=False
+    )
+    export_bundle(options, lambda directory, **how: LocalModel.open(directory, threads=1, **how))
+    random = Random(3)
+    sources = [[*random.choices(range(4, len(SOURCE)), k=random.randrange(0, 20)), 2] for _ in range(30)]
+    with LocalModel.open(tmp_path / "out", threads=1) as model:
+        assert (model.description.family, model.description.default_max_new_tokens) == ("bahdanau", NUM_STEPS)
+        for ids, found in zip(sources, model.generate(sources, max_new_tokens=12), strict=True):
+            tokens = [*found.token_ids, *[END] * (found.finish_reason == "eos")]
+            padding = [PADDING] * max(0, NUM_STEPS - len(ids))
+            logits = book(ids, [START, *tokens[:-1]], padding)
+            assert logits.argmax(1).tolist() == tokens
+            np.testing.assert_allclose(model.step_logits(ids, tokens), logits, atol=1e-4)
 
 
 def test_special_tokens_and_words_come_from_the_vocabularies(tmp_path: Path) -> None:
