@@ -32,18 +32,14 @@ from seqserve_server.state_buffers import ROWS, UNUSED, Edit
 from serving import ask, ids, make_config, make_stub
 from slow_beam import slow_beam
 from tiny_model import write_native
+from variants import ALONE
 
-CHANGES: dict[str, Any] = {  # heads of 6 are padded for cross-attention alone, and values fill no vector
-    "decoder_mixing": "retention", "head_size": 6, "retention_value_size": 21, "norm_position": "pre",
-    "final_norm": True, "encoder_layers": 1, "source_vocab_size": 200, "target_vocab_size": 200,
-    "max_source_length": 96, "max_target_length": 96,
-}
 BAD_LENGTH = 11  # of a source that fails; no other is as long
 
 
 @pytest.fixture(scope="module")
 def retnet(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return Built(tmp_path_factory.mktemp("retention"), CHANGES)
+    return Built(tmp_path_factory, "retention")
 
 
 @pytest.fixture
@@ -204,7 +200,7 @@ def test_eight_bits_round_the_matrices_and_leave_the_state_alone(retnet: Built, 
 
 
 def test_half_precision_is_refused_before_any_work(tmp_path: Path) -> None:
-    write_native(tmp_path / "source", **CHANGES)
+    write_native(tmp_path / "source", **ALONE["retention"])
     options = ExportOptions(source=tmp_path / "source", out=tmp_path / "out", precision="fp16")
     with pytest.raises(ExportError, match="--precision fp16: the family retnet is there in fp32 and int8 only"):
         export_bundle(options, LocalModel.open)
