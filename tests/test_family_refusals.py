@@ -171,7 +171,8 @@ def test_weights_that_are_cut_off_are_refused_by_name(directory: Path, part: flo
 def test_a_directory_without_weights_says_what_is_looked_for(directory: Path, family: str) -> None:
     (directory / "model.safetensors").unlink()
     pickled = {
-        **dict.fromkeys(("native", "retnet", "luong"), ""), **dict.fromkeys(("d2l", "bahdanau", "torch"), " or model.pt")
+        **dict.fromkeys(("native", "retnet", "luong"), ""),
+        **dict.fromkeys(("d2l", "bahdanau", "torch"), " or model.pt"),
     }.get(family, " or pytorch_model.bin")
     assert refusal(directory) == f"{directory}: no weights here (model.safetensors{pickled})"
 
