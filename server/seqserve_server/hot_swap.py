@@ -180,7 +180,7 @@ class HotSwap:
             "is served" if before is None else f"takes the place of {before.model.version}",
         )
         if before is not None:
-            self._retiring[name] = asyncio.create_task(self._retire(before))
+            self._retiring[name] = asyncio.create_task(self._retire(before), name="retire")
 
     async def _prepared(self, found: Found, name: str) -> ServedModel:
         if (retiring := self._retiring.get(name)) is not None:
