@@ -80,7 +80,7 @@ async def test_callers_of_an_engine_that_died_who_are_told_nothing_are_found(mon
     monkeypatch.setattr(losses, "_process", lambda token: losses._thread)
     monkeypatch.setattr(Loop, "close", lambda self: None)
     monkeypatch.setattr(ServedModels, "close", lambda self, why: None)
-    with pytest.raises(AssertionError, match="still inside|left waiting"):
+    with pytest.raises(AssertionError, match=r"still inside|left waiting"):
         await losses.kills(1)
 
 
