@@ -25,15 +25,8 @@ STATUS_TIMEOUT = 3.0  # seconds; a page that waits longer shows nothing
 SCORE_OPTIONS = tuple(ScoreOptions.__annotations__)
 
 
-def application(client: AsyncClient, target: str, metrics: LiveMetrics) -> Starlette:
-    """The ASGI application.
-
-    Args:
-        client: Stays the caller's, who closes it.
-        target: Its address, for the page to show.
-        metrics: Where the server's metrics are.
-    """
-    handlers = Handlers(client, target, metrics)
+def application(handlers: "Handlers") -> Starlette:
+    """The ASGI application."""
     routes = [
         Route("/", _index),
         Route("/api/status", handlers.status),
@@ -58,10 +51,22 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 class Handlers:
-    """One method for each address."""
+    """One method for each address.
+
+    Args:
+        client: Stays the caller's, who closes it.
+        target: Its address, for the page to show.
+        metrics: Where the server's metrics are.
+    """
 
     def __init__(self, client: AsyncClient, target: str, metrics: LiveMetrics) -> None:
         self._client, self._target, self._metrics = client, target, metrics
+        self._open: set[AsyncChunkStream] = set()
+
+    def end(self) -> None:
+        """Cancel the streams that are open, whose readers are told so."""
+        for chunks in self._open:
+            chunks.cancel()
 
     async def status(self, request: Request) -> Response:
         """Whether the server answers, and what it serves. Always 200: a server that is away is an answer, too."""
@@ -85,7 +90,7 @@ class Handlers:
             )
         except TypeError as error:
             raise _unknown(error) from None
-        return StreamingResponse(_lines(chunks), media_type="application/x-ndjson")
+        return StreamingResponse(self._lines(chunks), media_type="application/x-ndjson")
 
     async def generate(self, request: Request) -> Response:
         """An answer in one piece."""
@@ -108,6 +113,20 @@ class Handlers:
         )
         return JSONResponse(asdict(result))
 
+    async def _lines(self, chunks: AsyncChunkStream) -> AsyncIterator[bytes]:
+        self._open.add(chunks)
+        async with aclosing(chunks):
+            try:
+                # Told at once, so that a page can tell a slow answer from a request that did not arrive.
+                yield replies.line({"type": "sent"})
+                async for chunk in chunks:
+                    for record in replies.chunk_records(chunk):
+                        yield replies.line(record)
+            except SeqserveError as error:
+                yield replies.line({"type": "error", "error": replies.error_record(error)})
+            finally:
+                self._open.discard(chunks)
+
 
 def _sources(asked: Question) -> dict[str, Any]:
     return {"texts": [asked.text]} if asked.text is not None else {"token_ids": [asked.token_ids]}
@@ -116,15 +135,3 @@ def _sources(asked: Question) -> dict[str, Any]:
 def _unknown(error: TypeError) -> InvalidInput:
     """For the client, an unknown option is a mistake in the program; here the program is the page's."""
     return InvalidInput(str(error), field="options")
-
-
-async def _lines(chunks: AsyncChunkStream) -> AsyncIterator[bytes]:
-    # Told at once, so that the page can tell a slow answer from a server that does not take the request.
-    yield replies.line({"type": "sent"})
-    async with aclosing(chunks):
-        try:
-            async for chunk in chunks:
-                for record in replies.chunk_records(chunk):
-                    yield replies.line(record)
-        except SeqserveError as error:
-            yield replies.line({"type": "error", "error": replies.error_record(error)})

@@ -44,7 +44,8 @@ def question_from(body: bytes, *, with_target: bool = False) -> Question:
         raise InvalidInput(f"unknown field {unknown[0][:40]!r}")
     if sum(found.get(name) is not None for name in CONTENTS) != 1:
         raise InvalidInput("give exactly one of text and token_ids")
-    text, model, options = found.get("text"), found.get("model"), found.get("options") or {}
+    text, model, options = found.get("text"), found.get("model"), found.get("options")
+    options = {} if options is None else options
     if text is not None and not isinstance(text, str):
         raise _wrong("text", "a string")
     if model is not None and not isinstance(model, str):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import uvicorn
 
 from seqserve_client import AsyncClient
-from seqserve_playground.application import application
+from seqserve_playground.application import Handlers, application
 from seqserve_playground.live_metrics import LiveMetrics
 
 GRACE_SECONDS = 2  # for answers in flight, after the signal
@@ -48,29 +48,34 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-class _Server(uvicorn.Server):
-    """Says when it is ready, which uvicorn only logs."""
+class PageServer(uvicorn.Server):
+    """Says when it is ready, which uvicorn only logs, and ends what is open instead of waiting for it."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
+    def __init__(self, handlers: Handlers, ready: Callable[[], object]) -> None:
+        super().__init__(uvicorn.Config(
+            application(handlers), lifespan="off", log_config=None, log_level=logging.WARNING, access_log=False, server_header=False,
+            proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS,
+        ))
+        self._handlers, self._ready = handlers, ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
         await super().startup(sockets)
         self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        self._handlers.end()
+        await super().shutdown(sockets)
 
 
 async def serve(
     client: AsyncClient, target: str, metrics: LiveMetrics, listening: socket.socket, ready: Callable[[], None]
 ) -> None:
     """Serve until SIGINT, which is a KeyboardInterrupt here as elsewhere, or SIGTERM, which is the usual end."""
-    config = uvicorn.Config(
-        application(client, target, metrics), lifespan="off", log_config=None, log_level=logging.WARNING,
-        access_log=False, server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS,
-    )
     # uvicorn takes the signal, ends, and raises it once more for whoever had it before.
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        await _Server(config, ready).serve([listening])
+        await PageServer(Handlers(client, target, metrics), ready).serve([listening])
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -48,28 +48,29 @@ export class Alternatives {
   }
 
   fill(found, shown, before) {
-    const other = found.filter((each) => each.token_ids.length > before.length);
-    byId("alternatives-note").textContent = other.length
-      ? "Most probable first, with how the answer goes on. Choose one to decode from there."
-      : "The server found none: the answer ends here.";
-    byId("alternatives-list").replaceChildren(...other.map((each) => {
-      const chosen = each.token_ids[before.length];
-      const same = chosen === shown.token_ids[before.length];
-      const parts = each.text ? pieces(shownTokens(each), each.text) : loosePieces(shownTokens(each));
-      const joined = (some) => some.map((part) => part.before + part.text).join("");
-      const here = parts[before.length];
-      const button = element("button", { type: "button" },
-        element("span", { class: "figure" }, percent(Math.exp(each.token_log_probs[0]))),
-        element("span", { class: "text", dir: "auto" },
-          joined(parts.slice(0, before.length)), here.before, element("b", {}, here.text),
-          joined(parts.slice(before.length + 1)), same ? " (as it is)" : ""));
-      button.addEventListener("click", () => {
-        this.hide();
-        this.onPick([...before, chosen], here.text);
-      });
-      return element("li", {}, button);
-    }));
+    byId("alternatives-note").textContent = "Most probable first, with how the answer goes on. Choose one to decode from there.";
+    byId("alternatives-list").replaceChildren(...found.map((each) => element("li", {}, this.button(each, shown, before))));
     byId("alternatives-list").querySelector("button")?.focus();
+  }
+
+  button(each, shown, before) {
+    const chosen = each.token_ids[before.length];
+    const share = element("span", { class: "figure" }, percent(Math.exp(each.token_log_probs[0])));
+    if (chosen === undefined) { // the end token, which is in no list of ids
+      return element("button", { type: "button", disabled: "" }, share, element("span", { class: "text" }, "(the answer ends here)"));
+    }
+    const parts = each.text ? pieces(shownTokens(each), each.text) : loosePieces(shownTokens(each));
+    const joined = (some) => some.map((part) => part.before + part.text).join("");
+    const here = parts[before.length];
+    const same = chosen === shown.token_ids[before.length] ? " (as it is)" : "";
+    const button = element("button", { type: "button" }, share, element("span", { class: "text", dir: "auto" },
+      joined(parts.slice(0, before.length)), here.before, element("b", {}, here.text),
+      joined(parts.slice(before.length + 1)), same));
+    button.addEventListener("click", () => {
+      this.hide();
+      this.onPick([...before, chosen], here.text);
+    });
+    return button;
   }
 
   hide() {

@@ -12,7 +12,9 @@ import { showTiming } from "./timing.js";
 
 const state = { model: null, question: null, result: null, hypothesis: null, running: null };
 
-const tokens = new TokenView(choose, (place) => map.mark(place, null));
+const tokens = new TokenView(choose, (place) => {
+  if (place !== map.row) map.mark(place, null); // the map that asked for it has marked a column, too
+});
 const map = new AttentionMap((row) => tokens.look(row));
 const alternatives = new Alternatives(continueFrom, (place) => {
   tokens.expand(-1);
@@ -121,6 +123,8 @@ function begin(given) {
   place.className = "running";
   byId("cancel").disabled = false;
   byId("progress").textContent = "waiting for the first token";
+  // Where the options push it out of view, as on a phone.
+  if (byId("answer-title").getBoundingClientRect().top > innerHeight - 100) byId("answer").scrollIntoView();
 }
 
 function end() {

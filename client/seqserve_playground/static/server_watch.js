@@ -21,7 +21,7 @@ export class ServerWatch {
   constructor(onModels) {
     this.onModels = onModels;
     this.models = null;
-    this.serving = null;
+    this.away = null;
     document.addEventListener("visibilitychange", () => this.look());
   }
 
@@ -47,19 +47,20 @@ export class ServerWatch {
     mark.className = `mark ${found.serving ? "good" : "bad"}`;
     if (!found.serving) {
       const playground = found.error?.code === "OFFLINE";
+      const away = playground ? "playground" : "server";
       this.tell(`${playground ? "the playground" : target} does not answer; trying again`);
-      if (this.serving !== false) {
+      if (this.away !== away) {
         notice("server", playground
           ? "The playground itself does not answer. This page goes on by itself when it is started again."
           : `The server at ${target} does not answer: ${found.error?.message ?? "unknown"}. ` +
             "This page goes on by itself when it is back.", true);
       }
-      this.serving = false;
+      this.away = away;
       return;
     }
     this.tell(`${target} · version ${found.server_version}`);
-    if (this.serving === false) notice("server", `The server at ${target} is there.`);
-    this.serving = true;
+    if (this.away) notice("server", `The server at ${target} is there.`);
+    this.away = null;
     this.compare(found.models);
   }
 
