@@ -284,9 +284,9 @@ def test_the_command_says_where_it_listens_and_ends_by_signal(server: FakeServer
     watch = threading.Timer(60, process.kill)
     watch.start()
     try:
-        words = process.stdout.readline().split()
-        assert words[:3] == ["Ready:", "playground", "on"]
-        with urllib.request.urlopen(words[3].rstrip(","), timeout=20) as page:
+        ready, page_address, target = process.stdout.readline().split()
+        assert (ready, target) == ("ready", f"target={server.target}")
+        with urllib.request.urlopen(page_address.removeprefix("playground="), timeout=20) as page:
             assert b"Seqserve playground" in page.read()
         process.send_signal(number)
         out, error = process.communicate(timeout=30)

@@ -151,25 +151,26 @@ MARKUP = "<SCRIPT>alert(1)</SCRIPT> <IMG SRC=X ONERROR=alert(2)> &AMP; {{7*7}}"
 async def test_text_stays_text_in_every_script_and_on_a_phone() -> None:
     phone = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True, "color_scheme": "dark"}
     with FakeServer() as server:
-        async with browser() as started, playground(server.target) as address:
-            async with opened(started, address, **phone) as page:
-                await ask(page, MARKUP)
+        async with (
+            browser() as started, playground(server.target) as address, opened(started, address, **phone) as page
+        ):
+            await ask(page, MARKUP)
+            await page.wait_for_selector(ANSWERED)
+            assert await page.inner_text("#stream") == MARKUP.upper()
+            assert await page.locator("#answer script, #answer img, #attention img").count() == 0
+            for text in ("שלום עולם", "🎉 👩‍👩‍👧 ÄÖ", "wörd" * 200):
+                await ask(page, text)
+                await says(page, "#stream", text.upper())
                 await page.wait_for_selector(ANSWERED)
-                assert await page.inner_text("#stream") == MARKUP.upper()
-                assert await page.locator("#answer script, #answer img, #attention img").count() == 0
-                for text in ("שלום עולם", "🎉 👩‍👩‍👧 ÄÖ", "wörd" * 200):
-                    await ask(page, text)
-                    await says(page, "#stream", text.upper())
-                    await page.wait_for_selector(ANSWERED)
-                    shown = await page.inner_text("#tokens")
-                    assert shown.split() == text.upper().split()
-                    assert not await wide(page)
-                    right = await page.evaluate("document.querySelector('#stream').matches(':dir(rtl)')")
-                    assert right == text.startswith("ש")
-                assert await page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-                await ask(page, "long story")
-                await page.wait_for_selector("#problem:not([hidden])")
-                assert "900 tokens are over the limit of 512" in await page.inner_text("#problem")
+                shown = await page.inner_text("#tokens")
+                assert shown.split() == text.upper().split()
+                assert not await wide(page)
+                right = await page.evaluate("document.querySelector('#stream').matches(':dir(rtl)')")
+                assert right == text.startswith("ש")
+            assert await page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+            await ask(page, "long story")
+            await page.wait_for_selector("#problem:not([hidden])")
+            assert "900 tokens are over the limit of 512" in await page.inner_text("#problem")
 
 
 async def test_a_server_that_goes_and_comes_back_as_another_is_noticed_and_what_came_is_kept() -> None:

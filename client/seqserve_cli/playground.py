@@ -73,7 +73,7 @@ async def _serve(options: argparse.Namespace, security: dict[str, Any], metrics:
         address = web_server.address_of(listening)
 
         def ready() -> None:
-            print(f"Ready: playground on {address}, in front of {options.target}", flush=True)
+            print(f"ready playground={address} target={options.target}", flush=True)
 
         async with AsyncClient(options.target, timeout=options.timeout or None, **security) as client:
             await web_server.serve(client, options.target, LiveMetrics(metrics), listening, ready)

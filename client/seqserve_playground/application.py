@@ -41,11 +41,11 @@ def application(handlers: "Handlers") -> Starlette:
     )
 
 
-async def _index(request: Request) -> Response:
+async def _index(_request: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(_request: Request, error: Exception) -> Response:
     assert isinstance(error, SeqserveError)
     return JSONResponse({"error": replies.error_record(error)}, replies.status_of(error))
 
@@ -68,7 +68,7 @@ class Handlers:
         for chunks in self._open:
             chunks.cancel()
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, _request: Request) -> Response:
         """Whether the server answers, and what it serves. Always 200: a server that is away is an answer, too."""
         record: dict[str, Any] = {"target": self._target, "max_body_bytes": MAX_BODY_BYTES}
         try:
@@ -77,7 +77,7 @@ class Handlers:
             return JSONResponse({**record, "serving": False, "error": replies.error_record(error)})
         return JSONResponse({**record, "serving": True, **asdict(info)})
 
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self, _request: Request) -> Response:
         """The server's metrics."""
         return JSONResponse(await self._metrics.record())
 

@@ -40,6 +40,7 @@ class Guard:
         self._inner = inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
         if scope["type"] != "http":
             return  # no websockets, and nothing to do at start and end
 

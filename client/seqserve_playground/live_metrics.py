@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from seqserve_client.server_metrics import Page, figures, scrape
@@ -72,10 +73,9 @@ class LiveMetrics:
 
     def _series(self) -> list[float]:
         """Generated tokens per second between each two scrapes."""
-        pages = list(self._pages)
         return [
             round(after.since(before).total("seqserve_output_tokens_total") / (end - start), 1)
-            for (start, before), (end, after) in zip(pages, pages[1:], strict=False)
+            for (start, before), (end, after) in pairwise(self._pages)
         ]
 
 

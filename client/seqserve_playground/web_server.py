@@ -53,8 +53,8 @@ class PageServer(uvicorn.Server):
 
     def __init__(self, handlers: Handlers, ready: Callable[[], object]) -> None:
         super().__init__(uvicorn.Config(
-            application(handlers), lifespan="off", log_config=None, log_level=logging.WARNING, access_log=False, server_header=False,
-            proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS,
+            application(handlers), lifespan="off", log_config=None, log_level=logging.WARNING, access_log=False,
+            server_header=False, proxy_headers=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS,
         ))
         self._handlers, self._ready = handlers, ready
 
@@ -74,7 +74,7 @@ async def serve(
 ) -> None:
     """Serve until SIGINT, which is a KeyboardInterrupt here as elsewhere, or SIGTERM, which is the usual end."""
     # uvicorn takes the signal, ends, and raises it once more for whoever had it before.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         await PageServer(Handlers(client, target, metrics), ready).serve([listening])
     finally:
