@@ -74,7 +74,11 @@ def shots(browser: Browser, address: str, directory: Path) -> None:
     page.wait_for_selector("#given:not([hidden])")
     page.wait_for_selector("#details:not([hidden])")
     page.wait_for_timeout(4500)  # another scrape, after something was done
+    if page.is_visible("#heads"):  # not of bundles from before there was a choice
+        page.select_option("#layer", "2")
+        page.select_option("#head", "3")
     page.hover("#tokens button >> nth=5")
+    page.wait_for_timeout(1000)
     page.screenshot(path=file, full_page=True)
     page, file = opened("phone", "light", PHONE, 1.5)
     answered(page, beams=False)

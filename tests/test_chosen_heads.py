@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -16,7 +16,6 @@ from fake_server import FakeServer
 from seqserve.bundle import BundleError
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_client import AsyncClient, InvalidInput
-from seqserve_server import scorer
 from seqserve_server.engine import Heads, Pair
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.local import LocalModel
@@ -68,27 +67,31 @@ def test_where_nobody_chooses_nobody_is_asked_for_more(local: LocalModel, monkey
     assert fed == [False, True]
 
 
+def without_choice(bundle: Path) -> None:
+    """Make its scorer one from before: what was a branch of the graph is in the graph."""
+    model = onnx.load(bundle / "scorer.onnx", load_external_data=False)
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "If":
+            nodes.append(node)
+            continue
+        (usual,) = (each.g for each in node.attribute if each.name == "else_branch")
+        nodes += [*usual.node, onnx.helper.make_node("Identity", [usual.output[0].name], [node.output[0]])]
+    del model.graph.node[:], model.graph.input[-2:]
+    model.graph.node.extend(nodes)
+    (bundle / "scorer.onnx").write_bytes(model.SerializeToString())
+
+
 def test_a_bundle_from_before_the_choice_scores_as_it_did(
-    local: LocalModel, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    local: LocalModel, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """As its session would say it; its graph has no branch, and no such inputs."""
-    monkeypatch.setattr(scorer, "CHOICE", ("none", "such"))
-    session: Any = local.served.engine._scorer  # type: ignore[attr-defined]
-    assert scorer.choosable_heads(session) == (0, 0)
-    told: list[set[str]] = []
-
-    class Old:
-        def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
-            told.append(set(feeds))
-            return session.run(outputs, {**feeds, "choose": np.array(False), "chosen": np.zeros((1, 2, 4), np.float32)})
-
-    engine = local.served.engine
-    (pair,) = pairs_of([None])
-    before = as_bits(engine.score([pair])[0])
-    monkeypatch.setattr(engine, "_scorer", Old())
-    monkeypatch.setattr(engine, "_choosable_heads", (0, 0))
-    assert as_bits(engine.score([pair])[0]) == before
-    assert told == [set(scorer.INPUTS)]
+    old = shutil.copytree(tiny_bundle, tmp_path / "old")
+    without_choice(old)
+    asked = pairs_of([None] * 12)
+    with LocalModel.open(old, threads=1, verify=False) as opened:
+        assert opened.served.engine.choosable_heads == (0, 0)
+        found = [as_bits(each) for each in opened.served.engine.score(asked)]
+    assert found == [as_bits(each) for each in local.served.engine.score(asked)]
 
 
 def test_a_bundle_whose_usual_heads_its_scorer_has_not_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

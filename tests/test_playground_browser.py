@@ -7,9 +7,11 @@ import threading
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from arithmetic_engine import ArithmeticEngine
 from browsing import browser, chromium, playground
 from fake_server import FakeServer
 from pencil import BEST_FIRST, END
+from seqserve_server.engine import Heads
 from serving import PENCIL_TEXT, WORDS, serving
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ async def wide(page: Page) -> bool:
 
 
 async def test_an_answer_streams_in_and_can_be_looked_into_by_keyboard() -> None:
-    async with serving() as served, browser() as started:
+    engine = ArithmeticEngine()
+    engine.choosable_heads = (2, 3)
+    async with serving(engine) as served, browser() as started:
         target, metrics = (f"127.0.0.1:{port}" for port in (served.server.port, served.server.metrics_port))
         async with playground(target, metrics) as address, opened(started, address) as page:
             served.engine.hold()
@@ -74,6 +78,11 @@ async def test_an_answer_streams_in_and_can_be_looked_into_by_keyboard() -> None
             assert await page.inner_text("#stream") == PENCIL_TEXT
             assert await page.inner_text("#tokens") == PENCIL_TEXT
             await looked_into(page)
+            await page.select_option("#layer", "2")
+            await says(page, "#attention-note", re.compile("layer 2 of 2, mean of all heads"))
+            await page.select_option("#head", "3")
+            await says(page, "#attention-note", re.compile("layer 2 of 2, head 3"))
+            assert [each.heads for (each,) in engine.passes][-2:] == [Heads(1, None), Heads(1, 2)]
             await alternatives(page)
             await page.click("#metrics summary")
             await says(page, "#metrics-figures", re.compile("since start"))

@@ -65,7 +65,7 @@ def run_scorer(
     """
     choice: dict[str, NDArray[Any]] = {}
     if choosable != (0, 0):
-        # Where nobody chooses, a branch of the graph spares all layers but one; who does not gets the same bits in both.
+        # Where nobody chooses, a branch of the graph spares all layers but one. Both give who does not the same bits.
         choose = any(pair.heads is not None for pair in pairs)
         choice = dict(zip(CHOICE, (np.array(choose), shares(pairs, choosable, usual)), strict=True))
     sources = pack([pair.source for pair in pairs])

@@ -3,6 +3,7 @@
 import { Alternatives } from "./alternatives.js";
 import { AttentionMap } from "./attention.js";
 import { byId, element, say } from "./elements.js";
+import { Heads } from "./heads.js";
 import { watchMetrics } from "./metrics.js";
 import { chosenOptions, countOptions, markField, resetOptions, showOptions } from "./options.js";
 import { post, stream } from "./server_calls.js";
@@ -16,6 +17,7 @@ const tokens = new TokenView(choose, (place) => {
   if (place !== map.row) map.mark(place, null); // the map that asked for it has marked a column, too
 });
 const map = new AttentionMap((row) => tokens.look(row));
+const heads = new Heads(showWeights);
 const alternatives = new Alternatives(continueFrom, (place) => {
   tokens.expand(-1);
   tokens.focus(place);
@@ -35,6 +37,7 @@ function takeModel() {
   state.model = watch.models?.find((model) => model.name === byId("model").value) ?? null;
   if (!state.model) return;
   showOptions(state.model);
+  heads.offer(state.model);
   byId("source-label").textContent = state.model.has_tokenizer ? "Source text" : "Source token ids, between spaces";
   byId("source").placeholder = state.model.has_tokenizer ? "Type or paste a text" : "This model has no tokenizer: token ids, between spaces";
   hint();
@@ -192,12 +195,15 @@ const columns = (hypothesis, sources) =>
   (sources.length ? sources : (hypothesis.alignment?.[0] ?? []).map((_, place) => `#${place + 1}`));
 
 function showAttention(hypothesis) {
-  const { model } = state;
   byId("attention").hidden = !hypothesis.alignment;
-  if (!hypothesis.alignment) return;
+  if (hypothesis.alignment) heads.show(state.question, hypothesis, state.model);
+}
+
+function showWeights(weights, words) {
   byId("attention-note").textContent = "Rows are tokens of the answer, columns tokens of the source; the larger a square, " +
-    `the more the row looked at the column. Shown: ${model?.alignment_source || "the model's alignment"}.`;
-  map.show(tokens.pieces.map((piece) => piece.text), tokens.sources.map((piece) => piece.text), hypothesis.alignment);
+    `the more the row looked at the column. Shown: ${words}.`;
+  map.show(tokens.pieces.map((piece) => piece.text), tokens.sources.map((piece) => piece.text), weights);
+  tokens.realign(weights);
 }
 
 function choose(place) {
