@@ -30,7 +30,7 @@ HAS_DATA := $(wildcard $(DATA)/test_2016_flickr.en*)
 EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture bench bench-load bench-models bench-peers
+.PHONY: help install demo playground-shots test test-slow torture bench bench-load bench-models bench-peers
 .PHONY: check lint deploy-check monitoring monitoring-check protos protos-check oip-clients audit sbom clean
 
 help:  ## Show the targets
@@ -53,6 +53,9 @@ demo: $(STAMP) $(BUNDLE)/manifest.json  ## Checkpoint -> bundle -> server -> tra
 $(BUNDLE)/manifest.json: $(EXPORT_SOURCES) | $(STAMP)
 	mkdir -p var
 	$(BIN)/seqserve export demo/en-de $(BUNDLE) --force
+
+playground-shots: $(STAMP) $(BUNDLE)/manifest.json  ## The playground's pictures in docs/images; needs chromium
+	$(BIN)/python bench/playground_shots.py $(BUNDLE) docs/images
 
 test: $(STAMP)  ## The test suite, without the tests marked slow
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)

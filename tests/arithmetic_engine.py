@@ -50,7 +50,7 @@ class ArithmeticEngine:
         nan: A row whose source holds this id gets NaN from its third token on.
         nan_fed: A row that was fed this token gets NaN.
         broken_steps: Numbers of the steps that raise, counted from 0; parts of steps count too.
-        can_score, reuse: What it says of itself.
+        can_score, choosable_heads, reuse: What it says of itself.
         passes: Every pass over pairs, the failing ones too. One with ``poison`` in a source raises, and a pair with
             ``nan`` in its source gets NaN.
         out_of_memory: Makes ``reserve`` raise, outside of everything that the loop survives.
@@ -71,6 +71,7 @@ class ArithmeticEngine:
         self.nan_fed: int | None = None
         self.broken_steps: set[int] = set()
         self.can_score = True
+        self.choosable_heads = (0, 0)
         self.reuse = Reuse()
         self.passes: list[list[Pair]] = []
         self.out_of_memory = False

@@ -122,6 +122,7 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         calls: Requests in the order of arrival, retries among them.
         before: Called first in every generation, with the request and the context; may sleep, or end the call.
         between_chunks: Called after each chunk of a stream.
+        version: Of its model.
         ended: Released once for every call whose end the server has seen.
     """
 
@@ -129,6 +130,7 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
         self.calls: list[Any] = []
         self.before: Callable[[Any, grpc.ServicerContext], object] = lambda request, context: None
         self.between_chunks: Callable[[], object] = lambda: None
+        self.version = "0123456789ab"
         self.ended = threading.Semaphore(0)
 
     def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -201,7 +203,7 @@ class FakeServicer(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
     ) -> seq2seq_pb2.GetModelInfoResponse:
         model = seq2seq_pb2.ModelInfo(
             name="capitals",
-            version="0123456789ab",
+            version=self.version,
             family="fake",
             precision="fp32",
             has_tokenizer=True,
@@ -243,7 +245,7 @@ class FakeHealth(health_pb2_grpc.HealthServicer):
 class FakeServer:
     """The servicer behind a real port; a context manager. ``target`` is "127.0.0.1:PORT"."""
 
-    def __init__(self, *, options: Sequence[tuple[str, Any]] = (), threads: int = 16) -> None:
+    def __init__(self, *, options: Sequence[tuple[str, Any]] = (), threads: int = 16, port: int = 0) -> None:
         self.servicer = FakeServicer()
         self.health = FakeHealth()
         self._pool = ThreadPoolExecutor(threads)
@@ -252,7 +254,7 @@ class FakeServer:
             self.servicer, self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
 
     def __enter__(self) -> Self:
         self._server.start()

@@ -77,6 +77,11 @@ class FaultyEngine:
         """Of the engine inside."""
         return self.inner.can_score
 
+    @property
+    def choosable_heads(self) -> tuple[int, int]:
+        """Of the engine inside."""
+        return self.inner.choosable_heads
+
     def let_go(self) -> None:
         """End a hang."""
         self._released.set()

@@ -3,8 +3,9 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from seqserve_export.families import LoadedCheckpoint
 from seqserve_export.model import Transformer
 from seqserve_server import scorer
 from seqserve_server.config import ServerConfig
-from seqserve_server.engine import Pair, Scored
+from seqserve_server.engine import Heads, Pair, Scored
 from seqserve_server.local import LocalModel
 from seqserve_server.server import open_model
 from tiny_model import EOS, START, tiny_model
@@ -94,6 +95,24 @@ def test_scores_and_attention_are_the_source_models(built: Built) -> None:
         assert_scored(built.checkpoint.transformer, opened, 0, range(built.checkpoint.transformer.config.heads))
 
 
+def test_every_head_that_a_pair_may_choose_and_their_mean_are_the_source_models(built: Built) -> None:
+    model, config = built.checkpoint.transformer, built.checkpoint.transformer.config
+    layers, heads = range(config.decoder_layers), range(config.heads)
+    choices = [None, *(Heads(layer, head) for layer in layers for head in (None, *heads)), None]
+    asked = [
+        Pair(source, (*prompt, *target), len(prompt), chosen)
+        for source, target, prompt, chosen in zip(*pairs(len(choices)), choices, strict=True)
+    ]
+    with LocalModel.open(built.bundle, threads=1, verify=False) as opened:
+        assert opened.served.engine.choosable_heads == (len(layers), len(heads))
+        found = opened.served.engine.score(asked)
+    for pair, scored in zip(asked, found, strict=True):
+        layer, head = (0, None) if pair.heads is None else (pair.heads.layer, pair.heads.head)
+        weights = attention(model, list(pair.source), list(pair.target[:-1]), layer)
+        expected = (weights.mean(axis=0) if head is None else weights[head])[pair.prompt - 1 :]
+        np.testing.assert_allclose(scored.alignment, expected, atol=TOLERANCE, rtol=0)
+
+
 def test_attention_is_of_the_layer_and_the_heads_that_the_source_names(tmp_path: Path) -> None:
     checkpoint = LoadedCheckpoint(
         family="native", model=tiny_model(decoder_layers=3), source_prefix=(), source_suffix=(EOS,), unk_id=None,
@@ -137,11 +156,9 @@ def test_more_than_one_pass_holds_gives_the_same_bits(local: LocalModel, monkeyp
     monkeypatch.setattr(scorer, "MOST_LOGIT_BYTES", 4 * 200 * 30)
     sizes: list[int] = []
 
-    def counted(
-        session: ort.InferenceSession, part: Sequence[Pair], encoded: Mapping[str, NDArray[np.generic]]
-    ) -> list[Scored]:
+    def counted(session: ort.InferenceSession, part: Sequence[Pair], *rest: Any) -> list[Scored]:
         sizes.append(len(part))
-        return run(session, part, encoded)
+        return run(session, part, *rest)
 
     run = scorer.run_scorer
     monkeypatch.setattr("seqserve_server.ort_engine.run_scorer", counted)

@@ -41,6 +41,8 @@ def _lines(info: ServerInfo) -> list[str]:
         lines += [f"  {name:<22} {value}" for name, value in asdict(model.limits).items()]
         if model.has_scorer:
             lines.append(f"  alignments from        {model.alignment_source or 'its scorer'}")
+        if model.alignment_layers:
+            lines.append(f"  or by choice from      {model.alignment_layers} layers of {model.alignment_heads} heads")
         if model.languages:
             lines.append(f"  languages              {', '.join(model.languages)}")
         lines += [f"  default {name:<14} {value}" for name, value in model.defaults.items()]

@@ -40,6 +40,7 @@ COMMANDS = (
     Command("tokenize", "print the token ids of texts, or the texts of token ids"),
     Command("info", "show the models of a server, with their limits"),
     Command("health", "exit with 0 only when a server is serving"),
+    Command("playground", "serve a web page on this machine to try a server out", "playground"),
     Command("bench", "measure a server under load", "bench"),
 )
 DESCRIPTION = """\

@@ -166,6 +166,8 @@ def info_from(response: seq2seq_pb2.GetModelInfoResponse) -> ServerInfo:
                 languages=list(model.languages),
                 has_scorer=model.has_scorer,
                 alignment_source=model.alignment_source,
+                alignment_layers=model.alignment_layers,
+                alignment_heads=model.alignment_heads,
             )
             for model in response.models
         ],

@@ -98,6 +98,8 @@ class ScoreOptions(TypedDict, total=False):
         source_language, target_language: Codes, for models that have several languages; ``info`` lists them.
         length_penalty: Scores are sums of log-probabilities divided by the length, end token included, to this power.
         return_alignment: Whether results come with their ``alignment``.
+        alignment_layer: Whose attention alignments are, in place of the model's usual heads: a decoder layer, from 1.
+        alignment_head: One of its heads, from 1; left out, their mean. ``info`` tells how many of both there are.
         priority, tenant: As of ``GenerationOptions``.
     """
 
@@ -105,6 +107,8 @@ class ScoreOptions(TypedDict, total=False):
     target_language: str | None
     length_penalty: float | None
     return_alignment: bool | None
+    alignment_layer: int | None
+    alignment_head: int | None
     priority: int | None
     tenant: str | None
 

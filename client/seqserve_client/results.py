@@ -168,6 +168,8 @@ class ModelInfo:
         has_scorer: Whether ``score`` is answered, and alignments with it.
         alignment_source: Whose attention an alignment is, such as "layer 3 of 4, mean of 8 heads"; empty without a
             scorer.
+        alignment_layers, alignment_heads: Decoder layers, and heads of each, that ``score`` can choose from for
+            alignments; 0 where there is no choice.
     """
 
     name: str
@@ -180,6 +182,8 @@ class ModelInfo:
     languages: list[str] = field(default_factory=list)
     has_scorer: bool = False
     alignment_source: str = ""
+    alignment_layers: int = 0
+    alignment_heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

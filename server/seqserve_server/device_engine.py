@@ -93,6 +93,11 @@ class DeviceEngine:
         """There is no scorer in half precision."""
         return False
 
+    @property
+    def choosable_heads(self) -> tuple[int, int]:
+        """None without a scorer."""
+        return 0, 0
+
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """Never: see ``can_score``."""
         raise RuntimeError(f"{len(pairs)} pairs to score: a bundle for CUDA has no scorer")

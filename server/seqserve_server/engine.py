@@ -130,6 +130,14 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """Whose cross-attention an alignment is: a decoder layer, and one of its heads or None for their mean; from 0."""
+
+    layer: int
+    head: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A source and a target to score behind it.
 
@@ -137,11 +145,13 @@ class Pair:
         source: Complete source ids.
         target: The prompt, then the tokens to score, an end token included.
         prompt: How many of them are the prompt; at least 1.
+        heads: Whose attention is told, among the ``choosable_heads``; None for the model's usual ones.
     """
 
     source: Sequence[int]
     target: Sequence[int]
     prompt: int
+    heads: Heads | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,6 +190,10 @@ class Engine(Protocol):
     @property
     def can_score(self) -> bool:
         """Whether the model came with a scorer."""
+
+    @property
+    def choosable_heads(self) -> tuple[int, int]:
+        """Decoder layers, and heads of each, that a pair may choose from; (0, 0) where there is no choice."""
 
     def change(self, changes: Changes) -> None:
         """Zero what is released, so that nothing of it (a NaN, say) reaches the next owner, and what is moved away."""

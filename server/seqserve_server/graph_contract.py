@@ -6,6 +6,7 @@ import onnxruntime as ort
 
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, BundleError, ModelDescription, StateTensor
 from seqserve_server.capacity import SINGLE
+from seqserve_server.scorer import CHOICE, choosable_heads
 from seqserve_server.scorer import INPUTS as SCORER_INPUTS
 from seqserve_server.scorer import OUTPUTS as SCORER_OUTPUTS
 from seqserve_server.source_inputs import SourceInputs, of_width
@@ -47,7 +48,12 @@ def check_contract(
         _check_names(file, session, names, outputs)
     if scorer is not None:
         taken = set(states_between(encoder, scorer, model))
-        _check_names(SCORER_FILE, scorer, {*SCORER_INPUTS, *taken}, set(SCORER_OUTPUTS))
+        choice = set(CHOICE) if set(CHOICE) & {entry.name for entry in scorer.get_inputs()} else set()
+        _check_names(SCORER_FILE, scorer, {*SCORER_INPUTS, *taken, *choice}, set(SCORER_OUTPUTS))
+        if choice and model.alignment is not None:
+            layers, heads = choosable_heads(scorer)
+            if model.alignment.layers != layers or max(model.alignment.heads) >= heads:
+                raise BundleError(f"{SCORER_FILE} has {layers} layers of {heads} heads, and not {model.alignment}")
     _check_shapes(decoder, inputs)
 
 

@@ -162,6 +162,7 @@ def write_tokenized(token_ids: list[int], tokens: list[str]) -> pb.TokenizedText
 
 def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> pb.ModelInfo:
     """What a client may know of a model."""
+    layers, heads = model.engine.choosable_heads
     description, max_beam_size = model.description, most_beams(model.limits.max_rows)
     search = search_defaults(description, max_beam_size)
     return pb.ModelInfo(
@@ -183,6 +184,8 @@ def write_model_info(model: ServedModel, max_inputs: int, max_waiting: int) -> p
         has_tokenizer=model.tokenizer is not None,
         has_scorer=model.engine.can_score,
         alignment_source=str(description.alignment) if model.engine.can_score and description.alignment else "",
+        alignment_layers=layers,
+        alignment_heads=heads,
     )
 
 

@@ -17,7 +17,7 @@ from seqserve_server.engine import Candidates, Changes, Layout, Pair, Reuse, Row
 from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract, states_between
 from seqserve_server.host_buffers import HostBuffers
 from seqserve_server.placement import Place
-from seqserve_server.scorer import passes_of, run_scorer
+from seqserve_server.scorer import choosable_heads, passes_of, run_scorer
 from seqserve_server.sessions import open_on_cpu
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
@@ -55,6 +55,7 @@ class OrtEngine:
         self.widths = widths_of(entry.name for entry in self._decoder.get_inputs())
         self.beams = len(self.widths) > 1  # else row i reads place i
         self.buffers: StateBuffers[Array] = HostBuffers(model.states, cache_bytes, self.widths)
+        self._choosable_heads = (0, 0) if self._scorer is None else choosable_heads(self._scorer)
         check_contract(self._encoder, self._decoder, self._scorer, model, self.widths)
         self._encoded_states = [
             state for state in model.states if state.name in {output.name for output in self._encoder.get_outputs()}
@@ -87,9 +88,14 @@ class OrtEngine:
         """Whether the scorer is there and open."""
         return self._scorer is not None
 
+    @property
+    def choosable_heads(self) -> tuple[int, int]:
+        """What the scorer says; bundles from before it could choose have none."""
+        return self._choosable_heads
+
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """Run encoder and scorer over pairs, as many at once as memory bounds."""
-        if self._scorer is None:
+        if self._scorer is None or self.model.alignment is None:
             raise RuntimeError("this model was opened without a scorer")
         found: list[Scored] = []
         for part in passes_of(pairs, self.model.target_vocab_size):
@@ -98,7 +104,7 @@ class OrtEngine:
             found += run_scorer(self._scorer, part, {
                 name: self._side_by_side(name, [encoded[source][name] for source in sources])
                 for name in self._scored_states
-            })
+            }, self._choosable_heads, self.model.alignment)
         return found
 
     def _side_by_side(self, name: str, values: Sequence[Array]) -> Array:

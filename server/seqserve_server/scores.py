@@ -55,7 +55,7 @@ def read_pairs(
     if not model.engine.can_score:
         raise NoScorer
     description, tokenizer = model.description, model.tokenizer
-    scoring = resolve_scoring(options, description)
+    scoring = resolve_scoring(options, description, model.engine.choosable_heads)
     asked = []
     for place, ((source_kind, source), (target_kind, target)) in enumerate(pairs):
         field = f"pairs[{place}]"

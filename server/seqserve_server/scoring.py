@@ -8,7 +8,7 @@ from seqserve.framing import Frame
 from seqserve.search_defaults import SearchError, check_length_penalty
 from seqserve_server.admission import frame_of, resolve_priority
 from seqserve_server.decoding.search import SearchSettings, normalised
-from seqserve_server.engine import Pair
+from seqserve_server.engine import Heads, Pair
 from seqserve_server.errors import InvalidRequest
 from seqserve_server.request import ScoreRequest
 
@@ -22,6 +22,8 @@ class ScoreOptions:
     length_penalty: float | None = None
     return_alignment: bool | None = None
     priority: int | None = None
+    alignment_layer: int | None = None
+    alignment_head: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,17 @@ class Scoring:
     search: SearchSettings
     return_alignment: bool
     priority: int = 0
+    heads: Heads | None = None
 
     def score(self, log_probs: Sequence[float]) -> float:
         """Of the log-probabilities of a target and its end token: what a search would give it."""
         return normalised(sum(log_probs), len(log_probs), self.search)
 
 
-def resolve_scoring(options: ScoreOptions, model: ModelDescription) -> Scoring:
-    """Fill in defaults and check every option.
+def resolve_scoring(
+    options: ScoreOptions, model: ModelDescription, choosable_heads: tuple[int, int] = (0, 0)
+) -> Scoring:
+    """Fill in defaults and check every option; ``choosable_heads`` are the engine's.
 
     Raises:
         InvalidRequest: naming the option, its value and its limit.
@@ -54,7 +59,25 @@ def resolve_scoring(options: ScoreOptions, model: ModelDescription) -> Scoring:
         model.eos_id, model.max_new_tokens, length_penalty=float(penalty), extra_length=defaults.extra_length
     )
     frame = frame_of(options.source_language, options.target_language, model)
-    return Scoring(frame, search, bool(options.return_alignment), resolve_priority(options.priority))
+    priority, heads = resolve_priority(options.priority), _heads(options, choosable_heads)
+    return Scoring(frame, search, bool(options.return_alignment), priority, heads)
+
+
+def _heads(options: ScoreOptions, choosable: tuple[int, int]) -> Heads | None:
+    """Counted from 1 by callers, as ``alignment_source`` does."""
+    asked = {"alignment_layer": options.alignment_layer, "alignment_head": options.alignment_head}
+    if options.alignment_layer is None:
+        if options.alignment_head is not None:
+            raise InvalidRequest("options.alignment_head", "is one of a layer's: options.alignment_layer is required")
+        return None
+    if choosable == (0, 0):
+        raise InvalidRequest(
+            "options.alignment_layer", "this bundle tells the attention of its usual heads only; export the model again"
+        )
+    for (name, value), most in zip(asked.items(), choosable, strict=True):
+        if value is not None and not 1 <= value <= most:
+            raise InvalidRequest(f"options.{name}", f"{value} is outside 1..{most}")
+    return Heads(options.alignment_layer - 1, None if options.alignment_head is None else options.alignment_head - 1)
 
 
 def score_request(
@@ -80,5 +103,5 @@ def score_request(
         if token_id == model.pad_id and token_id != model.unk_id:
             raise InvalidRequest(f"{field}[{place}]", f"id {token_id} is padding, which is no content")
     prompt = scoring.frame.prompt
-    pair = Pair(source, (*prompt, *content, model.eos_id), len(prompt))
+    pair = Pair(source, (*prompt, *content, model.eos_id), len(prompt), scoring.heads)
     return ScoreRequest(0, pair, deadline=deadline, priority=scoring.priority, tenant=tenant)

@@ -1,6 +1,6 @@
 """The scorer graph: what the decoder thinks of given targets, all tokens of them in one pass."""
 
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from seqserve_export.model.positions import relative_bucket
 
 INPUTS = (
     "tokens", "positions", "wanted", "pad_index", "pack_index", "source_lengths", "source_pad_index", "cross",
+    "choose", "chosen",
 )
 OUTPUTS = ("log_probs", "alignment")
 # Added to scores of positions that may not be seen: far below any score, and no infinity, whose differences are NaN.
@@ -27,7 +28,8 @@ class ScorerGraph(nn.Module):
     Its matrices are those of the step graph, entry for entry, so that a bundle stores them once.
 
     Args:
-        layer, heads: Whose cross-attention is the alignment: the mean of these heads of this layer, from 0.
+        layer, heads: Whose cross-attention is the alignment unless a call chooses: the mean of these heads of this
+            layer, from 0.
     """
 
     def __init__(self, model: Transformer, layer: int, heads: tuple[int, ...]) -> None:
@@ -46,10 +48,10 @@ class ScorerGraph(nn.Module):
             joined_projection([layer.cross.query], count, padded) for layer in model.decoder
         )
         self.cross_output = nn.ModuleList(output_projection(layer.cross, padded) for layer in model.decoder)
-        chosen = torch.zeros(count)
-        chosen[list(heads)] = 1 / len(heads)
-        self.chosen: Tensor
-        self.register_buffer("chosen", chosen.reshape(1, count, 1, 1))
+        usual = torch.zeros(count)
+        usual[list(heads)] = 1 / len(heads)
+        self.usual: Tensor
+        self.register_buffer("usual", usual.reshape(1, count, 1, 1))
         if config.positions == "relative":
             self.reach = min(config.max_target_length - 1, config.relative_max_distance)
             bucket = relative_bucket(
@@ -87,31 +89,56 @@ class ScorerGraph(nn.Module):
 
     def across(
         self, inputs: Tensor, index: int, pad_index: Tensor, pack_index: Tensor, cross: list[Tensor],
-        source_lengths: Tensor, weights: list[Tensor],
+        source_lengths: Tensor, seen: list[tuple[Tensor, Tensor]],
     ) -> Tensor:
-        """Cross-attention of one layer; of the alignment's, its weights are appended to ``weights``."""
+        """Cross-attention of one layer; its queries and keys are appended to ``seen``."""
         query = nn.functional.embedding(pad_index, self.cross_query[index](inputs))
         key, value = cross[2 * index], cross[2 * index + 1]  # [batch, source, heads * head_size]
         heads = multi_head_attention(
             query, key, value, source_lengths, heads=self.config.heads, scale=self.config.score_scale
         )
-        if index == self.layer:
-            weights.append(self.weights(query, key, source_lengths))
+        seen.append((query, key))
         outputs: Tensor = self.cross_output[index](_packed(heads, pack_index))
         return outputs
 
-    def weights(self, query: Tensor, key: Tensor, source_lengths: Tensor) -> Tensor:
-        """[batch, length, source]: the softmax that the attention operator keeps to itself, mean of the heads."""
+    def weights(self, query: Tensor, key: Tensor, source_lengths: Tensor, share: Tensor) -> Tensor:
+        """[batch, length, source]: the softmax that the attention operator keeps to itself, summed over heads.
+
+        Args:
+            share: [batch or 1, heads, 1, 1], of each head in the sum.
+        """
         count, size = self.config.heads, self.head_size
         queries = query.reshape(*query.shape[:2], count, size).permute(0, 2, 1, 3)
         keys = key.reshape(*key.shape[:2], count, size).permute(0, 2, 3, 1)
         scores = torch.matmul(queries, keys) * self.config.score_scale
         unseen = (torch.arange(key.shape[1])[None, :] >= source_lengths[:, None]).to(torch.float32) * UNSEEN
-        return (torch.softmax(scores + unseen[:, None, None, :], dim=-1) * self.chosen).sum(dim=1)
+        return (torch.softmax(scores + unseen[:, None, None, :], dim=-1) * share).sum(dim=1)
+
+    def alignment(
+        self, seen: list[tuple[Tensor, Tensor]], source_lengths: Tensor, choose: Tensor, chosen: Tensor
+    ) -> Tensor:
+        """[batch, length, source]: of the usual heads, or of those that the call chooses.
+
+        A branch of the graph, so that who does not choose pays for one layer and not for all. In the other, a layer
+        that a pair has no share in adds zeros, which change no bit.
+        """
+
+        def usual(source_lengths: Tensor, _chosen: Tensor, *tensors: Tensor) -> Tensor:
+            query, key = tensors[2 * self.layer : 2 * self.layer + 2]
+            return self.weights(query, key, source_lengths, self.usual)
+
+        def asked(source_lengths: Tensor, chosen: Tensor, *tensors: Tensor) -> Tensor:
+            layers = zip(tensors[::2], tensors[1::2], chosen.unbind(1), strict=True)
+            parts = (self.weights(query, key, source_lengths, share[:, :, None, None]) for query, key, share in layers)
+            return reduce(torch.add, parts)
+
+        flat = [tensor for pair in seen for tensor in pair]
+        found: Tensor = torch.cond(choose, asked, usual, (source_lengths, chosen, *flat))
+        return found
 
     def forward(
         self, tokens: Tensor, positions: Tensor, wanted: Tensor, pad_index: Tensor, pack_index: Tensor,
-        source_lengths: Tensor, source_pad_index: Tensor, cross: Tensor,
+        source_lengths: Tensor, source_pad_index: Tensor, cross: Tensor, choose: Tensor, chosen: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Score packed targets.
 
@@ -124,6 +151,9 @@ class ScorerGraph(nn.Module):
             source_lengths: int32 [batch].
             source_pad_index: int64 [batch, source], where in ``cross`` each padded place of a source is found.
             cross: [2 * layers, heads, m, head_size], as the encoder graph gives it for the packed sources.
+            choose: bool [], whether ``chosen`` says whose attention is the alignment.
+            chosen: float32 [batch, layers, heads], the share of each head in the alignment of each target; not read
+                without ``choose``.
 
         Returns:
             Log-probability [n] of each wanted token, and the attention [n, source] that was paid for it.
@@ -134,7 +164,7 @@ class ScorerGraph(nn.Module):
         gathered = [
             nn.functional.embedding(source_pad_index, joined[number]) for number in range(2 * len(self.model.decoder))
         ]
-        weights: list[Tensor] = []
+        seen: list[tuple[Tensor, Tensor]] = []
         layers = list(self.model.decoder)
         chain = NormChain(layers[0].attention_norm, states)
         for index, layer in enumerate(layers):
@@ -144,7 +174,7 @@ class ScorerGraph(nn.Module):
             )
             across = partial(
                 self.across, index=index, pad_index=pad_index, pack_index=pack_index, cross=gathered,
-                source_lengths=source_lengths, weights=weights,
+                source_lengths=source_lengths, seen=seen,
             )
             chain.run(mix, layer.attention_norm, layer.cross_norm.norm)
             chain.run(across, layer.cross_norm, layer.ffn_norm.norm)
@@ -152,7 +182,7 @@ class ScorerGraph(nn.Module):
         logits = self.model.project(chain.finish(self.model.decoder_norm))
         # As in the step graph. The runtime's ReduceLogSumExp would need no second copy, and is ten times less exact.
         log_probs = torch.log_softmax(logits, dim=-1).gather(1, wanted[:, None])[:, 0]
-        return log_probs, _packed(weights[0], pack_index)
+        return log_probs, _packed(self.alignment(seen, source_lengths, choose, chosen), pack_index)
 
 
 def _packed(padded: Tensor, pack_index: Tensor) -> Tensor:

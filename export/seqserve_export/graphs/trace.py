@@ -88,12 +88,14 @@ def trace_scorer(model: Transformer, layer: int, heads: tuple[int, ...]) -> onnx
         torch.full((batch,), 6, dtype=torch.int32),
         torch.zeros(batch, source, dtype=torch.int64),
         torch.zeros(2 * layers, model.config.heads, source_count, size),
+        torch.tensor(True),
+        torch.zeros(batch, layers, model.config.heads),
     )
     tokens, rows, places = Dim("tokens"), Dim("batch"), Dim("length")
     source_places, source_tokens = Dim("source_length"), Dim("source_tokens")
     shapes: tuple[object, ...] = (
         {0: tokens}, {0: tokens}, {0: tokens}, {0: rows, 1: places}, {0: tokens}, {0: rows},
-        {0: rows, 1: source_places}, {2: source_tokens},
+        {0: rows, 1: source_places}, {2: source_tokens}, {}, {0: rows},
     )
     return _export(graph, inputs, shapes, scorer.INPUTS, scorer.OUTPUTS)
 

@@ -246,18 +246,22 @@ class ScorePair(_message.Message):
     def __init__(self, source: _Optional[_Union[Input, _Mapping]] = ..., target: _Optional[_Union[Target, _Mapping]] = ...) -> None: ...
 
 class ScoreOptions(_message.Message):
-    __slots__ = ("source_language", "target_language", "length_penalty", "return_alignment", "priority")
+    __slots__ = ("source_language", "target_language", "length_penalty", "return_alignment", "priority", "alignment_layer", "alignment_head")
     SOURCE_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     TARGET_LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
     RETURN_ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_LAYER_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_HEAD_FIELD_NUMBER: _ClassVar[int]
     source_language: str
     target_language: str
     length_penalty: float
     return_alignment: bool
     priority: int
-    def __init__(self, source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., length_penalty: _Optional[float] = ..., return_alignment: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
+    alignment_layer: int
+    alignment_head: int
+    def __init__(self, source_language: _Optional[str] = ..., target_language: _Optional[str] = ..., length_penalty: _Optional[float] = ..., return_alignment: _Optional[bool] = ..., priority: _Optional[int] = ..., alignment_layer: _Optional[int] = ..., alignment_head: _Optional[int] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("results",)
@@ -336,7 +340,7 @@ class GetModelInfoResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., server_version: _Optional[str] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "version", "family", "precision", "limits", "defaults", "has_tokenizer", "languages", "has_scorer", "alignment_source")
+    __slots__ = ("name", "version", "family", "precision", "limits", "defaults", "has_tokenizer", "languages", "has_scorer", "alignment_source", "alignment_layers", "alignment_heads")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +351,8 @@ class ModelInfo(_message.Message):
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
     HAS_SCORER_FIELD_NUMBER: _ClassVar[int]
     ALIGNMENT_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_HEADS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     family: str
@@ -357,7 +363,9 @@ class ModelInfo(_message.Message):
     languages: _containers.RepeatedScalarFieldContainer[str]
     has_scorer: bool
     alignment_source: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[GenerationOptions, _Mapping]] = ..., has_tokenizer: _Optional[bool] = ..., languages: _Optional[_Iterable[str]] = ..., has_scorer: _Optional[bool] = ..., alignment_source: _Optional[str] = ...) -> None: ...
+    alignment_layers: int
+    alignment_heads: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., family: _Optional[str] = ..., precision: _Optional[str] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ..., defaults: _Optional[_Union[GenerationOptions, _Mapping]] = ..., has_tokenizer: _Optional[bool] = ..., languages: _Optional[_Iterable[str]] = ..., has_scorer: _Optional[bool] = ..., alignment_source: _Optional[str] = ..., alignment_layers: _Optional[int] = ..., alignment_heads: _Optional[int] = ...) -> None: ...
 
 class ModelLimits(_message.Message):
     __slots__ = ("max_source_tokens", "max_new_tokens", "max_inputs", "max_waiting_requests", "source_vocab_size", "target_vocab_size", "max_beam_size")
