@@ -31,7 +31,7 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow torture bench bench-load bench-models bench-peers
-.PHONY: check deploy-check monitoring monitoring-check protos protos-check oip-clients audit sbom clean
+.PHONY: check lint deploy-check monitoring monitoring-check protos protos-check oip-clients audit sbom clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -136,7 +136,9 @@ $(OIP_STAMP): tests/requirements-oip.txt
 	$(OIP)/python -m pip install --quiet $(PIP_ARGS) -r tests/requirements-oip.txt
 	touch $@
 
-check: $(STAMP) protos-check deploy-check monitoring-check  ## Lint, types, import directions, protos, deployment files, sizes
+check: lint protos-check deploy-check monitoring-check  ## Lint, types, import directions, protos, deployment files, sizes
+
+lint: $(STAMP)  ## The part of check that looks at Python alone
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports

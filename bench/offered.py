@@ -102,9 +102,9 @@ class Generator:
 
 
 @contextlib.contextmanager
-def running_generator() -> Iterator[Generator]:
-    """One that ends with the block."""
-    with running([sys.executable, "-m", "ours.generator"]) as process:
+def running_generator(module: str = "ours.generator") -> Iterator[Generator]:
+    """One that ends with the block; ``ours.light_generator`` where its own cost would be part of the result."""
+    with running([sys.executable, "-m", module]) as process:
         yield Generator(process)
 
 

@@ -4,7 +4,8 @@
 
 First the peak: 64 requests in flight, then once more after the overload, which shows whether the server recovers. Then
 Poisson arrivals at --factor times that. The queue's bound is what keeps the waiting of admitted requests within the
-limit, so it is set here (--max-waiting) and printed. The generator runs on the same cores; its share is printed, too.
+limit, so it is set here (--max-waiting) and printed. The generator runs on the same cores, and so writes its frames
+itself; its share is printed.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def measure(given: argparse.Namespace) -> Run:
     """Peak, overload, peak."""
     requests = Requests.of_random_model()
     flags = ("--threads", str(THREADS), "--max-waiting", str(given.max_waiting))
-    with running_server(given.bundle, *flags) as server, running_generator() as generator:
+    with running_server(given.bundle, *flags) as server, running_generator("ours.light_generator") as generator:
         closed_loop(generator, server, requests, given.peak_seconds / 4)  # not counted
         before = closed_loop(generator, server, requests, given.peak_seconds)
         rate = given.factor * before

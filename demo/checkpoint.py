@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seqserve_export.model import TransformerConfig
+from seqserve_export.model import CanonicalConfig
 
 
-def stored_weights(model: nn.Module, config: TransformerConfig) -> dict[str, Tensor]:
+def stored_weights(model: nn.Module, config: CanonicalConfig) -> dict[str, Tensor]:
     """The state of the model with each shared tensor once, under the name that the native family keeps."""
     weights = dict(model.state_dict())
     if config.shared_embeddings:
@@ -28,7 +28,7 @@ def write_weights(weights: dict[str, Tensor], path: Path) -> None:
     partial.replace(path)
 
 
-def write_config(config: TransformerConfig, path: Path) -> None:
+def write_config(config: CanonicalConfig, path: Path) -> None:
     """Write config.json."""
     path.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
 

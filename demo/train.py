@@ -1,13 +1,13 @@
-"""Train the demo model, English to German image captions (Multi30k), on a CPU.
+"""Train the demo models, English to German image captions (Multi30k), on a CPU.
 
     python demo/train.py --data DIR --out demo/en-de --work DIR
+    python demo/train.py --architecture luong --tokenizer demo/en-de/tokenizer.json --data DIR --out demo/luong-en-de
 """
 
 import argparse
 import csv
 import dataclasses
 import logging
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from architectures import ARCHITECTURES, Architecture, teacher_forced
 from checkpoint import average, load_weights, stored_weights, write_config, write_weights
 from fast import smoothed_loss, use_byte_dropout
-from pairs import EOS, PAD, START, TEST, TRAIN, VALIDATION, Batch, Pair, collate, make_batches, make_pairs, read_split
-from seqserve_export.model import Transformer, TransformerConfig
+from pairs import PAD, TEST, TRAIN, VALIDATION, Batch, Pair, collate, make_batches, make_pairs, read_split
+from seqserve_export.model import CanonicalModel
 from subwords import lossy_lines, train_subwords
 from translate import Score, score
 
@@ -39,16 +40,18 @@ class Options:
     updates: int
     seed: int
     resume: bool
-    dropout: float = 0.1
+    architecture: Architecture
+    tokenizer: Path | None
+    dropout: float
+    peak: float
+    threads: int
+    averaged: int
     warmup: int = 500
-    peak: float = 2.5e-3
     tokens: int = 2048
     entries: int = 8000
     smoothing: float = 0.1
     clip: float = 1.0
-    averaged: int = 5
     validate: int = 4
-    threads: int = 2
 
 
 @dataclass
@@ -63,36 +66,6 @@ class Epoch:
     seconds: float
 
 
-class TrainingTransformer(Transformer):
-    """The model, but its last projection is left to the loss while training; see ``fast.SmoothedLoss``."""
-
-    def project(self, states: Tensor) -> Tensor:
-        """[..., width] unchanged when training, [..., vocabulary] when evaluating."""
-        return states if self.training else super().project(states)
-
-
-def demo_config(entries: int, dropout: float) -> TransformerConfig:
-    """4 + 4 layers of width 128: about two million parameters, half of them embeddings."""
-    return TransformerConfig(
-        source_vocab_size=entries, target_vocab_size=entries,
-        width=128, heads=4, head_size=32, ffn_width=256, encoder_layers=4, decoder_layers=4,
-        max_source_length=256, max_target_length=256, pad_id=PAD, eos_id=EOS, decoder_start_id=START,
-        norm_position="pre", final_norm=True, embedding_scale=math.sqrt(128),
-        shared_embeddings=True, tied_output=True, dropout=dropout,
-    )
-
-
-def initialise(model: Transformer) -> None:
-    """Glorot matrices, zero biases, and embeddings of unit length, as they are also the output projection."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("tokens.weight"):
-            nn.init.normal_(parameter, std=model.config.width**-0.5)
-        elif parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
-
-
 def learning_rate(update: int, options: Options) -> float:
     """Linear warm-up to the peak, then linear decay to zero one update after the last."""
     rise = (update + 1) / options.warmup
@@ -100,16 +73,15 @@ def learning_rate(update: int, options: Options) -> float:
     return options.peak * min(rise, fall, 1.0)
 
 
-def loss_of(model: Transformer, batch: Batch, smoothing: float) -> Tensor:
+def loss_of(model: CanonicalModel, batch: Batch, smoothing: float) -> Tensor:
     """Mean loss per target token. Padding is dropped before the projection, the most expensive operation."""
     expected = batch.target[:, 1:]
     places = expected != PAD
-    encoded = model.encode(batch.source, batch.lengths)
-    states = model.decode(batch.target[:, :-1], model.begin(encoded, batch.lengths))
-    return smoothed_loss(states[places], model.output.weight, expected[places], smoothing)
+    states = teacher_forced(model, batch)
+    return smoothed_loss(states[places], model.get_parameter("output.weight"), expected[places], smoothing)
 
 
-def set_dropout(model: Transformer, training: bool) -> None:
+def set_dropout(model: CanonicalModel, training: bool) -> None:
     """Switch dropout below ``model``, but not the mode of ``model`` itself, which decides who projects."""
     for child in model.children():
         child.train(training)
@@ -121,8 +93,9 @@ class Run:
     def __init__(self, options: Options, tokenizer: Tokenizer) -> None:
         self.options, self.tokenizer = options, tokenizer
         torch.manual_seed(options.seed)
-        self.model = TrainingTransformer(demo_config(options.entries, options.dropout))
-        initialise(self.model)
+        architecture = options.architecture
+        self.model = architecture.training(architecture.config(tokenizer.get_vocab_size(), options.dropout))
+        architecture.initialise(self.model)
         use_byte_dropout(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=(0.9, 0.98), eps=1e-9, fused=True)
         self.longest = self.model.config.max_target_length
@@ -209,14 +182,15 @@ class Run:
 
 
 def prepare_tokenizer(options: Options) -> Tokenizer:
-    """Train the subwords and check that they lose nothing of the three splits.
+    """Train the subwords, or take those that the options name, and check that they lose nothing of the three splits.
 
     Raises:
         ValueError: when a line does not survive encoding and decoding.
     """
     path = options.work / "tokenizer.json"
     english, german = read_split(options.data, TRAIN)
-    tokenizer = Tokenizer.from_file(str(path)) if options.resume else train_subwords(english + german, options.entries)
+    given = path if options.resume else options.tokenizer
+    tokenizer = train_subwords(english + german, options.entries) if given is None else Tokenizer.from_file(str(given))
     for split in (TRAIN, VALIDATION, TEST):
         for lines in read_split(options.data, split):
             if lossy := lossy_lines(tokenizer, lines):
@@ -239,6 +213,7 @@ def write_curve(history: list[Epoch], path: Path) -> None:
 def finish(run: Run) -> None:
     """Average the last epochs, write the checkpoint, and score what was written on validation and test sets."""
     options, config = run.options, run.model.config
+    architecture = options.architecture
     newest = range(max(1, len(run.history) - options.averaged + 1), len(run.history) + 1)
     weights = average([run.weights_path(epoch) for epoch in newest])
     options.out.mkdir(parents=True, exist_ok=True)
@@ -246,7 +221,7 @@ def finish(run: Run) -> None:
     write_config(config, options.out / "config.json")
     write_curve(run.history, options.out / "curve.csv")
     run.tokenizer.save(str(options.out / "tokenizer.json"))
-    model = Transformer(config).eval()
+    model = architecture.reference(config).eval()
     load_weights(model, weights)
     for split in (VALIDATION, TEST):
         result: Score = score(model, run.tokenizer, *read_split(options.data, split))
@@ -255,20 +230,32 @@ def finish(run: Run) -> None:
 
 def parse(arguments: list[str] | None = None) -> Options:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Train the demo model on Multi30k.")
+    parser = argparse.ArgumentParser(description="Train a demo model on Multi30k.")
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="transformer", help="default: transformer")
     parser.add_argument(
         "--data", type=Path, required=True, help="holds {train,val,test_2016_flickr}.{en,de}.gz, one sentence a line"
     )
     parser.add_argument("--out", type=Path, required=True, help="directory for the finished checkpoint")
     parser.add_argument("--work", type=Path, help="directory for checkpoints and --resume (default: OUT/work)")
-    parser.add_argument("--updates", type=int, default=5000, help="length of the schedule (default: 5000)")
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json to take (default: train one on the data)"
+    )
+    of_its_own = "(default: the architecture's)"
+    parser.add_argument("--updates", type=int, help=f"length of the schedule {of_its_own}")
+    parser.add_argument("--peak", type=float, help=f"highest learning rate {of_its_own}")
+    parser.add_argument("--dropout", type=float, help=of_its_own[1:-1])
+    parser.add_argument("--averaged", type=int, default=5, help="last epochs whose weights are averaged (default: 5)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="default: 2")
     parser.add_argument("--resume", action="store_true", help="continue after the last complete epoch in --work")
     values = parser.parse_args(arguments)
+    chosen = ARCHITECTURES[values.architecture]
+    own = {name: getattr(values, name) for name in ("updates", "peak", "dropout")}
+    own = {name: getattr(chosen, name) if value is None else value for name, value in own.items()}
     return Options(
-        data=values.data, out=values.out, work=values.work or values.out / "work",
-        updates=values.updates, seed=values.seed, resume=values.resume, dropout=values.dropout,
+        data=values.data, out=values.out, work=values.work or values.out / "work", architecture=chosen,
+        tokenizer=values.tokenizer, seed=values.seed, resume=values.resume, threads=values.threads,
+        averaged=values.averaged, **own,
     )
 
 

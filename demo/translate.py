@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pairs import EOS, PAD, START, Pair, collate, source_ids
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel
 
 ROWS = 128
 EXTRA = 32
@@ -24,7 +24,7 @@ class Score:
 
 
 @torch.no_grad()
-def greedy(model: Transformer, source: Tensor, lengths: Tensor, limit: int) -> list[list[int]]:
+def greedy(model: CanonicalModel, source: Tensor, lengths: Tensor, limit: int) -> list[list[int]]:
     """Most probable token at each step until EOS or ``limit`` tokens.
 
     Args:
@@ -49,7 +49,7 @@ def greedy(model: Transformer, source: Tensor, lengths: Tensor, limit: int) -> l
     return [[token for token in row if token not in (EOS, PAD)] for row in torch.cat(steps, 1).tolist()]
 
 
-def translate(model: Transformer, tokenizer: Tokenizer, texts: list[str]) -> list[str]:
+def translate(model: CanonicalModel, tokenizer: Tokenizer, texts: list[str]) -> list[str]:
     """Translate in batches of similar length; the answers come in the order of ``texts``."""
     sources = source_ids(tokenizer, texts)
     order = sorted(range(len(texts)), key=lambda index: len(sources[index]))
@@ -64,7 +64,7 @@ def translate(model: Transformer, tokenizer: Tokenizer, texts: list[str]) -> lis
     return answers
 
 
-def score(model: Transformer, tokenizer: Tokenizer, english: list[str], german: list[str]) -> Score:
+def score(model: CanonicalModel, tokenizer: Tokenizer, english: list[str], german: list[str]) -> Score:
     """Corpus BLEU of greedy translations, cased and detokenised, against one reference."""
     training = model.training
     model.eval()

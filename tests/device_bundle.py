@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from built_bundle import Built
+from built_once import built_once
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, WEIGHTS_FILE, ModelDescription
 from seqserve_export.graphs.device import for_device
 from seqserve_export.graphs.halve import halve
@@ -29,11 +30,10 @@ from seqserve_server.sessions import open_on_cpu
 
 def plain_graphs(built: Built) -> Path:
     """Directory of a built model's graphs as an fp16 export begins with them: without operators of our own."""
-    directory = built.bundle.parent / "plain"
-    if not directory.exists():
-        directory.mkdir()
-        write_graphs(built.checkpoint.model, directory, kernels=False)
-    return directory
+    def write(made: Path) -> None:
+        write_graphs(built.checkpoint.model, made, kernels=False)
+
+    return built_once(built.directory / "plain", write)
 
 
 def write_device_bundle(built: Built, directory: Path, *, half: bool) -> ModelDescription:

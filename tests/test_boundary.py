@@ -74,6 +74,12 @@ HANDLERS: dict[str, Any] = {
 }
 
 
+class Details(grpc.HandlerCallDetails):
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
+
+
 class Handlers(grpc.GenericRpcHandler):
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return HANDLERS.get(handler_call_details.method)
@@ -149,7 +155,7 @@ async def test_a_caller_that_has_gone_is_no_failure(caplog: pytest.LogCaptureFix
         async def found(details: object) -> Any:
             return HANDLERS[method]
 
-        handler: Any = await BoundaryInterceptor().intercept_service(found, None)  # type: ignore[arg-type]
+        handler: Any = await BoundaryInterceptor().intercept_service(found, Details(method))
         with pytest.raises(asyncio.CancelledError):
             await (handler.unary_stream or handler.unary_unary)(message, Gone())
 

@@ -20,8 +20,7 @@ from variants import VARIANTS
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Device:
     """Of one architecture, for what no architecture changes."""
-    directory = tmp_path_factory.mktemp("one")
-    built = Built(directory / "built", next(iter(VARIANTS.values())))
+    built, directory = Built(tmp_path_factory, next(iter(VARIANTS))), tmp_path_factory.mktemp("one")
     return Device(built, directory / "bundle", write_device_bundle(built, directory / "bundle", half=False))
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from book_model import BookModel
+from book_recurrent import RecurrentBook
 from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import command
 from seqserve_export.families import FAMILIES
+from seqserve_export.families.recurrent import save_recurrent
+from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq
 from tiny_model import write_native
 
 pytestmark = pytest.mark.filterwarnings("ignore:enable_nested_tensor")
@@ -33,6 +37,24 @@ def write_book(directory: Path) -> None:
     for side in ("source", "target"):
         (directory / f"{side}_vocab.json").write_text(json.dumps(WORDS))
     (directory / "config.json").write_text('{"num_heads": 4}')
+
+
+def write_recurrent_book(directory: Path) -> None:
+    directory.mkdir()
+    save_file(RecurrentBook(len(WORDS), len(WORDS)).state_dict(), directory / "model.safetensors")
+    for side in ("source", "target"):
+        (directory / f"{side}_vocab.json").write_text(json.dumps(WORDS))
+    (directory / "config.json").write_text('{"format": "Seq2SeqAttentionDecoder"}')
+
+
+def write_luong(directory: Path) -> None:
+    directory.mkdir()
+    config = RecurrentConfig(
+        source_vocab_size=12, target_vocab_size=12, embedding_width=6, hidden_width=8, encoder_layers=1,
+        decoder_layers=1, max_source_length=20, max_target_length=20, pad_id=0, eos_id=1, decoder_start_id=2,
+        wiring="luong", score="general",
+    )
+    save_recurrent(RecurrentSeq2Seq(config), directory)
 
 
 def write_torch(directory: Path) -> None:
@@ -54,7 +76,10 @@ CONFIG, REST = "config.json", "the rest of the file"
 BARTS = ("model.decoder.layers.0.fc1.weight", CONFIG)
 CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "native": (write_native, "decoder.1.ffn.inner.weight", CONFIG),
+    "retnet": (partial(write_native, decoder_mixing="retention"), "decoder.1.retention.gate.weight", CONFIG),
     "d2l": (write_book, "decoder.blks.block0.ffn.dense2.weight", REST),
+    "bahdanau": (write_recurrent_book, "decoder.dense.weight", REST),
+    "luong": (write_luong, "combine.weight", CONFIG),
     "torch": (write_torch, "transformer.decoder.layers.0.linear1.weight", REST),
     "marian": (copied("marian"), *BARTS),
     "bart": (copied("hub/bart"), *BARTS),
@@ -96,7 +121,8 @@ def test_missing_tensors_are_listed(directory: Path, family: str) -> None:
     change_tensors(directory, **dict.fromkeys(norms))
     told = sorted([*norms, name])
     more = f" and {len(told) - 5} more" if len(told) > 5 else ""
-    assert refusal(directory) == f"{file}: tensors {', '.join(told[:5])}{more} missing"
+    noun = "tensors" if norms else "tensor"
+    assert refusal(directory) == f"{file}: {noun} {', '.join(told[:5])}{more} missing"
 
 
 def test_left_over_tensors_are_listed(directory: Path) -> None:
@@ -144,7 +170,10 @@ def test_weights_that_are_cut_off_are_refused_by_name(directory: Path, part: flo
 
 def test_a_directory_without_weights_says_what_is_looked_for(directory: Path, family: str) -> None:
     (directory / "model.safetensors").unlink()
-    pickled = {"native": "", "d2l": " or model.pt", "torch": " or model.pt"}.get(family, " or pytorch_model.bin")
+    pickled = {
+        **dict.fromkeys(("native", "retnet", "luong"), ""),
+        **dict.fromkeys(("d2l", "bahdanau", "torch"), " or model.pt"),
+    }.get(family, " or pytorch_model.bin")
     assert refusal(directory) == f"{directory}: no weights here (model.safetensors{pickled})"
 
 

@@ -61,10 +61,16 @@ class Context:
         raise Aborted
 
 
+class Details(grpc.HandlerCallDetails):
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
+
+
 async def outcome(handlers: dict[str, Any], method: str, payload: bytes) -> Context:
     """Parse and handle one request as the server does, without a wire."""
     context, handler = Context(), handlers[method]
-    bounded: Any = await BoundaryInterceptor().intercept_service(_found(handler), None)  # type: ignore[arg-type]
+    bounded: Any = await BoundaryInterceptor().intercept_service(_found(handler), Details(method))
     call = bounded.unary_stream if handler.response_streaming else bounded.unary_unary
     with contextlib.suppress(Aborted):
         await call(payload, context)

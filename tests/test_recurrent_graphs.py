@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 import torch
 
+from mixed_beams import BEAMS, as_bits, mixed, search, sources
 from seqserve.bundle import DECODER_FILE, ENCODER_FILE, MODEL_FILE, SCORER_FILE
 from seqserve_export import parity, precision, proof_sources, reference
 from seqserve_export.errors import ExportError
@@ -31,7 +32,6 @@ from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.server import running_server
 from serving import ask, ids, make_stub
 from slow_beam import slow_beam
-from test_places import BEAMS, as_bits, mixed, search, sources
 from tiny_model import EOS, START
 from tiny_recurrent import RECURRENT, RecurrentBuilt
 

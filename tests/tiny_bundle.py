@@ -20,7 +20,7 @@ def write_bundle(directory: Path) -> None:
         max_source_length=LONGEST, max_target_length=LONGEST,
     )
     config = model.config
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     alignment = Alignment(0, (0, 1), config.decoder_layers, declared=True)
     write_graphs(model, directory, alignment)
     description = ModelDescription(

@@ -1,5 +1,6 @@
 """From a failed call to the error that is raised: the one table of status codes and reasons on this side."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
@@ -13,6 +14,7 @@ from seqserve_client.errors import (
     InvalidInput,
     MessageTooLarge,
     ModelNotFound,
+    PermissionDenied,
     QueueFull,
     SeqserveError,
     ServerError,
@@ -33,6 +35,7 @@ _BY_CODE: dict[grpc.StatusCode, type[SeqserveError]] = {
     grpc.StatusCode.OUT_OF_RANGE: InvalidInput,
     grpc.StatusCode.NOT_FOUND: ModelNotFound,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.FAILED_PRECONDITION: Unsupported,
     grpc.StatusCode.RESOURCE_EXHAUSTED: QueueFull,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
@@ -81,16 +84,24 @@ def _facts(call: FailedCall) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {}
     for detail in status.details if status is not None else ():
-        info = error_details_pb2.ErrorInfo()
-        bad_request = error_details_pb2.BadRequest()
-        retry = error_details_pb2.RetryInfo()
-        request = error_details_pb2.RequestInfo()
-        if detail.Unpack(info):
-            facts.update(reason=info.reason, metadata=dict(info.metadata))
-        elif detail.Unpack(bad_request) and bad_request.field_violations:
-            facts["field"] = bad_request.field_violations[0].field
-        elif detail.Unpack(retry):
-            facts["retry_after"] = retry.retry_delay.ToTimedelta().total_seconds()
-        elif detail.Unpack(request):
-            facts["request_id"] = request.request_id
+        known = _DETAILS.get(detail.type_url.rpartition("/")[2])
+        if known is None:
+            continue
+        message = known[0].FromString(detail.value)
+        facts.update(known[1](message))
     return facts
+
+
+def _of_bad_request(message: Any) -> dict[str, Any]:
+    return {"field": message.field_violations[0].field} if message.field_violations else {}
+
+
+# By name, with what is read of each. Not ``Unpack``: one would have to try all of them on every detail.
+_DETAILS: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
+    kind.DESCRIPTOR.full_name: (kind, read) for kind, read in (
+        (error_details_pb2.ErrorInfo, lambda info: {"reason": info.reason, "metadata": dict(info.metadata)}),
+        (error_details_pb2.BadRequest, _of_bad_request),
+        (error_details_pb2.RetryInfo, lambda retry: {"retry_after": retry.retry_delay.ToTimedelta().total_seconds()}),
+        (error_details_pb2.RequestInfo, lambda request: {"request_id": request.request_id}),
+    )
+}

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint: a directory, or an .argosmodel")
     parser.add_argument("out", type=Path, metavar="OUT", help="directory of the bundle to write")
     parser.add_argument(
-        "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), help="kind of checkpoint (default: auto)"
+        "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), metavar="FAMILY",
+        help="kind of checkpoint: %(choices)s (default: auto)",
     )
     parser.add_argument(
         "--precision", default=ExportOptions.precision, choices=PRECISIONS,
@@ -56,8 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for side in ("source", "target"):
         parser.add_argument(
             f"--max-{side}-length", type=int, metavar="N",
-            help=f"t5: longest {side} in tokens, end token included (default: n_positions of config.json, else 1024)",
+            help=f"t5, bahdanau: longest {side} in tokens, end token included (default: n_positions of config.json,"
+            " else 1024; bahdanau: 1000)",
         )
+    parser.add_argument(
+        "--pad-sources", type=int, metavar="N",
+        help="bahdanau: the encoder reads on over padding up to N tokens, as the book's does up to num_steps"
+        " (default: it reads a source's own tokens alone)",
+    )
     parser.add_argument(
         "--no-scorer", dest="scorer", action="store_false",
         help="leave out the graph that scores given targets and tells alignments; fp16 bundles have none",
@@ -74,6 +81,7 @@ def run(args: argparse.Namespace, open_bundle: Opener) -> int:
         checkpoint=SourceOptions(
             heads=args.heads, positions=args.positions,
             max_source_length=args.max_source_length, max_target_length=args.max_target_length,
+            pad_sources=args.pad_sources,
         ),
     )
     started = time.monotonic()

@@ -13,7 +13,7 @@ from seqserve.bundle import BundleError
 from seqserve.marian_text import MarianSettings, MarianVocabulary
 from seqserve.sentencepiece_file import read_model_file
 from seqserve_export.errors import ExportError
-from seqserve_export.model import TransformerConfig
+from seqserve_export.model import CanonicalConfig
 
 SETTINGS_FILE = "tokenizer_config.json"
 
@@ -25,7 +25,7 @@ def token_text(token: object) -> object:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def check_end(shown: str, token: str, token_id: int | None, config: TransformerConfig) -> None:
+def check_end(shown: str, token: str, token_id: int | None, config: CanonicalConfig) -> None:
     """The tokenizer ends sources and the model answers: they have to mean the same.
 
     Raises:
@@ -120,7 +120,7 @@ class MarianFiles(TokenizerFiles):
     vocabulary: MarianVocabulary
 
     @classmethod
-    def read(cls, directory: Path, config: TransformerConfig) -> "MarianFiles":
+    def read(cls, directory: Path, config: CanonicalConfig) -> "MarianFiles":
         """Check the files of a Marian directory against one another and against the model.
 
         Raises:

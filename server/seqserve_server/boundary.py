@@ -19,6 +19,9 @@ _UNREADABLE = "it is not a message of this method, or a text in it is not UTF-8"
 class BoundaryInterceptor(grpc.aio.ServerInterceptor):
     """Reads messages itself, and runs handlers of every kind and style; all it makes are coroutines."""
 
+    def __init__(self) -> None:
+        self._bounded: dict[str, tuple[Handler, Handler]] = {}  # by method: the handler, and the one around it
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
@@ -28,6 +31,9 @@ class BoundaryInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
+        known = self._bounded.get(handler_call_details.method)
+        if known is not None and known[0] is handler:
+            return known[1]
         read = handler.request_deserializer or (lambda message: message)
         kind = handler.request_streaming, handler.response_streaming
         inner, make = {
@@ -52,6 +58,7 @@ class BoundaryInterceptor(grpc.aio.ServerInterceptor):
                 return await guarded(context, _raising(error))  # which knows our own errors, and logs the others
 
         wrapped: Handler = make(bounded, None, handler.response_serializer)
+        self._bounded[handler_call_details.method] = handler, wrapped
         return wrapped
 
 

@@ -33,6 +33,8 @@ class CallMetrics:
             "seqserve_requests_rejected", "Requests refused before anything was computed; each input of a call is one.",
             ("reason",), registry=registry,
         )
+        self._series: dict[Labels, tuple[Counter, ClientHistogram]] = {}
+        self._ends: dict[tuple[Labels, grpc.StatusCode], Counter] = {}  # looked up at every call, made at its first
         own = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"]
         for labels in _methods([own, *others]):  # series that begin at 0, so that a first error shows as a rise
             self._started.labels(*labels)
@@ -45,17 +47,26 @@ class CallMetrics:
 
     def begin(self, labels: Labels) -> None:
         """A call begins."""
-        self._started.labels(*labels).inc()
+        self._of(labels)[0].inc()
 
     def end(self, call: Call, labels: Labels, code: grpc.StatusCode, now: float) -> None:
         """A call has ended."""
-        self._handled.labels(*labels, go_name(code)).inc()
-        self._seconds.labels(*labels).observe(now - call.begun)
+        ended = self._ends.get((labels, code))
+        if ended is None:
+            ended = self._ends[labels, code] = self._handled.labels(*labels, go_name(code))
+        ended.inc()
+        self._of(labels)[1].observe(now - call.begun)
         if call.reason and call.reason not in BEGUN:
             self._rejected.labels(call.reason).inc(max(1, call.requests))
         for reason, count in call.refused.items():
             if reason not in BEGUN:
                 self._rejected.labels(reason).inc(count)
+
+    def _of(self, labels: Labels) -> tuple[Counter, ClientHistogram]:
+        found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = self._started.labels(*labels), self._seconds.labels(*labels)
+        return found
 
 
 def go_name(status: grpc.StatusCode) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 from seqserve_server.errors import EngineStopped
 from seqserve_server.loop import Loop
+from seqserve_server.priority import lower_priority
 from seqserve_server.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -157,13 +158,16 @@ def _once(work: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def engine_thread(runner: Runner, lost: Callable[[], None], hang_seconds: float = 0.0) -> Iterator[None]:
+def engine_thread(
+    runner: Runner, lost: Callable[[], None], hang_seconds: float = 0.0, niceness: int = 0
+) -> Iterator[None]:
     """Runs the runner.
 
     Args:
         lost: Called once, by another thread, when the runner ended by itself or hangs. A native call that hangs cannot
             be ended: what is left is to tell everybody and to end the process.
         hang_seconds: It hangs when there is work and nothing of it ends for so long; 0 for never.
+        niceness: See ``lower_priority``.
     """
     told, leaving = threading.Lock(), threading.Event()  # the lock is taken by who tells, and never given back
 
@@ -173,6 +177,7 @@ def engine_thread(runner: Runner, lost: Callable[[], None], hang_seconds: float 
 
     def body() -> None:
         try:
+            lower_priority(niceness)
             runner.run()
         except BaseException:
             logger.exception("the engine thread ended")

@@ -21,6 +21,7 @@ from seqserve_server.errors import ServerError, StartupError
 from seqserve_server.gate import Gate
 from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.metrics import ModelLabels, ModelMetrics, reload_counter
+from seqserve_server.priority import in_lowered_thread
 from seqserve_server.request import Event
 from seqserve_server.served_model import ServedModel
 from seqserve_server.served_models import ServedModels, Serving
@@ -73,7 +74,7 @@ class HotSwap:
         paths: dict[str, Path] = {}
         for path in search.bundles:
             try:
-                model = await asyncio.to_thread(self._load, replace(config, bundles=(path,)))
+                model = await self._opened(replace(config, bundles=(path,)))
                 name = model.description.name
                 if name in paths:
                     raise StartupError(f"model {name!r} is in {paths[name]} and in {path}: one of a name can be served")
@@ -197,10 +198,14 @@ class HotSwap:
         """Away from the engine's thread; by it where it captures CUDA graphs, beside which nothing may be allocated."""
         precision = (await asyncio.to_thread(read_model, config.bundles[0])).precision
         if precision != "fp16":
-            return await asyncio.to_thread(self._load, config)
+            return await self._opened(config)
         loaded: list[ServedModel] = []
         await _of_thread(self._around.runner.call(lambda: loaded.append(self._load(config))))
         return loaded.pop()
+
+    async def _opened(self, config: ServerConfig) -> ServedModel:
+        """In a thread whose priority the runtime's pool inherits."""
+        return await in_lowered_thread(lambda: self._load(config), config.engine_niceness)
 
     async def _put(self, model: ServedModel) -> Serving | None:
         """Step it, and let new calls have it; returns the version before."""

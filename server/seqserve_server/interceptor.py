@@ -34,6 +34,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: CallMetrics, tracing: Tracing | None = None, *, access_log: bool = False) -> None:
         self._metrics, self._tracing, self._access_log = metrics, tracing, access_log
+        # By method: what was found and what became of it. A refused call costs little else than this wrapping would.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -45,6 +47,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = found
         if found is None:
             return None
+        known = self._wrapped.get(handler_call_details.method)
+        if known is not None and known[0] is found:
+            return known[1]
         kind, attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
         inner = getattr(handler, attribute)
         if not inspect.iscoroutinefunction(inner):
@@ -53,6 +58,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         service, _, name = method.partition("/")
         function = self._around(inner, method, (kind, service, name))
         wrapped: Handler = make(function, handler.request_deserializer, handler.response_serializer)
+        self._wrapped[handler_call_details.method] = found, wrapped  # known methods only, so it does not grow
         return wrapped
 
     def _around(self, inner: Function, method: str, labels: Labels) -> Function:

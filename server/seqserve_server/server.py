@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -137,9 +138,7 @@ async def running_server(
         write_timeout_seconds=config.write_timeout_seconds,
     )
     servicer = HealthService()
-    registry.register(ServerMetrics(
-        lambda: servicer.ready, lambda: gate.inside.requests, max_waiting=config.max_waiting, max_rows=config.max_rows,
-    ))
+    registry.register(ServerMetrics(lambda: servicer.ready, lambda: gate.inside.requests, limits))
     tracing = open_tracing(config.otlp_endpoint)
     second = _second_service(config, models, servicer)
     metrics = CallMetrics(registry, [each.descriptor for each in second])
@@ -153,7 +152,7 @@ async def running_server(
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
             swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
-            with engine_thread(runner, ending.lost, config.hang_seconds):
+            with engine_thread(runner, ending.lost, config.hang_seconds, config.engine_niceness):
                 await swap.load_all()
                 await _set_health(servicer, SERVING)
                 try:
@@ -230,7 +229,11 @@ async def _metrics_server(config: ServerConfig, registry: CollectorRegistry) -> 
     try:
         yield http.server_port
     finally:
-        await asyncio.to_thread(http.shutdown)  # it waits for its own poll, up to half a second
+        # Its thread looks twice a second whether it is to end, or when something comes in: this does. Where a system
+        # does not know it of listening sockets, the half second is waited for.
+        with contextlib.suppress(OSError):
+            http.socket.shutdown(socket.SHUT_RDWR)
+        await asyncio.to_thread(http.shutdown)
         http.server_close()
         thread.join()
 

@@ -84,12 +84,14 @@ class SourceOptions:
         positions: "true", or "book": every generated token at position 0.
         max_source_length, max_target_length: Limits in tokens, special ones included, of families whose models have
             none of their own.
+        pad_sources: The encoder reads on over padding up to so many tokens.
     """
 
     heads: int | None = None
     positions: str | None = None
     max_source_length: int | None = None
     max_target_length: int | None = None
+    pad_sources: int | None = None
 
 
 NOTHING_SAID = SourceOptions()
@@ -120,7 +122,7 @@ class Family:
         for entry in dataclasses.fields(options):
             if getattr(options, entry.name) is not None and entry.name not in self.takes:
                 raise ExportError(f"--{entry.name.replace('_', '-')}: means nothing to the family {self.name}")
-        for name in ("max_source_length", "max_target_length"):
+        for name in ("max_source_length", "max_target_length", "pad_sources"):
             length = getattr(options, name)
             if length is not None and not 1 <= length <= LONGEST:
                 raise ExportError(f"--{name.replace('_', '-')} {length}: outside 1..{LONGEST}")

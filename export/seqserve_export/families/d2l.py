@@ -23,6 +23,7 @@ PICKLE_FILE = "model.pt"
 VOCABULARIES = ("source_vocab", "target_vocab")
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 SOURCE_EMBEDDING, TARGET_EMBEDDING = "encoder.embedding.weight", "decoder.embedding.weight"
+RECURRENT = "decoder.attention.W_k.weight"
 MAX_LENGTH = 1000  # the book's PositionalEncoding has this many rows
 
 # Of config.json, which is optional: what shapes do not tell, and what they must agree with.
@@ -55,6 +56,8 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
     settings = read_settings(path) if path.is_file() else {}
     file = weights(directory)
     tensors = name_blocks(read_weights(file), file)
+    if RECURRENT in tensors:
+        raise ExportError(f"{file}: {RECURRENT} is of the book's recurrent model: export it with --family bahdanau")
     try:
         config = infer_config(tensors, settings, options.heads, file, (source, target))
     except (ConfigError, TypeError, ValueError) as error:
@@ -72,7 +75,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
         source_prefix=(),
         source_suffix=(source.id_of(END),),
         unk_id=source.tokens.index(UNKNOWN) if UNKNOWN in source.tokens else None,
-        tokenizer=_words(source, target, config),
+        tokenizer=words_of(source, target),
         default_max_new_tokens=min(settings.get("num_steps", DEFAULT_MAX_NEW_TOKENS), config.max_target_length),
         provenance={
             "source_class": "d2l.Transformer", "positions": options.positions or "true",
@@ -87,13 +90,13 @@ def weights(directory: Path) -> Path:
     return weights_file(directory, PICKLE_FILE)
 
 
-def _words(source: Vocabulary, target: Vocabulary, config: TransformerConfig) -> WordFiles:
+def words_of(source: Vocabulary, target: Vocabulary) -> WordFiles:
     """The book's tokenizer: words between spaces. Its answers show ``<unk>``, and nothing of the other special ones."""
     words = WordFiles(
         source.tokens, target.tokens, UNKNOWN if UNKNOWN in source.tokens else None, (PAD, BEGIN, END), SPACES,
         str(source.file), str(target.file),
     )
-    return words.check(config.source_vocab_size, config.target_vocab_size)
+    return words.check(len(source.tokens), len(target.tokens))
 
 
 def find_vocabulary(directory: Path, name: str) -> Vocabulary:

@@ -7,7 +7,7 @@ from typing import Any
 from seqserve_export.errors import ExportError
 from seqserve_export.families.files import read_json
 from seqserve_export.families.settings import COLLECTION, FLAG, LIST, TEXT, check_known
-from seqserve_export.model import TransformerConfig
+from seqserve_export.model import CanonicalConfig
 from seqserve_export.tokenizer_files import SETTINGS_FILE, HubFile, check_end, token_text
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -36,7 +36,7 @@ class HubText:
     suffix: tuple[int, ...]
 
 
-def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | None:
+def read_hub_tokenizer(directory: Path, config: CanonicalConfig) -> HubText | None:
     """The directory's ``tokenizer.json``, or None where it has none.
 
     Raises:
@@ -47,7 +47,7 @@ def read_hub_tokenizer(directory: Path, config: TransformerConfig) -> HubText | 
 
 
 def check_tokenizer(
-    path: Path, values: dict[str, Any], settings: dict[str, Any], config: TransformerConfig, content: str | None = None
+    path: Path, values: dict[str, Any], settings: dict[str, Any], config: CanonicalConfig, content: str | None = None
 ) -> HubText:
     """The values of a ``tokenizer.json``.
 

@@ -3,7 +3,21 @@
 from pathlib import Path
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import argos, bart, ctranslate2, d2l, marian, multilingual, native, t5, torch_transformer
+from seqserve_export.families import (
+    argos,
+    bahdanau,
+    bart,
+    ctranslate2,
+    d2l,
+    luong,
+    marian,
+    multilingual,
+    native,
+    recurrent,
+    retnet,
+    t5,
+    torch_transformer,
+)
 from seqserve_export.families.checkpoint import Family
 from seqserve_export.families.files import CONFIG_FILE, read_json
 
@@ -14,7 +28,13 @@ FAMILIES: dict[str, Family] = {
             "native", native.recognises, lambda directory, _: native.load(directory),
             weights=native.weights,
         ),
+        Family("retnet", retnet.recognises, lambda directory, _: retnet.load(directory), weights=native.weights),
         Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions"), weights=d2l.weights),
+        Family(
+            bahdanau.NAME, bahdanau.recognises, bahdanau.load,
+            takes=("max_source_length", "max_target_length", "pad_sources"), weights=bahdanau.weights,
+        ),
+        Family(luong.NAME, luong.recognises, lambda directory, _: luong.load(directory), weights=recurrent.weights),
         Family(
             "torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory),
             weights=torch_transformer.weights,

@@ -84,6 +84,18 @@ CrossAttention <num_heads, kv_num_heads, scale> (query, keys, values, last, exte
         num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, scale: float = @scale, causal: int = 0
     > (query, none_new, none_new, keys, values, last, extent)
 }
+Retain (query, key, value, state, decay) => (result, new_state) {
+    column = Constant <value_ints: ints = [3]> ()
+    line = Constant <value_ints: ints = [2]> ()
+    kept = Mul (state, decay)
+    keys = Unsqueeze (key, column)
+    values = Unsqueeze (value, line)
+    added = Mul (keys, values)
+    new_state = Add (kept, added)
+    asked = Unsqueeze (query, line)
+    sums = MatMul (asked, new_state)
+    result = Squeeze (sums, line)
+}
 PackedAttention <num_heads, scale> (packed, lengths, pad_index, pack_index) => (result) {
     padded = Gather <axis: int = 0> (packed, pad_index)
     query, key, value = Split <axis: int = -1, num_outputs: int = 3> (padded)

@@ -42,6 +42,13 @@ def trace_decoder(model: Transformer) -> onnx_ir.Model:
     def buffers(length: int) -> list[Tensor]:
         return [torch.zeros(batch, heads, length, size) for _ in range(2 * layers)]
 
+    rows, target_size, source_size = Dim("rows"), Dim("target_capacity"), Dim("source_capacity")
+    if model.config.decoder_mixing == "retention":
+        own = [torch.zeros(batch, heads, model.config.head_size, model.config.value_size) for _ in range(layers)]
+        own_name, own_shape = decoder.RETENTION, {0: rows}
+    else:
+        own, own_name, own_shape = buffers(capacity), decoder.SELF, {0: rows, 2: target_size}
+
     inputs = (
         torch.ones(batch, dtype=torch.int64),
         torch.zeros(batch, dtype=torch.int32),
@@ -49,19 +56,18 @@ def trace_decoder(model: Transformer) -> onnx_ir.Model:
         torch.tensor(capacity, dtype=torch.int32),
         torch.tensor(source, dtype=torch.int32),
         torch.tensor([2], dtype=torch.int64),
-        buffers(capacity),
+        own,
         buffers(source),
     )
-    rows, target_size, source_size = Dim("rows"), Dim("target_capacity"), Dim("source_capacity")
     shapes: tuple[object, ...] = (
         {0: rows}, {0: rows}, {0: rows}, {}, {}, {},
-        [{0: rows, 2: target_size}] * (2 * layers), [{0: rows, 2: source_size}] * (2 * layers),
+        [own_shape] * len(own), [{0: rows, 2: source_size}] * (2 * layers),
     )
-    names = range(2 * layers)
+    names = [f"{own_name}.{number}" for number in range(len(own))]
     model_ir = _export(
         graph, inputs, shapes,
-        (*decoder.CONTROLS, *(f"self.{n}" for n in names), *(f"cross.{n}" for n in names)),
-        (*decoder.OUTPUTS, *(f"self.{n}.next" for n in names)),
+        (*decoder.CONTROLS, *names, *(f"cross.{number}" for number in range(2 * layers))),
+        (*decoder.OUTPUTS, *(f"{name}.next" for name in names)),
     )
     for value in model_ir.graph.outputs[:2]:
         value.shape = onnx_ir.Shape(["rows", "candidates"])
