@@ -84,7 +84,7 @@ class Stepper:
 
     def __init__(self, bundle: Path, capacity: int, threads: int) -> None:
         self.model = read_model(bundle)
-        self._engine = OrtEngine(
+        self.engine = OrtEngine(
             bundle, self.model, threads=threads, cache_bytes=CACHE_BYTES,
             max_rows=max(case.rows for cases in SWEEPS.values() for case in cases),
         )
@@ -92,7 +92,7 @@ class Stepper:
 
     def milliseconds(self, case: Case, steps: int) -> list[float]:
         """Fill the rows, then repeat the same step: it writes the same position each time."""
-        engine, model = self._engine, self.model
+        engine, model = self.engine, self.model
         length = min(case.length, model.max_target_length)
         source = [model.eos_id] * min(case.source, model.max_source_length)
         (width,), requests = widths_for(case.beams, engine.widths), case.rows // case.beams
@@ -119,7 +119,7 @@ class Stepper:
 
     def encoding_milliseconds(self, case: Encoding, repeats: int) -> list[float]:
         """Encode, release, encode again."""
-        engine, model, generator = self._engine, self.model, random.Random(SEED)
+        engine, model, generator = self.engine, self.model, random.Random(SEED)
         width = engine.widths[0]
         places = [Place(width, index) for index in range(case.sources)]
         counts = tuple(case.sources if index == 0 else 0 for index in range(len(engine.widths)))

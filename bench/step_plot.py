@@ -46,10 +46,10 @@ def _steps(costs: Costs, name: str) -> Lines:
 
 def _panel(axes: Axes, what: str, unit: str, lines: Lines) -> None:
     for (label, (places, values)), colour in zip(lines.items(), COLOURS, strict=False):
-        quarters = [_quarters(times) for times in values]
-        axes.plot(places, [middle for _, middle, _ in quarters], marker="o", markersize=3.5, color=colour, label=label)
+        found = [quarters(times) for times in values]
+        axes.plot(places, [middle for _, middle, _ in found], marker="o", markersize=3.5, color=colour, label=label)
         axes.fill_between(
-            places, [low for low, _, _ in quarters], [high for _, _, high in quarters], color=colour, alpha=0.2,
+            places, [low for low, _, _ in found], [high for _, _, high in found], color=colour, alpha=0.2,
             linewidth=0,
         )
     axes.set_xlim(left=0)  # linear, so that what is proportional looks it
@@ -63,7 +63,7 @@ def _panel(axes: Axes, what: str, unit: str, lines: Lines) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _quarters(times: Sequence[float]) -> tuple[float, float, float]:
+def quarters(times: Sequence[float]) -> tuple[float, float, float]:
     """First quarter, median, third quarter."""
     low, middle, high = statistics.quantiles(times, n=4)
     return low, middle, high

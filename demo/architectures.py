@@ -1,5 +1,6 @@
 """What ``train.py`` can train: of each architecture its configuration, its training model and how its weights begin."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,6 +86,11 @@ def transformer_config(entries: int, dropout: float) -> TransformerConfig:
     )
 
 
+def retnet_config(entries: int, dropout: float) -> TransformerConfig:
+    """The same with retention in place of the decoder's self-attention, its values twice as wide as keys."""
+    return dataclasses.replace(transformer_config(entries, dropout), decoder_mixing="retention")
+
+
 def recurrent_config(entries: int, dropout: float, **choices: Any) -> RecurrentConfig:
     """Width 192 throughout, so that one table serves both embeddings and the output: about two million parameters."""
     return RecurrentConfig(
@@ -137,6 +143,10 @@ ARCHITECTURES = {
     "transformer": Architecture(
         config=transformer_config, training=TrainingTransformer, reference=Transformer,
         initialise=initialise_transformer,
+    ),
+    "retnet": Architecture(
+        config=retnet_config, training=TrainingTransformer, reference=Transformer,
+        initialise=initialise_transformer, updates=3000,
     ),
     "bahdanau": Architecture(
         config=bahdanau_config, training=TrainingRecurrent, reference=RecurrentSeq2Seq,

@@ -136,7 +136,7 @@ ROWS = [
             for window in ("5m", "1h", "6h")
         ), "The objective is 1 %; recorded by rules.yaml."),
         Panel("Demand", "none", (('namespace_job:seqserve_demand:sum{namespace=~"$namespace"}', "{{job}}"),),
-              "Requests that wait, and those refused in the last minute: what to scale on."),
+              "Requests that wait, and those refused in a second: what to scale on."),
     ]),
     Row("Processes", [
         Panel("Ready replicas", "none", (
@@ -222,7 +222,10 @@ def prometheus_rule() -> dict[str, Any]:
     """The rules as the Prometheus Operator takes them."""
     return {
         "apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule",
-        "metadata": {"name": "seqserve", "labels": {"app.kubernetes.io/name": "seqserve"}},
+        # The second is what the operator's Helm chart looks for, as in components/servicemonitor.
+        "metadata": {"name": "seqserve", "labels": {
+            "app.kubernetes.io/name": "seqserve", "release": "kube-prometheus-stack",
+        }},
         "spec": yaml.safe_load((FOLDER / "rules.yaml").read_text(encoding="utf-8")),
     }
 

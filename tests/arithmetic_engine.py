@@ -217,6 +217,11 @@ class ArithmeticEngine:
         self._feed(step, np.asarray(rows))
         return self._found(step, np.asarray(rows))
 
+    def probe(self, example: Pair) -> None:
+        """Nothing here is too much for this model, unless the example is poison itself."""
+        if self.poison in example.source:
+            raise RuntimeError("an encoder at /secret/path breaks on the model's example")
+
     def _begin(self, rows: int) -> None:
         self._wait()
         self.steps.append(rows)

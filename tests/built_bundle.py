@@ -9,18 +9,18 @@ from seqserve_export import pipeline
 from seqserve_export.description import describe
 from seqserve_export.families import choose_family
 from tiny_model import write_native
-from variants import VARIANTS
+from variants import ALONE, VARIANTS
 
 
 class Built:
     """The checkpoint, and the directory of what was made of it; traced once in a run, whichever worker comes first."""
 
     def __init__(self, factory: pytest.TempPathFactory, variant: str) -> None:
-        place = f"variant-{list(VARIANTS).index(variant)}"
-        self.directory = run_directory(factory) / "built" / place
+        every = VARIANTS | ALONE
+        self.directory = run_directory(factory) / "built" / f"variant-{list(every).index(variant)}"
 
         def write_source(made: Path) -> None:
-            write_native(made, **VARIANTS[variant])
+            write_native(made, **every[variant])
 
         source = built_once(self.directory / "source", write_source)
         self.checkpoint = choose_family(source).read(source)

@@ -1,5 +1,6 @@
 """Settings of the whole suite."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ settings.load_profile("suite")
 
 # The files that take longest. Workers take whole files in order, and the last ones should be short: else one worker
 # is at a long one while the others have nothing left.
-LONGEST = ()
+LONGEST = ("fp16", "precision", "torture", "scorer_int8", "contention")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,11 +32,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traces(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Graphs are traced once in a run, where any of its files imports the exporter."""
+    if "seqserve_export.graphs.trace" in sys.modules:
+        from traced_once import trace_once
+
+        trace_once(run_directory(tmp_path_factory) / "traced")
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random small model behind its real graphs; tests read it only."""
     from tiny_bundle import write_bundle  # here: most tests need no torch
+    from traced_once import trace_once
 
+    trace_once(run_directory(tmp_path_factory) / "traced")
     return built_once(run_directory(tmp_path_factory) / "tiny" / "bundle", write_bundle)
 
 

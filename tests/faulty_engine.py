@@ -153,6 +153,13 @@ class FaultyEngine:
                 found = Candidates(log_probs, found.token_ids, found.logits)
         return found
 
+    def probe(self, example: Pair) -> None:
+        """One run, with the faults that every run has."""
+        self._begin()
+        if any(token in example.source for token in (self.bad_encode, self.bad_step) if token is not None):
+            self._raise("the model's example is bad itself")
+        self.inner.probe(example)
+
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """One pass, or raise."""
         self._begin()

@@ -1,4 +1,4 @@
-"""Calls through KServe's client, run by its own interpreter: ``oip_kserve.py TARGET CASE``; prints a JSON object."""
+"""Calls through KServe's client, run by its own interpreter: ``oip_kserve.py TARGET CASE ...``; prints JSON."""
 
 import asyncio
 import json
@@ -60,6 +60,19 @@ async def refused(target: str) -> dict[str, Any]:
     return {}
 
 
+async def secured(target: str, authority: str, token: str) -> dict[str, Any]:
+    """Over TLS, with the token and without it."""
+    headers = (("authorization", f"Bearer {token}"),)
+    async with InferenceGRPCClient(target, use_ssl=True, root_certificates=authority) as client:
+        told: dict[str, Any] = {"ready": await client.is_model_ready(MODEL, headers=headers)}
+        told["text"] = outputs_of(await client.infer(request_of(typed("c d")), headers=headers))["text_output"]
+        try:
+            await client.infer(request_of(typed("c d")))
+        except grpc.RpcError as error:
+            told["without"] = error.code().name
+    return told
+
+
 if __name__ == "__main__":
-    cases = {"calls": calls, "refused": refused}
-    print(json.dumps(asyncio.run(cases[sys.argv[2]](sys.argv[1]))))  # noqa: T201
+    cases: dict[str, Any] = {"calls": calls, "refused": refused, "secured": secured}
+    print(json.dumps(asyncio.run(cases[sys.argv[2]](sys.argv[1], *sys.argv[3:]))))  # noqa: T201

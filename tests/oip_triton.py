@@ -1,4 +1,4 @@
-"""Calls through tritonclient, run by its own interpreter: ``oip_triton.py TARGET CASE``; prints a JSON object."""
+"""Calls through tritonclient, run by its own interpreter: ``oip_triton.py TARGET CASE ...``; prints a JSON object."""
 
 import asyncio
 import json
@@ -125,7 +125,30 @@ def beside_ours(target: str) -> dict[str, Any]:
     return told
 
 
+def secured(target: str, authority: str, token: str) -> dict[str, Any]:
+    """Over TLS, with the token, without it, and with another tenant than the token's."""
+    headers = {"authorization": f"Bearer {token}"}
+    with triton.InferenceServerClient(target, ssl=True, root_certificates=authority) as client:
+        told: dict[str, Any] = {"ready": client.is_model_ready(MODEL, headers=headers)}
+        told["text"] = outputs_of(client.infer(MODEL, [text_input("c d")], headers=headers))["text_output"]
+        for case, sent in (("without", {}), ("tenant", {**headers, "x-tenant": "other"})):
+            try:
+                client.infer(MODEL, [text_input("c d")], headers=sent)
+            except InferenceServerException as error:
+                told[case] = error_of(error)
+        answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        client.start_stream(callback=lambda result, error: answers.put((result, error)), headers=headers)
+        client.async_stream_infer(MODEL, [text_input("c d"), switch("stream", False)])
+        result, problem = answers.get(timeout=60)
+        assert problem is None, problem
+        told["stream"] = outputs_of(result)["text_output"]
+        client.stop_stream()
+    return told
+
+
 if __name__ == "__main__":
-    cases = {"unary": unary, "streams": streams, "cancelled": cancelled, "beside ours": beside_ours}
-    outcome: Any = cases[sys.argv[2]](sys.argv[1])
+    cases: dict[str, Any] = {
+        "unary": unary, "streams": streams, "cancelled": cancelled, "beside ours": beside_ours, "secured": secured,
+    }
+    outcome: Any = cases[sys.argv[2]](sys.argv[1], *sys.argv[3:])
     print(json.dumps(asyncio.run(outcome) if asyncio.iscoroutine(outcome) else outcome))  # noqa: T201

@@ -1,7 +1,7 @@
 """A server process around the pencil's engine with faults: ``python -m pencil_server SETTING=VALUE ...``.
 
 It is ``seqserve serve`` in all but the model: the same signals, the same exit codes. Requests ask for faults by
-tokens of their source.
+tokens of their source, unless ``faults`` is 0.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any
 
 from arithmetic_engine import ArithmeticEngine
 from faulty_engine import FaultyEngine
+from seqserve_server import service
 from seqserve_server.config import ServerConfig
 from seqserve_server.served_model import ServedModel
 from seqserve_server.server import serve
@@ -44,7 +45,8 @@ def pencil_server(*, step_seconds: float = 0.0, rows: int = 64, **config: Any) -
     given = {"step_seconds": step_seconds, "max_rows": rows, "log_level": "critical", **config}
     process = subprocess.Popen(
         [sys.executable, "-m", "pencil_server", *(f"{name}={value}" for name, value in given.items())],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE, text=True,
+        env={"GRPC_VERBOSITY": "NONE", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     try:
         assert process.stdout is not None
@@ -56,20 +58,35 @@ def pencil_server(*, step_seconds: float = 0.0, rows: int = 64, **config: Any) -
         process.communicate()
 
 
+def _unread_option() -> None:
+    """Planted: a field that nobody checks."""
+    def broken(*arguments: object, **named: object) -> None:
+        raise KeyError("an option nobody thought of")
+
+    service.read_inputs = broken  # type: ignore[assignment]
+
+
+PLANTS = {"unread option": _unread_option}
+
+
 def main() -> int:
     """Serve."""
     given = dict(entry.split("=", 1) for entry in sys.argv[1:])
     step_seconds = float(given.pop("step_seconds", "0"))
     longest = int(given.pop("longest", "64"))
     level = given.pop("log_level", "critical")
+    faults = bool(int(given.pop("faults", "1")))
+    if plant := given.pop("plant", ""):
+        PLANTS[plant]()
     config = make_config(bundles=(Path("pencil"),), **{name: int(value) for name, value in given.items()})
     logging.basicConfig(level=level.upper(), stream=sys.stderr)
     loops: list[asyncio.AbstractEventLoop] = []
     rows, positions = max(128, config.max_rows), max(128, longest)
     engine = FaultyEngine(ArithmeticEngine(config.cache_bytes, rows, positions))
     engine.seconds = step_seconds
-    engine.nan, engine.bad_step, engine.bad_encode, engine.bad_score = NAN, BAD_STEP, BAD_ENCODE, BAD_STEP
-    engine.hanging, engine.deadly, engine.killing = HANG, DIE, KILL
+    if faults:
+        engine.nan, engine.bad_step, engine.bad_encode, engine.bad_score = NAN, BAD_STEP, BAD_ENCODE, BAD_STEP
+        engine.hanging, engine.deadly, engine.killing = HANG, DIE, KILL
 
     def load(given: ServerConfig) -> ServedModel:
         return make_model(given, engine, max_target_length=longest)  # type: ignore[arg-type]

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from seqserve_export import reference
-from seqserve_export.model import Transformer
+from seqserve_export.model import CanonicalModel
 from seqserve_server.decoding import search_of
 from seqserve_server.decoding.search import Hypothesis, SearchSettings
 
 
-def slow_beam(model: Transformer, source: Sequence[int], prompt: Sequence[int], settings: SearchSettings
+def slow_beam(model: CanonicalModel, source: Sequence[int], prompt: Sequence[int], settings: SearchSettings
               ) -> list[Hypothesis]:
     """What the search finds."""
     search = search_of(settings, prompt)

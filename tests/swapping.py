@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import json
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from seqserve_server.engine import Candidates, StepInput
 from seqserve_server.served_model import ServedModel
 from seqserve_server.server import RunningServer, running_server
 from serving import ask, ask_stream, describe, ids, make_config, make_model, make_stub
+from torture.prober import Samples, probing
 
 SOURCE, LONGEST = (5, 6), 12
 TAGS = (3, 7, 12, 20, 4, 9, 15, 23)
@@ -151,20 +152,27 @@ class Outcome:
         failed: Calls that got an error.
         mixed: Answers that are of none of the versions served while the call ran.
         overlapped: Calls during which a swap was told of.
+        samples: Of health meanwhile.
     """
 
     answered: int = 0
     failed: list[str] = field(default_factory=list)
     mixed: list[list[int]] = field(default_factory=list)
     overlapped: int = 0
+    samples: Samples = field(default_factory=Samples)
 
 
-async def swap_under_load(toys: Toys, swaps: int, callers: int = 4) -> Outcome:
-    """Swap versions of one model while callers ask, unary and streamed."""
+async def swap_under_load(
+    toys: Toys, swaps: int, callers: int = 4, told: Callable[[], None] = lambda: None
+) -> Outcome:
+    """Swap versions of one model while callers ask, unary and streamed; ``told`` of each."""
     outcome, served, done = Outcome(), [0], asyncio.Event()
     toys.write("v0", 0)
     link = toys.turn("current", "v0")
-    async with serving_toys(toys, link, max_rows=8) as (server, channel):
+    async with (
+        serving_toys(toys, link, max_rows=8) as (server, channel), probing(f"127.0.0.1:{server.port}") as samples
+    ):
+        outcome.samples = samples
         stub = make_stub(channel)
 
         async def call(streamed: bool) -> list[int]:
@@ -201,6 +209,7 @@ async def swap_under_load(toys: Toys, swaps: int, callers: int = 4) -> Outcome:
                 while server.models.all()[0].version == before:
                     await asyncio.sleep(0.001)
                 served[0] = version
+                told()
                 asked = outcome.answered
                 while outcome.answered + len(outcome.failed) < asked + 2:
                     await asyncio.sleep(0)

@@ -9,7 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from refusals import refusal
+from arithmetic_engine import ArithmeticEngine
+from infer_requests import infer, make_stub
+from refusals import drained, refusal
 from registered import call_of_any_kind, registered_methods
 from seqserve.v1 import seq2seq_pb2 as pb
 from seqserve_server import listening, watched_files
@@ -146,6 +148,36 @@ async def test_handlers_know_whose_token_it_was(tokens: Path, monkeypatch: pytes
             await served.stub.GetModelInfo(pb.GetModelInfoRequest(), metadata=bearer(token))
     assert seen == ["alice", "bob", "alice"]
     assert caller_name.get() == ""
+
+
+async def test_a_token_of_a_tenant_is_of_no_other(tokens: Path) -> None:
+    tokens.write_text(f"alice:{TOKEN} tenant=gold\nproxy:{OTHER}\n")
+    engine = ArithmeticEngine()
+    async with serving(engine, auth_tokens_file=tokens, max_rows=1) as served:
+        stub, open_stub = served.stub, make_stub(served.channel)
+        other = (*bearer(TOKEN), ("x-tenant", "silver"))
+        for call in (
+            stub.Generate(ask("c d"), metadata=other), drained(stub.GenerateStream(ask_stream("c d"), metadata=other)),
+            open_stub.ModelInfer(infer("c d"), metadata=other),
+        ):
+            error = await refusal(call)
+            assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "TENANT_DENIED")
+            assert error.message == "metadata.x-tenant: the call's token belongs to another tenant"
+        (message,) = [message async for message in open_stub.ModelStreamInfer(iter([infer("c d")]), metadata=other)]
+        assert message.error_message.startswith("PERMISSION_DENIED: metadata.x-tenant")
+        assert len(engine.encoded) == 1  # the warm-up
+        engine.hold()
+        calls = [
+            stub.Generate(ask("c d"), metadata=metadata) for metadata in (
+                bearer(TOKEN), (*bearer(TOKEN), ("x-tenant", "gold")), (*bearer(TOKEN), ("x-tenant", "")),
+                bearer(OTHER), (*bearer(OTHER), ("x-tenant", "silver")),  # which is believed, as a proxy's is
+            )
+        ]
+        await served.until(lambda: served.inside == len(calls))
+        held = {name: load.requests for name, load in served.server.gate._ledger.tenants.items()}
+        engine.allow()
+        await asyncio.gather(*calls)
+    assert held == {"gold": 3, "": 1, "silver": 1}
 
 
 async def test_reflection_lists_services_to_those_with_a_token(tokens: Path) -> None:

@@ -113,6 +113,25 @@ def test_options_reach_the_server(server: FakeServer, capsys: pytest.CaptureFixt
     assert (call.model, call.options) == ("capitals", seq2seq_pb2.ScoreOptions())
 
 
+@pytest.mark.parametrize("command", [["score", "a", "b"], ["align", "a", "b"], ["align", "a"]])
+def test_pairs_have_a_priority_and_a_tenant(command: list[str], server: FakeServer) -> None:
+    tenants = []
+    server.servicer.before = lambda _, context: tenants.append(dict(context.invocation_metadata()).get("x-tenant"))
+    turn = ["--priority", "-3", "--tenant", "readers"]
+    assert main([*command, "--target", server.target, *turn]) == 0
+    assert (server.servicer.calls[-1].options.priority, tenants) == (-3, ["readers"])
+
+
+@pytest.mark.parametrize("turn", [["--priority", "11"], ["--tenant", "two words"]])
+def test_a_bundle_refuses_what_a_server_would_of_priorities_and_tenants(
+    turn: list[str], tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", "--model", str(tiny_bundle), "--token-ids", "5 6", "7"]
+    assert main([*command, "--priority", "10", "--tenant", "readers"]) == 0
+    assert main([*command, *turn]) == exits.FAILURE
+    assert f"options.{turn[0].removeprefix('--')}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("lines", "problem"), [
     ("a\tb\nno tab\n", "line 2 has no tab between source and target"),
     ("a\tb\nc\td\te\n", "line 2 has 2 tabs: one is between two texts"),
@@ -204,14 +223,6 @@ def test_align_as_json_has_all_weights(server: FakeServer, capsys: pytest.Captur
 
 def result_of(weights: list[list[float]], source: list[str], target: list[str]) -> Any:
     return ScoreResult(0.0, [], list(range(len(target))), target, len(source), weights, source)
-
-
-def test_shades_grow_with_the_weight_and_wide_letters_keep_their_columns() -> None:
-    row = [0.05, 0.2, 0.4, 0.7, 0.95]
-    assert attention_maps.shades(result_of([row], list("abcde"), ["x"])) == "  a b c d e\nx   ░░▒▒▓▓██"
-    wide = attention_maps.shades(result_of([[1.0, 0.0], [0.0, 1.0]], ["犬", "b"], ["狗", "y"]))
-    assert wide == "   犬b\n狗 ██\ny    ██"
-    assert attention_maps.shades(result_of([], ["a"], [])) == " a"
 
 
 def test_pharaoh_takes_the_first_of_equals_and_bundles_without_a_tokenizer_have_numbers() -> None:

@@ -25,6 +25,7 @@ from seqserve_server.server_metrics import make_registry
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "deploy" / "overlays").glob("*/kustomization.yaml"))
+OURS = {"QUEUE_FULL", "DEADLINE_UNREACHABLE", "DEADLINE_IN_QUEUE"}
 METRIC = re.compile(r"\b((?:seqserve|grpc_server)_[a-z_]+)\b")
 
 pytestmark = pytest.mark.skipif(not manifests.can_render(), reason="rendering needs kubectl, which is not installed")
@@ -153,34 +154,66 @@ def test_what_is_scaled_has_no_number_of_its_own(rendered: dict[str, list[Docume
     assert one(rendered["cpu"], "Deployment")["spec"]["replicas"] == 2
 
 
-def exported_names() -> set[str]:
-    """Names of every series that a server exposes."""
+def exported() -> list[str]:
+    """Every series that a server exposes, from the start, as its metrics page has them."""
     registry = make_registry()
     CallMetrics(registry)
     labels = ModelLabels("m", "1", "native", "fp32")
     metrics = ModelMetrics(labels, 1 << 20)
     metrics.attach(labels, ArithmeticEngine())
     registry.register(metrics)
-    text = generate_latest(registry).decode()
-    return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
+    return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+
+
+def exported_names() -> set[str]:
+    """Their names."""
+    return {re.split(r"[{ ]", line)[0] for line in exported()}
+
+
+def scaling_queries(rendered: dict[str, list[Document]]) -> tuple[list[str], list[str]]:
+    """Of KEDA and KServe, and of prometheus-adapter with its blanks filled in."""
+    queries = [query for documents in rendered.values() for each in documents for query in queries_of(each)]
+    adapter = yaml.safe_load((ROOT / "deploy/components/hpa/prometheus-adapter.yaml").read_text(encoding="utf-8"))
+    return queries, [
+        rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].split("{")[0])
+        .replace("<<.LabelMatchers>>", 'namespace="seqserve"').replace("<<.GroupBy>>", "pod")
+        for rule in adapter["rules"]["custom"]
+    ]
+
+
+def test_a_refusal_for_want_of_place_or_time_is_demand_and_a_callers_mistake_is_none(
+    rendered: dict[str, list[Document]],
+) -> None:
+    reasons = set(re.findall(r'requests_rejected_total\{reason="([A-Z_]+)"', "\n".join(exported())))
+    counted = [
+        {reason for reason in reasons if re.fullmatch(match[1], reason)}
+        for queries in scaling_queries(rendered) for query in queries
+        if (match := re.search(r'requests_rejected_total\{[^}]*reason=~"([^"]+)"', query))
+    ]
+    assert len(counted) == 4  # overlays/keda and production, KServe, prometheus-adapter
+    assert counted == [OURS] * 4
+    assert reasons > OURS
+
+
+def test_rules_and_dashboard_come_with_what_they_look_at(rendered: dict[str, list[Document]]) -> None:
+    for name in ("monitoring", "production"):
+        kinds = ("PrometheusRule", "ServiceMonitor")
+        releases = {one(rendered[name], kind)["metadata"]["labels"]["release"] for kind in kinds}
+        assert len(releases) == 1  # by which the operator's Prometheus chooses both
+        spaces = {one(rendered[name], kind)["metadata"]["namespace"] for kind in (*kinds, "Deployment", "ConfigMap")}
+        assert spaces == {"seqserve"}
 
 
 def test_what_is_scaled_on_is_what_the_server_exposes(rendered: dict[str, list[Document]]) -> None:
-    queries = [query for documents in rendered.values() for each in documents for query in queries_of(each)]
-    adapter = yaml.safe_load((ROOT / "deploy/components/hpa/prometheus-adapter.yaml").read_text(encoding="utf-8"))
-    rules = adapter["rules"]["custom"]
-    filled = [
-        rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].split("{")[0])
-        .replace("<<.LabelMatchers>>", 'namespace="seqserve"').replace("<<.GroupBy>>", "pod")
-        for rule in rules
-    ]
+    queries, filled = scaling_queries(rendered)
     assert len(queries) >= 6
     for query in (*queries, *filled):
         promql_parser.parse(query)
         names = set(METRIC.findall(query))
         assert names
         assert names <= exported_names()
-    provided = {rule["name"]["as"] for rule in rules}
+    adapter = yaml.safe_load((ROOT / "deploy/components/hpa/prometheus-adapter.yaml").read_text(encoding="utf-8"))
+    provided = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
     metrics = one(rendered["hpa"], "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert {metric["pods"]["metric"]["name"] for metric in metrics} == provided
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ CONFIG, REST = "config.json", "the rest of the file"
 BARTS = ("model.decoder.layers.0.fc1.weight", CONFIG)
 CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "native": (write_native, "decoder.1.ffn.inner.weight", CONFIG),
+    "retnet": (partial(write_native, decoder_mixing="retention"), "decoder.1.retention.gate.weight", CONFIG),
     "d2l": (write_book, "decoder.blks.block0.ffn.dense2.weight", REST),
     "bahdanau": (write_recurrent_book, "decoder.dense.weight", REST),
     "luong": (write_luong, "combine.weight", CONFIG),
@@ -169,7 +171,8 @@ def test_weights_that_are_cut_off_are_refused_by_name(directory: Path, part: flo
 def test_a_directory_without_weights_says_what_is_looked_for(directory: Path, family: str) -> None:
     (directory / "model.safetensors").unlink()
     pickled = {
-        **dict.fromkeys(("native", "luong"), ""), **dict.fromkeys(("d2l", "bahdanau", "torch"), " or model.pt")
+        **dict.fromkeys(("native", "retnet", "luong"), ""),
+        **dict.fromkeys(("d2l", "bahdanau", "torch"), " or model.pt"),
     }.get(family, " or pytorch_model.bin")
     assert refusal(directory) == f"{directory}: no weights here (model.safetensors{pickled})"
 

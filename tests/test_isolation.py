@@ -13,7 +13,7 @@ from arithmetic_engine import END, ArithmeticEngine
 from faulty_engine import FaultyEngine
 from hand_loop import HandLoop, make_limits
 from play import BAD, Play, real, requests, told
-from seqserve_server.engine import Candidates, StepInput
+from seqserve_server.engine import Candidates, Pair, StepInput
 from seqserve_server.engine_thread import Runner
 from seqserve_server.host_buffers import HostBuffers
 from seqserve_server.isolation import EngineBroken, Isolation
@@ -147,11 +147,11 @@ def test_the_pencils_slots_are_clean_after_thousands_of_rows_that_were_not_finit
     assert failed == 2000
 
 
-def pencil_faults(engine: ArithmeticEngine) -> tuple[HandLoop, FaultyEngine]:
+def pencil_faults(engine: ArithmeticEngine, example: Pair | None = None) -> tuple[HandLoop, FaultyEngine]:
     hand = HandLoop(make_limits(max_rows=16), engine)
     faulty = FaultyEngine(engine)
     hand.loop._engine = faulty
-    hand.loop._isolation = Isolation(faulty)
+    hand.loop._isolation = Isolation(faulty, example=example)
     return hand, faulty
 
 

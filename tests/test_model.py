@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seqserve_export.model import TransformerConfig
 from seqserve_export.model.attention import dot_product_attention
 from seqserve_export.model.config import ConfigError
-from seqserve_export.model.layers import RMSNorm
+from seqserve_export.model.layers import RMSNorm, self_attention
 from seqserve_export.model.positions import relative_bucket, sinusoid_table
 from tiny_model import tiny_config, tiny_model
 
@@ -129,7 +129,7 @@ def test_a_token_sees_no_later_token() -> None:
 
 def test_the_head_size_is_free_of_the_width() -> None:
     model = tiny_model(heads=2, head_size=20)
-    assert next(iter(model.decoder)).attention.query.weight.shape == (40, 32)
+    assert self_attention(next(iter(model.decoder))).query.weight.shape == (40, 32)
     assert model(torch.tensor([[7, 1]]), torch.tensor([2]), torch.tensor([[2]])).shape == (1, 1, 50)
 
 

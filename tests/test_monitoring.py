@@ -36,7 +36,7 @@ PLANTED = {
     ),
     "SeqserveEngineFailures": ('finish_reason="failed"', 'finish_reason="cancelled"'),
     "SeqserveRestarting": ("[30m]) > 2", "[30m]) > 1"),
-    "SeqserveQueueSaturated": ("> 0.8\n        for: 5m", ">= 0.8\n        for: 5m"),
+    "SeqserveQueueSaturated": ("+ seqserve_max_rows", ""),
     "SeqserveRejectingRequests": ("INVALID_FIELD|INPUT_TOO_LONG", "INPUT_TOO_LONG"),
     "SeqserveCacheMemoryFull": ("and\n          seqserve_requests_waiting > 0", ""),
     "SeqserveFewFileDescriptors": (
@@ -46,7 +46,10 @@ PLANTED = {
 }
 # Whose matter a refusal is. A new reason belongs into one of the two, and into rules.yaml if it is the caller's.
 OURS = {"QUEUE_FULL", "DEADLINE_IN_QUEUE", "DEADLINE_UNREACHABLE"}
-THE_CALLERS = {"INVALID_FIELD", "INPUT_TOO_LONG", "MODEL_NOT_FOUND", "NO_SCORER", "MODEL_LOADING", "UNAUTHENTICATED"}
+THE_CALLERS = {
+    "INVALID_FIELD", "INPUT_TOO_LONG", "MODEL_NOT_FOUND", "NO_SCORER", "MODEL_LOADING", "UNAUTHENTICATED",
+    "TENANT_DENIED",
+}
 
 
 def rules() -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from arithmetic_engine import ArithmeticEngine
+from authority import Authority
 from serving import PENCIL_TEXT, ask, serving
 from test_cancellation import answered_alone
 from test_metrics_scrape import scrape
@@ -25,11 +26,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-async def run(script: str, port: int, case: str) -> Any:
+async def run(script: str, port: int, case: str, *more: str) -> Any:
     """What a script in the other environment printed."""
     paths = os.pathsep.join(str(ROOT / name) for name in ("client", "proto", "server"))
     process = await asyncio.create_subprocess_exec(
-        str(PYTHON), str(ROOT / "tests" / script), f"127.0.0.1:{port}", case,
+        str(PYTHON), str(ROOT / "tests" / script), f"127.0.0.1:{port}", case, *more,
         env={**os.environ, "PYTHONPATH": paths}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )
     out, error = await asyncio.wait_for(process.communicate(), 120)
@@ -58,6 +59,21 @@ async def test_triton_client_gets_whole_answers_metadata_and_errors() -> None:
     assert (code, message[:45]) == ("StatusCode.INVALID_ARGUMENT", "parameters.best_of: no such parameter; there ")
     assert told.pop("model") == ["StatusCode.NOT_FOUND", "model 'other' is not served here; served: pencil"]
     assert told == {"stream": PENCIL_TEXT, "empty last": True}
+
+
+async def test_both_clients_get_in_by_tls_and_token_and_not_without(tmp_path: Path) -> None:
+    authority, token = Authority(tmp_path), "a-token-of-24-characters"
+    files, tokens = authority.issue(), tmp_path / "tokens"
+    tokens.write_text(f"{token} tenant=own\n")
+    async with serving(tls_cert=files.certificate, tls_key=files.key, auth_tokens_file=tokens) as served:
+        tritons = await run("oip_triton.py", served.server.port, "secured", str(authority.file), token)
+        kserves = await run("oip_kserve.py", served.server.port, "secured", str(authority.file), token)
+    assert tritons == {
+        "ready": True, "text": [PENCIL_TEXT], "stream": [PENCIL_TEXT],
+        "without": ["StatusCode.UNAUTHENTICATED", "the call has no bearer token"],
+        "tenant": ["StatusCode.PERMISSION_DENIED", "metadata.x-tenant: the call's token belongs to another tenant"],
+    }
+    assert kserves == {"ready": True, "text": [PENCIL_TEXT], "without": "UNAUTHENTICATED"}
 
 
 async def test_triton_client_streams_several_requests_at_once() -> None:

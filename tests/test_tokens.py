@@ -17,14 +17,15 @@ FILE = f"""
 
 {FIRST}
   jobs.2:{SECOND}   expires=2027-01-01T00:00:00Z
-jobs.2:{THIRD} expires=2027-01-01T02:00:00+02:00
+jobs.2:{THIRD} tenant=gold-1.a_B expires=2027-01-01T02:00:00+02:00
 """
 
 
-def test_a_file_has_one_token_per_line_with_name_and_end() -> None:
+def test_a_file_has_one_token_per_line_with_name_end_and_tenant() -> None:
     end = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     assert parse_tokens(FILE, "f") == (
-        Token(digest_of(FIRST)), Token(digest_of(SECOND), "jobs.2", end), Token(digest_of(THIRD), "jobs.2", end),
+        Token(digest_of(FIRST)), Token(digest_of(SECOND), "jobs.2", end),
+        Token(digest_of(THIRD), "jobs.2", end, "gold-1.a_B"),
     )
 
 
@@ -40,6 +41,11 @@ def test_only_digests_are_kept() -> None:
     (f"{FIRST}\nname:{FIRST}", "the token of line 2 was there before"),
     (f"{FIRST} {SECOND}", "line 1 is not"),
     (f"{FIRST} expired=2027-01-01T00:00:00Z", "line 1 is not"),
+    (f"{FIRST} tenant=", "line 1 is not"),
+    (f"{FIRST} tenant=a/b", "line 1 is not"),
+    (f"{FIRST} tenant={'t' * 65}", "line 1 is not"),
+    (f"{FIRST} tenant=a tenant=b", "line 1 is not"),
+    (f"{FIRST} tenant=a expires=2027-01-01T00:00:00Z expires=2028-01-01T00:00:00Z", "line 1 is not"),
     ("ünïcödé-tökens-are-nöne", "line 1 is not"),
     ("a:b:cccccccccccccccccc", "line 1 is not"),
     (f"bad name:{FIRST}", "line 1 is not"),
@@ -57,12 +63,12 @@ def test_what_is_wrong_is_named_by_line_and_never_shown(text: str, said: str) ->
     assert not any(word in str(caught.value) for word in (FIRST, "short", "ccccc", "tttt", "tökens"))
 
 
-def test_the_name_of_a_valid_token_is_told() -> None:
+def test_which_token_it_was_is_told() -> None:
     known = parse_tokens(FILE, "f")
     now = datetime(2026, 12, 31, tzinfo=UTC).timestamp()
-    assert check_token([f"Bearer {FIRST}"], known, now) == ""
-    assert check_token([f"bearer {SECOND}"], known, now) == "jobs.2"
-    assert check_token([f"BEARER  {THIRD} "], known, now) == "jobs.2"
+    assert check_token([f"Bearer {FIRST}"], known, now) is known[0]
+    assert check_token([f"bearer {SECOND}"], known, now) is known[1]
+    assert check_token([f"BEARER  {THIRD} "], known, now) is known[2]
 
 
 @pytest.mark.parametrize(("headers", "said"), [

@@ -1,21 +1,29 @@
 """The rows of ``make torture`` with small counts, and a planted bug for each that its check finds."""
 
+import contextlib
+import os
 import signal
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pencil_server import Process, pencil_server
 from seqserve_server.loop import Loop
 from seqserve_server.scheduler import Scheduler
+from seqserve_server.served_models import ServedModels
 from test_isolation import FailsEverybody
-from torture import callers, garbage, losses
+from torture import callers, faults, garbage, hostile, losses, restarts, swap_memory, swaps
 
 
 @pytest.mark.parametrize(
     ("row", "count"),
-    [(callers.cancels, 640), (callers.deadlines, 200), (garbage.parsed, 20_000), (garbage.sent, 1000),
-     (garbage.connections, 300), (losses.step_faults, 200), (losses.kills, 2), (losses.hangs, 1), (losses.restarts, 4)],
+    [(callers.cancels, 320), (callers.deadlines, 150), (garbage.parsed, 20_000), (garbage.sent, 600),
+     (hostile.connections, 1000), (faults.step_faults, 200), (losses.kills, 12), (losses.hangs, 1),
+     (restarts.restarts, 2)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_a_row_holds(row: Callable[[int], Any], count: int) -> None:
@@ -53,10 +61,76 @@ async def test_a_field_that_nobody_checks_is_found(monkeypatch: pytest.MonkeyPat
 
 async def test_an_isolation_that_fails_innocent_requests_is_found() -> None:
     with pytest.raises(AssertionError, match="innocent"):
-        await losses.step_faults(50, FailsEverybody)
+        await faults.step_faults(50, FailsEverybody)
 
 
 async def test_servers_that_do_not_drain_lose_answers_in_a_restart() -> None:
     """The planted bug: killed at once, to callers who do not try again."""
     with pytest.raises(AssertionError, match="lost"):
-        await losses.restarts(2, callers=24, max_attempts=1, stop=signal.SIGKILL)
+        await restarts.restarts(1, callers=24, max_attempts=1, stop=signal.SIGKILL)
+
+
+async def test_a_field_that_nobody_checks_is_found_over_the_wire_too() -> None:
+    with pytest.raises(AssertionError, match="INTERNAL"):
+        await garbage.sent(200, "unread option")
+
+
+async def test_callers_of_an_engine_that_died_who_are_told_nothing_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "STUCK_SECONDS", 2.0)
+    monkeypatch.setattr(losses, "_process", lambda token: losses._thread)
+    monkeypatch.setattr(Loop, "close", lambda self: None)
+    monkeypatch.setattr(ServedModels, "close", lambda self, why: None)
+    with pytest.raises(AssertionError, match=r"still inside|left waiting"):
+        await losses.kills(1)
+
+
+@contextlib.contextmanager
+def behind_a_relay() -> Iterator[Process]:
+    """A server whose connections come by way of this process, which closes none that it accepted: the planted leak."""
+    with pencil_server() as server, socket.create_server(("127.0.0.1", 0)) as door:
+        host, port = server.target.rsplit(":", 1)
+        kept: list[socket.socket] = []
+
+        def carry(source: socket.socket, target: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    near, _ = door.accept()
+                    far = socket.create_connection((host, int(port)))
+                    kept.extend((near, far))
+                    for pair in ((near, far), (far, near)):
+                        threading.Thread(target=carry, args=pair, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        try:
+            yield Process(_This(), f"127.0.0.1:{door.getsockname()[1]}")  # type: ignore[arg-type]
+        finally:
+            door.shutdown(socket.SHUT_RDWR)
+            for each in kept:
+                each.close()
+
+
+class _This:
+    """This process, where a server's is looked at."""
+
+    pid = os.getpid()
+
+
+async def test_connections_whose_descriptors_stay_open_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hostile, "SETTLE_SECONDS", 1.0)
+    with pytest.raises(AssertionError, match="descriptors left"):
+        await hostile.connections(100, behind_a_relay)
+
+
+async def test_swaps_leave_memory_as_it_was(tiny_bundle: Path) -> None:
+    assert await swaps.swap_memory(8, tiny_bundle)
+
+
+async def test_versions_that_stay_in_memory_are_found(tiny_bundle: Path) -> None:
+    with pytest.raises(AssertionError, match="KiB"):
+        await swaps.swap_memory(12, tiny_bundle, swap_memory.PLANTED)

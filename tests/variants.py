@@ -16,3 +16,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "attention_bias": False, "ffn_bias": False, "attention_scale": 1.0, "shared_embeddings": True,
     },
 }
+# With tests of their own, for what they do otherwise.
+ALONE: dict[str, dict[str, Any]] = {
+    "retention": {  # heads of 6 are padded for cross-attention alone, and values fill no vector
+        "decoder_mixing": "retention", "head_size": 6, "retention_value_size": 21, "norm_position": "pre",
+        "final_norm": True, "encoder_layers": 1, "source_vocab_size": 200, "target_vocab_size": 200,
+        "max_source_length": 96, "max_target_length": 96,
+    },
+}

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from seqserve_cli import attention_maps, exits, pairs, remote
+from seqserve_cli import attention_maps, attention_shades, exits, pairs, remote, terminal
 from seqserve_cli.answers import Bundle
 from seqserve_cli.lines import answer_in_order
 from seqserve_client import AsyncClient
@@ -19,28 +19,29 @@ A source without a target is decoded, and its answer aligned, be it cut off at t
 the lines of two files, or lines of stdin, with a tab between source and target where there is one.
 
 In a terminal it looks like this, a row for each target token and a column for each source token, read downwards;
---output draws it:
+what is wider than the terminal is drawn in blocks, and colours show the most attended token of each row:
 
              ▁ ▁     ▁
            ▁ d p   ▁ s   <
            T o l ▁ t n   /
            w g a i h o   s
            o s y n e w . >
-  ▁Zwei    ██
-  ▁Hunde     ▓▓
+  ▁Zwei    ██··
+  ▁Hunde     ▓▓··
   ▁spielen     ██
-  ▁im            ▒▒  ░░
+  ▁im            ▒▒··░░
   ▁Schnee            ██
-  .            ░░      ▒▒░░
+  .            ░░··    ▒▒░░
 
---format pharaoh prints the most attended source token of each target token as SOURCE-TARGET, counted from 0. All
-source tokens count, special tokens too, as --json lists them.
+--output draws it. --format pharaoh prints the most attended source token of each target token as SOURCE-TARGET,
+counted from 0. All source tokens count, special tokens too, as --json lists them.
 
 examples:
   seqserve align "Two dogs play." "Zwei Hunde spielen."
   seqserve align "Two dogs play."
+  seqserve align --color always --width 100 < pairs.tsv | less -R
   seqserve align --output attention.png "Two dogs play."
-  seqserve align --format pharaoh --files english.txt german.txt > alignments.txt
+  seqserve align --format pharaoh --files english.txt german.txt > links.txt
   seqserve align --json "Two dogs play." | jq '.alignment[0]'"""
 
 
@@ -57,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("shades", "pharaoh"), default="shades", help="what to print (default: %(default)s)"
     )
     shown.add_argument("--json", action="store_true", help="print one JSON object per line, with all weights")
+    terminal.add_color(parser)
+    parser.add_argument(
+        "--width", type=remote.at_least(0), metavar="N",
+        help="cells of a line, where shades go on in another block; 0 is no end (default: the terminal's, else 0)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     if blocks is None:
         options.print_help(sys.stderr)
         return exits.USAGE
-    asyncio.run(_align(options, blocks if options.output is None else _only_one(blocks)))
+    with terminal.colours_reset(options.color):
+        asyncio.run(_align(options, blocks if options.output is None else _only_one(blocks)))
     return exits.OK
 
 
@@ -88,13 +95,17 @@ async def _only_one(blocks: AsyncIterator[list[pairs.Pair]]) -> AsyncIterator[li
 
 async def _align(options: argparse.Namespace, blocks: AsyncIterator[list[pairs.Pair]]) -> None:
     kind, title = pairs.kind_of(options), ""
+    before = ""
 
     def emit(result: Any) -> None:
+        nonlocal before
         if options.output is not None:
             attention_maps.draw(options.output, result, title)
             return
-        sys.stdout.write(_formatted(result, options) + "\n")
+        sys.stdout.write(before + _formatted(result, options) + "\n")
         sys.stdout.flush()
+        if options.format == "shades" and not options.json:
+            before = "\n"  # between two drawings
 
     if options.model:
         with remote.errors_as_one_line("in-process"):
@@ -119,7 +130,16 @@ def _formatted(result: Any, options: argparse.Namespace) -> str:
         return json.dumps(_record(result), ensure_ascii=False)
     if result is None:
         return ""
-    return attention_maps.pharaoh(result) if options.format == "pharaoh" else attention_maps.shades(result)
+    if options.format == "pharaoh":
+        return attention_maps.pharaoh(result)
+    return attention_shades.shades(result, _look(options))
+
+
+def _look(options: argparse.Namespace) -> attention_shades.Look:
+    """As standard output is now: windows change between two drawings."""
+    drawn_on = terminal.drawn_on()
+    columns = options.width if options.width is not None else terminal.columns() if drawn_on else 0
+    return attention_shades.Look(columns, terminal.coloured(options.color), drawn_on)
 
 
 def _record(result: Any) -> dict[str, Any]:

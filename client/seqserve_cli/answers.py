@@ -162,10 +162,14 @@ class Bundle:
         return await asyncio.to_thread(generate)
 
     async def stream(self, options: argparse.Namespace, kind: str, content: Content) -> AsyncIterator[Any]:
-        """Chunks of one answer. Nobody else is waiting, so the event loop may be held up by each step."""
+        """Chunks of one answer. Nobody else is waiting, so the event loop may be held up by each step.
+
+        Between two steps it gets its turn all the same, or an interrupt would be heard at the answer's end.
+        """
         with self._errors():
             for chunk in self._model.stream(IN_PROCESS_KINDS[kind], content, **decoding_options(options)):
                 yield chunk
+                await asyncio.sleep(0)
 
 
 IN_PROCESS_KINDS = {"texts": "text", "tokens": "tokens", "token_ids": "token_ids"}

@@ -1,11 +1,10 @@
-"""An alignment as a picture, as shades of a terminal, and as pairs of numbers.
+"""An alignment as a picture, and as pairs of numbers; ``attention_shades`` draws it in characters.
 
 Takes a result of ``Client.score`` with its alignment, or of ``seqserve_server.in_process``, which has the same fields.
 """
 
 import importlib
 import sys
-import unicodedata
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from seqserve_cli import exits
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_INCHES = 60  # of a side's cells: beyond it they shrink, for a picture costs memory by its area
-SHADES = ("  ", "░░", "▒▒", "▓▓", "██")
 
 
 def weights_of(result: Any) -> list[list[float]]:
@@ -32,28 +30,6 @@ def pharaoh(result: Any) -> str:
     """The most attended source token of each target token, ties to the first: "0-0 2-1"."""
     rows = weights_of(result)
     return " ".join(f"{row.index(max(row))}-{place}" for place, row in enumerate(rows))
-
-
-def shades(result: Any) -> str:
-    """A row for each target token and two cells for each source token, whose name stands above it, downwards."""
-    source, target = labels_of(result)
-    rows = weights_of(result)
-    margin = max((_width(token) for token in target), default=0)
-    height = max(map(len, source), default=0)
-    lines = []
-    for line in range(height):
-        letters = (token[line - height + len(token)] if line >= height - len(token) else " " for token in source)
-        lines.append(" " * (margin + 1) + "".join(letter + " " * (2 - _width(letter)) for letter in letters))
-    for token, row in zip(target, rows, strict=True):
-        cells = "".join(SHADES[min(round(weight * 4), 4)] for weight in row)
-        lines.append(token + " " * (margin - _width(token) + 1) + cells)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _width(text: str) -> int:
-    """Cells of a terminal."""
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
 def require_drawing() -> None:

@@ -31,11 +31,11 @@ Measure a server under load. By default an open loop: requests are sent at rando
 examples:
   seqserve bench --rate 20 --requests 500 --input english.txt
   seqserve bench --rate 50 --duration 30 --stream --goodput ttft:100 e2el:300
-  seqserve bench --sweep 10,20,40,80 --duration 20 --processes 2 --report curve.html
+  seqserve bench --sweep 10,20,40 --duration 20 --report curve.html
   seqserve bench --capacity --goodput e2el:300 --duration 20 --input english.txt
-  seqserve bench --trace monday.jsonl --trace-speed 2 --metrics http://127.0.0.1:9090/metrics
-  seqserve bench --rate 30 --mix unary=0.5,stream=0.3,beam4=0.2 --save-result run.json
-  seqserve bench --concurrency 64 --random-ids 20 --min-new-tokens 24 --max-new-tokens 24
+  seqserve bench --trace monday.jsonl --metrics http://127.0.0.1:9090/metrics
+  seqserve bench --rate 30 --mix unary=0.5,stream=0.5 --save-result run.json
+  seqserve bench --concurrency 64 --random-ids 20 --max-new-tokens 24
   seqserve bench --rate inf --requests 1000 --concurrency 256"""
 
 

@@ -8,8 +8,9 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from seqserve_cli import answers, decoding, documents, exits, remote
+from seqserve_cli import answers, decoding, documents, exits, remote, terminal
 from seqserve_cli.lines import answer_in_order, blocks_of_texts
+from seqserve_cli.word_wrap import WordWrap
 from seqserve_client import AsyncClient, InvalidInput
 
 DESCRIPTION = """\
@@ -38,7 +39,7 @@ examples:
   seqserve generate --json "Two dogs play." | jq '.hypotheses[0].score'
   echo "5 17 203" | seqserve generate --token-ids
   seqserve generate --document book.txt --output buch.txt
-  seqserve generate --document --json letter.txt | jq -r '[.source, .target] | @tsv'"""
+  seqserve generate --document --json letter.txt | jq '[.source, .target]'"""
 
 # Several calls in flight keep the running batch full while answers travel; large ones would let the first line of a
 # file wait for the slowest of its batch.
@@ -62,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     form.add_argument("--token-ids", action="store_true", help="lines hold source ids between spaces; so do answers")
     parser.add_argument("--stream", action="store_true", help="print pieces as they arrive, one line after the other")
+    parser.add_argument(
+        "--no-wrap", action="store_true",
+        help="with --stream in a terminal, break no lines between words: what is copied from it has none",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object per line; with --stream, one per chunk"
     )
@@ -112,7 +117,7 @@ async def _generate(options: argparse.Namespace, blocks: AsyncIterator[list[str]
     numbers = itertools.count()
 
     def emit(answer: answers.Answer) -> None:
-        _print(_formatted(answer, options, next(numbers)) + "\n")
+        _print(terminal.safe(_formatted(answer, options, next(numbers))) + "\n")
 
     if options.model:
         with remote.errors_as_one_line("in-process"):
@@ -165,24 +170,37 @@ async def _stream(
 
 
 async def _stream_one(chunks: AsyncIterator[Any], options: argparse.Namespace) -> None:
-    began = False
-    async for chunk in chunks:
-        if options.json:
+    if options.json:
+        async for chunk in chunks:
             record: dict[str, object] = {"text": chunk.text, "token_ids": chunk.token_ids}
             if chunk.result is not None:
                 record["result"] = answers.Answer.of_result(chunk.result).record
             _print(json.dumps(record, ensure_ascii=False) + "\n")
-        elif options.token_ids:
-            ids = "".join(f" {token_id}" for token_id in chunk.token_ids)
-            _print(ids if began else ids.lstrip())
-            began = began or bool(ids)
-        elif options.tokens:
-            # Pieces come with the result only: the messages before it carry text and ids.
-            _print(" ".join(chunk.result.hypotheses[0].tokens) if chunk.result else "")
-        else:
-            _print(chunk.text)
-    if not options.json:
-        _print("\n")
+        return
+    shaped: Callable[[str], str] = str
+    if terminal.drawn_on():
+        shaped = terminal.safe if options.no_wrap else WordWrap(terminal.columns).push
+    began = False
+    try:
+        async for chunk in chunks:
+            piece = _piece(chunk, options)
+            _print(shaped(piece if began else piece.removeprefix(" ") if options.token_ids else piece))
+            began = began or bool(piece)
+    except BaseException:
+        # What is told next, be it by the shell, begins a line; whoever reads a file sees that this one has no end.
+        if began and terminal.drawn_on():
+            _print("\n")
+        raise
+    _print("\n")
+
+
+def _piece(chunk: Any, options: argparse.Namespace) -> str:
+    if options.token_ids:
+        return "".join(f" {token_id}" for token_id in chunk.token_ids)
+    if options.tokens:
+        # Pieces come with the result only: the messages before it carry text and ids.
+        return " ".join(chunk.result.hypotheses[0].tokens) if chunk.result else ""
+    return str(chunk.text)
 
 
 def several(options: argparse.Namespace) -> bool:

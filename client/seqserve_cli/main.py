@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from seqserve_cli import exits
+from seqserve_cli.help_text import Paragraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ from a checkpoint to a translation:
   echo "A man is riding a horse." | seqserve generate
 
 exit codes: 0 ok, 1 failure, 2 usage, 3 server unreachable
+
 `seqserve COMMAND --help` tells more about each command."""
 
 
@@ -78,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a place to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return exits.BROKEN_PIPE
+    except UnicodeEncodeError as error:
+        print(f"seqserve: {_said_of(error)}", file=sys.stderr)
+        return exits.FAILURE
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if command is None or not command.extras or package.startswith("seqserve"):
@@ -89,13 +94,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exits.FAILURE
 
 
+def _said_of(error: UnicodeEncodeError) -> str:
+    """What to do about a letter that cannot be sent or shown."""
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":  # Python's stand-ins for bytes of arguments
+        return f"an argument is not UTF-8: it holds the byte 0x{ord(letter) - 0xDC00:02x}"
+    return f"this output's encoding, {error.encoding}, lacks {letter!a}; PYTHONIOENCODING=utf-8 chooses another"
+
+
 def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any]:
     """The parser, with the arguments of the chosen command only, and that command's ``run``."""
     parser = argparse.ArgumentParser(
         prog="seqserve",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Paragraphs,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, help="show the version and exit")
@@ -107,7 +120,7 @@ def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any]:
             each.name,
             help=each.summary,
             description=module.DESCRIPTION if module else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=Paragraphs,
             allow_abbrev=False,
         )
         if module:

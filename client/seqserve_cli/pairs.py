@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, target: str) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--tokens", action="store_true", help="sources and targets are pieces between spaces")
     form.add_argument("--token-ids", action="store_true", help="sources and targets are ids between spaces")
+    remote.add_turn(parser.add_argument_group("turns"))
     remote.add_timeout(parser, 60)
 
 
@@ -192,6 +193,7 @@ def score_options(options: argparse.Namespace, aligned: bool) -> ScoreOptions:
     return {
         "source_language": options.source_language, "target_language": options.target_language,
         "length_penalty": getattr(options, "length_penalty", None), "return_alignment": aligned or None,
+        "priority": options.priority, "tenant": options.tenant,
     }
 
 

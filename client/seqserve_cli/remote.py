@@ -12,6 +12,10 @@ from seqserve_client import SeqserveError, Tls, Unavailable
 from seqserve_client.channel import DEFAULT_TARGET
 from seqserve_client.security import check_token
 
+# gRPC's core notes what it does, such as that a server goes away, in the middle of what the terminal shows; here errors
+# come as one line. Read when the first channel is made.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 TOKEN_VARIABLE = "SEQSERVE_TOKEN"  # noqa: S105
 
 

@@ -27,7 +27,7 @@ examples:
   seqserve score --files english.txt german.txt > scores.txt
   paste english.txt german.txt | seqserve score --length-penalty 0
   seqserve score --model bundle/ "Two dogs play." "Zwei Hunde spielen."
-  seqserve score --json "Two dogs play." "Zwei Hunde spielen." | jq '.token_log_probs | min'"""
+  seqserve score --json "Two dogs." "Zwei Hunde." | jq '.token_log_probs'"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

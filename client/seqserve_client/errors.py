@@ -7,6 +7,7 @@ SeqserveError
 ├── MessageTooLarge     the caller sends less per call, or raises ``max_message_bytes`` here and on the server
 ├── ModelNotFound       the caller changes the name
 ├── Unauthenticated     the caller gets a valid token
+├── PermissionDenied    the caller names its own tenant, or none
 ├── Unsupported         the operator exports the model again: it has no scorer
 ├── QueueFull           the caller waits (``retry_after``) and tries again
 ├── DeadlineExceeded    the caller waits longer, or asks for less
@@ -86,6 +87,12 @@ class Unauthenticated(SeqserveError):
     """The server wants a bearer token, and there was none, or one that it does not know or that has expired."""
 
     default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(SeqserveError):
+    """A ``tenant`` that is not the token's: tokens may belong to one."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class Unsupported(SeqserveError):

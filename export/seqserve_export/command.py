@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint: a directory, or an .argosmodel")
     parser.add_argument("out", type=Path, metavar="OUT", help="directory of the bundle to write")
     parser.add_argument(
-        "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), help="kind of checkpoint (default: auto)"
+        "--family", default=ExportOptions.family, choices=(AUTO, *FAMILIES), metavar="FAMILY",
+        help="kind of checkpoint: %(choices)s (default: auto)",
     )
     parser.add_argument(
         "--precision", default=ExportOptions.precision, choices=PRECISIONS,

@@ -91,10 +91,7 @@ def export_bundle(options: ExportOptions, open_bundle: Opener, progress: Progres
     check_options(options)
     progress("loading the checkpoint")
     checkpoint = _load(options)
-    if options.precision not in (known := form_of(checkpoint.model).precisions()):
-        raise ExportError(
-            f"--precision {options.precision}: the family {checkpoint.family} is there in {' and '.join(known)} only"
-        )
+    check_precision(checkpoint, options.precision)
     try:
         description = describe(checkpoint, options.name or _default_name(options.source), "fp32")
         if not options.scorer or options.precision == "fp16":  # which has none in the end
@@ -174,6 +171,14 @@ def check_options(options: ExportOptions) -> None:
         raise ExportError(f"{out}: is not a bundle; --force replaces bundles and empty directories only")
     if options.source.resolve().is_relative_to(out.resolve()):
         raise ExportError(f"{out}: holds the source {options.source}; it cannot be replaced")
+
+
+def check_precision(checkpoint: LoadedCheckpoint, wanted: str) -> None:
+    """Refuse a precision that there are no rules for in the graphs of such a model."""
+    if wanted not in (known := form_of(checkpoint.model).precisions()):
+        raise ExportError(
+            f"--precision {wanted}: the family {checkpoint.family} is there in {' and '.join(known)} only"
+        )
 
 
 def write_graphs(

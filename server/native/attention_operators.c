@@ -1,4 +1,4 @@
-// The attentions of a decoder step and of packed sources.
+// The attentions of a decoder step and of packed sources, and retention.
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +49,26 @@ static Status *step_attention(const Attributes *given, Context *context, int app
 Status *self_attention(void *given, Context *context) { return step_attention(given, context, 1, 0); }
 Status *biased_self_attention(void *given, Context *context) { return step_attention(given, context, 1, 1); }
 Status *cross_attention(void *given, Context *context) { return step_attention(given, context, 0, 0); }
+
+Status *retain(void *unused, Context *context) {
+  (void)unused;
+  Tensor query, key, value, state, decay;
+  TRY(input(context, 0, &query));
+  TRY(input(context, 1, &key));
+  TRY(input(context, 2, &value));
+  TRY(input(context, 3, &state));
+  TRY(input(context, 4, &decay));
+  if (state.rank != 4) return fail("retention: shapes do not fit");
+  size_t rows = (size_t)state.sizes[0], heads = (size_t)state.sizes[1];
+  size_t key_size = (size_t)state.sizes[2], value_size = (size_t)state.sizes[3];
+  if (!has_sizes(&query, 3, rows, heads, key_size, 0) || !has_sizes(&key, 3, rows, heads, key_size, 0) ||
+      !has_sizes(&value, 3, rows, heads, value_size, 0) || !has_sizes(&decay, 3, heads, 1, 1, 0))
+    return fail("retention: shapes do not fit");
+  Retain work = {query.data, key.data, value.data, state.data, decay.data, NULL, NULL, heads, key_size, value_size};
+  TRY(output(context, 0, value.sizes, 3, &work.result));
+  TRY(output(context, 1, state.sizes, 4, &work.after));
+  return run(context, kernels.retain, &work, rows * heads, 2 * key_size * value_size);
+}
 
 // Inputs 2 and 3 say how to pad and pack, which nothing here does.
 static Status *attend_packed(const Attributes *given, Context *context, int biased) {

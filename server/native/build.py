@@ -7,7 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = HERE.parent / "seqserve_server/kernels/libseqserve_kernels.so.1"
-KERNELS = ("rounding.c", "step_attention.c", "packed_attention.c", "top_candidates.c")
+KERNELS = ("rounding.c", "step_attention.c", "packed_attention.c", "retain.c", "top_candidates.c")
 PRODUCTS, PRODUCTS_MACHINE = "product_x86.c", "x86_64_v4+avx512vnni+amx_tile+amx_int8"
 ONCE = (
     "register.c", "tensors.c", "row_operators.c", "attention_operators.c", "product.c", PRODUCTS, "moves.c",

@@ -46,6 +46,17 @@ typedef struct {
   float scale;
 } PackedAttention;
 
+// State of each row and head: faded, and key x value added; and what its query finds there.
+typedef struct {
+  const float *query, *key;  // [rows, heads, key_size]
+  const float *value;        // [rows, heads, value_size]
+  const float *state;        // [rows, heads, key_size, value_size]
+  const float *decay;        // [heads]
+  float *result;             // [rows, heads, value_size]
+  float *after;              // as state
+  size_t heads, key_size, value_size;
+} Retain;
+
 // Log-probabilities and ids of the ``count`` best of each row, best first, ties to the lower id.
 typedef struct {
   const float *logits;  // [rows, vocabulary]
@@ -54,12 +65,12 @@ typedef struct {
   size_t vocabulary, count;
 } TopCandidates;
 
-// Each does tasks first .. last-1. A task is a row; of StepAttention, a row and key head; of PackedAttention, a source
-// and head. False: memory was short.
+// Each does tasks first .. last-1. A task is a row; of StepAttention, a row and key head; of Retain, a row and head;
+// of PackedAttention, a source and head. False: memory was short.
 typedef int (*Kernel)(const void *work, size_t first, size_t last);
 
 typedef struct {
-  Kernel row_quantize, scale_add, step_attention, packed_attention, top_candidates;
+  Kernel row_quantize, scale_add, step_attention, packed_attention, retain, top_candidates;
 } Kernels;
 
 #define DECLARE(level)                                                        \
@@ -67,6 +78,7 @@ typedef struct {
   int scale_add_##level(const void *work, size_t first, size_t last);         \
   int step_attention_##level(const void *work, size_t first, size_t last);    \
   int packed_attention_##level(const void *work, size_t first, size_t last);  \
+  int retain_##level(const void *work, size_t first, size_t last);            \
   int top_candidates_##level(const void *work, size_t first, size_t last);
 
 DECLARE(v4)

@@ -43,6 +43,7 @@ static const Declared declared[] = {
      {FLOAT, FLOAT, FLOAT, INT32, INT32, FLOAT}, {FLOAT, FLOAT, FLOAT}},
     {COMMON(create_step, cross_attention), "CrossAttention", 6, 1, {FLOAT, FLOAT, FLOAT, INT32, INT32, FLOAT},
      {FLOAT}},
+    {COMMON(create_plain, retain), "Retain", 5, 2, {FLOAT, FLOAT, FLOAT, FLOAT, FLOAT}, {FLOAT, FLOAT}},
     {COMMON(create_packed, packed_attention), "PackedAttention", 4, 1, {FLOAT, INT32, INT64, INT64}, {FLOAT}},
     {COMMON(create_packed, biased_packed_attention), "BiasedPackedAttention", 5, 1,
      {FLOAT, INT32, INT64, INT64, FLOAT}, {FLOAT}},
@@ -59,7 +60,7 @@ static const Declared declared_products[] = {
 #define AT(level)                                                                                     \
   (Kernels) {                                                                                         \
     row_quantize_##level, scale_add_##level, step_attention_##level, packed_attention_##level,        \
-        top_candidates_##level                                                                        \
+        retain_##level, top_candidates_##level                                                        \
   }
 
 #if defined(__x86_64__)

@@ -56,6 +56,7 @@ Status *biased_self_attention(void *kernel, Context *context);
 Status *cross_attention(void *kernel, Context *context);
 Status *packed_attention(void *kernel, Context *context);
 Status *biased_packed_attention(void *kernel, Context *context);
+Status *retain(void *kernel, Context *context);
 Status *top_candidates(void *kernel, Context *context);
 
 Status *create_plain(const Operator *op, const Api *unused, const Info *info, void **kernel);

@@ -9,7 +9,7 @@ import grpc
 
 from seqserve_server.calls import Context, guarded
 from seqserve_server.errors import ConfigError, Unauthenticated
-from seqserve_server.identity import caller_name
+from seqserve_server.identity import caller_name, caller_tenant
 from seqserve_server.tokens import Token, check_token, parse_tokens
 from seqserve_server.watched_files import WatchedFiles, read_bytes
 
@@ -58,9 +58,11 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
             value for key, value in handler_call_details.invocation_metadata or () if key.lower() == "authorization"
         ]
         try:
-            caller_name.set(check_token(headers, self._tokens.current(), self._clock()))
+            token = check_token(headers, self._tokens.current(), self._clock())
         except Unauthenticated as error:
             return _refusing(error, handler)
+        caller_name.set(token.name)
+        caller_tenant.set(token.tenant)
         return handler  # type: ignore[no-any-return]
 
 

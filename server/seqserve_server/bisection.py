@@ -43,10 +43,11 @@ class Bisection(Generic[Suspect]):
 
 
 class Breakdown:
-    """Whether an engine is broken itself, rather than asked for something that it cannot do.
+    """Whether an engine may be broken itself, rather than asked for something that it cannot do.
 
     Args:
-        most: So many that fail alone, with nothing that goes well in between, are no matter of requests any more.
+        most: After so many that fail alone, with nothing that goes well in between, it has to be asked for something
+            that it certainly can do. That decides: requests alone, however bad, must not be able to end it.
     """
 
     def __init__(self, most: int) -> None:
@@ -58,6 +59,6 @@ class Breakdown:
         self._in_a_row = 0
 
     def failed_alone(self) -> bool:
-        """One request alone could not be done. Returns whether it is the engine."""
+        """One request alone could not be done. Returns whether the engine is to be tried itself now."""
         self._in_a_row += 1
         return self._in_a_row >= self._most

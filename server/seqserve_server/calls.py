@@ -14,7 +14,8 @@ from grpc_status import rpc_status
 
 from seqserve_server.admission import check_tenant
 from seqserve_server.call_record import CURRENT
-from seqserve_server.errors import InvalidRequest, ServerError, SlowReader
+from seqserve_server.errors import InvalidRequest, ServerError, SlowReader, TenantDenied
+from seqserve_server.identity import caller_tenant
 from seqserve_server.service_errors import internal_status, retry_seconds, status_of
 
 logger = logging.getLogger(__name__)
@@ -30,15 +31,21 @@ def deadline_of(context: Context) -> float | None:
 
 
 def tenant_of(context: Context) -> str:
-    """The caller's ``x-tenant``; empty where it gives none.
+    """The tenant of the caller's token; where that names none the caller's ``x-tenant``, empty where there is none.
 
     Raises:
         InvalidRequest: it is given twice, or is not the name of a tenant.
+        TenantDenied: it is another than that of the token. Not put right in silence: who sends it believes to be
+            served on that account.
     """
     given = [value for key, value in context.invocation_metadata() or () if key == "x-tenant"]
     if len(given) > 1:
         raise InvalidRequest("metadata.x-tenant", "given more than once")
-    return check_tenant(str(given[0]), "metadata.x-tenant") if given else ""
+    claimed = check_tenant(str(given[0]), "metadata.x-tenant") if given else ""
+    own = caller_tenant.get()
+    if own and claimed not in ("", own):
+        raise TenantDenied
+    return own or claimed
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

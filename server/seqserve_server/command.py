@@ -6,6 +6,7 @@ import logging
 import sys
 
 from seqserve.bundle import BundleError
+from seqserve_server import allocator
 from seqserve_server.config import add_arguments, resolve
 from seqserve_server.errors import ConfigError, StartupError
 from seqserve_server.log_lines import configure
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
         check_process()
+        allocator.bound_arenas()
         return asyncio.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
     except (StartupError, BundleError) as error:
         print(f"seqserve serve: {error}", file=sys.stderr)  # noqa: T201

@@ -77,7 +77,9 @@ class ServerConfig:
         DEFAULT_MAX_OVERTAKEN, "how often others may go before the first in a tenant's line; then it goes first",
         0, 1 << 20,
     )
-    tenant_weights: str = _setting("", "shares of tenants (metadata x-tenant), such as gold=4,free=0.5; others have 1")
+    tenant_weights: str = _setting(
+        "", "shares of tenants (of a token, else metadata x-tenant), such as gold=4,free=0.5; others have 1"
+    )
     max_inputs: int = _setting(1024, "most inputs in one call", 1, 1 << 20)
     max_text_bytes: int = _setting(MAX_TEXT_BYTES, "most UTF-8 bytes of one input text", 1, 1 << 24)
     max_message_bytes: int = _setting(4 * 2**20, "most bytes of one gRPC message that comes in", 1 << 10, 1 << 30)

@@ -1,6 +1,7 @@
 """The engine over memory of a device: steps of a few fixed sizes, captured, with one transfer in and one out."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from seqserve_server.device_encoder import DeviceEncoder
 from seqserve_server.device_memory import DeviceArray, DeviceMemory, TransferBlock
 from seqserve_server.device_sources import DeviceSources
 from seqserve_server.encoder_batch import EncoderBatch, pack
-from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
+from seqserve_server.engine import Candidates, Changes, Layout, Pair, Reuse, RowCopy, Scored, Source, StepInput
 from seqserve_server.graph_contract import DEVICE_CONTROLS, NO_KEYS, check_device_contract
+from seqserve_server.placement import Place
 from seqserve_server.row_buckets import GraphNumbers, RowBuckets, StepShape
 from seqserve_server.sessions import bind_input, bind_output, dtype_of, run_options
 from seqserve_server.state_buffers import StateBuffers
@@ -176,17 +178,32 @@ class DeviceEngine:
         """Of a step that raised, advance some rows only: over copies, so that nothing but a success leaves a trace."""
         part = part_of(step, rows)
         size = self.buckets.rows(len(rows))
-        held = (self.buffers, self._bound, self.graphs, self._generation)
         buffers = self.buffers.excerpt(part.rows, part.places, Capacity(size, 0, 0, (size,)))
-        self.buffers, self._bound, self.graphs = buffers, {}, GraphNumbers(0)  # memory that goes again: no captures
-        try:
-            with self._sources.apart(part.places[0]):
-                candidates = self.step(part.step)
-        finally:
-            self.buffers, self._bound, self.graphs, self._generation = held
+        with self._over(buffers, part.places[0]):
+            candidates = self.step(part.step)
         self.buffers.take_back(buffers, part.rows)
         self._memory.synchronize()  # before the copies are freed
         return candidates
+
+    def probe(self, example: Pair) -> None:
+        """Encode and advance by a token, over buffers of its own."""
+        size = self.buckets.rows(1)
+        buffers = self.buffers.excerpt((), [()], Capacity(size, 1, len(example.source), (size,)))
+        with self._over(buffers, ()):
+            self.encode([Source(0, (Place(0, 0),), example.source)])
+            self.step(StepInput(example.target[:1], [0], 1, Layout([0], [0], [0], [1])))
+        self._memory.synchronize()  # before they are freed
+
+    @contextlib.contextmanager
+    def _over(self, buffers: StateBuffers[DeviceArray], places: Sequence[int]) -> Iterator[None]:
+        """What is done inside is done over other buffers, whose first places hold the sources of these."""
+        held = (self.buffers, self._bound, self.graphs, self._generation)
+        self.buffers, self._bound, self.graphs = buffers, {}, GraphNumbers(0)  # memory that goes again: no captures
+        try:
+            with self._sources.apart(places):
+                yield
+        finally:
+            self.buffers, self._bound, self.graphs, self._generation = held
 
     def _run(self, bound: BoundStep, tokens: Sequence[int], positions: Sequence[int], size: int) -> None:
         for name, given, padding in (("tokens", tokens, self.model.pad_id), ("positions", positions, 0)):

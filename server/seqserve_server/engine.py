@@ -204,5 +204,11 @@ class Engine(Protocol):
             rows: Ascending. What is found comes in their order, and in the bits that the whole step would have found.
         """
 
+    def probe(self, example: Pair) -> None:
+        """Do once what every answer takes: encode, a step from the target's first token, a score if there is a scorer.
+
+        No row or place is touched, and nothing kept spares the work. Raises what the runtime raises.
+        """
+
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """One teacher-forced pass over several pairs; no row or place is touched. Needs ``can_score``."""

@@ -5,6 +5,7 @@ ServerError
 │   └── InputTooLong
 ├── UnknownModel        the caller changes the name
 ├── Unauthenticated     the caller gets a valid token
+├── TenantDenied        the caller names its own tenant, or none
 ├── NoScorer            the operator exports the model again, or lets it be opened whole
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
@@ -62,6 +63,15 @@ class Unauthenticated(ServerError):
     """A call without a valid token."""
 
     reason = "UNAUTHENTICATED"
+
+
+class TenantDenied(ServerError):
+    """A call on the account of another tenant than its token's."""
+
+    reason = "TENANT_DENIED"
+
+    def __init__(self) -> None:
+        super().__init__("metadata.x-tenant: the call's token belongs to another tenant")
 
 
 class NoScorer(ServerError):

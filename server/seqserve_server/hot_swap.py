@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client.registry import CollectorRegistry
 
 from seqserve.bundle import BundleError, read_model
+from seqserve_server import allocator
 from seqserve_server.bundle_directories import Found, find_bundles, look_at
 from seqserve_server.config import ServerConfig
 from seqserve_server.cost_model import CostModel
@@ -180,7 +181,7 @@ class HotSwap:
             "is served" if before is None else f"takes the place of {before.model.version}",
         )
         if before is not None:
-            self._retiring[name] = asyncio.create_task(self._retire(before))
+            self._retiring[name] = asyncio.create_task(self._retire(before), name="retire")
 
     async def _prepared(self, found: Found, name: str) -> ServedModel:
         if (retiring := self._retiring.get(name)) is not None:
@@ -223,7 +224,7 @@ class HotSwap:
             costs.observe(facts, events)
 
         fairness = Fairness(around.config.max_overtaken, read_weights(around.config.tenant_weights))
-        loop = Loop(model.engine, model.scheduler(fairness, costs), dispatcher.publish, observe)
+        loop = Loop(model.engine, model.scheduler(fairness, costs), dispatcher.publish, observe, example=model.example)
         await _of_thread(around.runner.add(loop))
         return around.models.put(Serving(model, dispatcher, loop))
 
@@ -236,6 +237,8 @@ class HotSwap:
         logger.info("model %s: version %s is no longer in memory", name, serving.model.version)
         self._metrics[name].detach(serving.model.engine)
         serving.dispatcher.detach()
+        del serving  # the last to hold it
+        await asyncio.to_thread(allocator.give_back)
         self._retiring.pop(name, None)
 
     def _refuse(self, found: Found | None, error: Exception) -> None:

@@ -10,7 +10,7 @@ from seqserve_server.bisection import Bisection, Breakdown, Suspect
 from seqserve_server.engine import Candidates, Engine, Pair, Scored, Source, StepInput
 
 logger = logging.getLogger(__name__)
-MOST_ALONE = 8  # requests in a row that fail alone; a request that passed the door should not be able to do it at all
+MOST_ALONE = 8  # requests in a row that fail alone; one that passed the door should not be able to do it at all
 
 
 class EngineBroken(RuntimeError):
@@ -30,10 +30,11 @@ class Isolation:
         failures: How many of them raised.
     """
 
-    def __init__(self, engine: Engine, most_alone: int = MOST_ALONE) -> None:
-        """``most_alone`` requests that fail alone, with nothing that succeeds in between, mean that all would."""
+    def __init__(self, engine: Engine, most_alone: int = MOST_ALONE, example: Pair | None = None) -> None:
+        """After ``most_alone`` requests that fail alone, with nothing that succeeds in between, the engine is tried
+        with an example of the model's own; without one it is taken for broken."""
         self.runs = self.failures = 0
-        self._engine = engine
+        self._engine, self._example = engine, example
         self._breakdown = Breakdown(most_alone)
 
     def encode(self, sources: Sequence[Source], ids: Callable[[Sequence[Source]], Sequence[int]]) -> list[Source]:
@@ -120,7 +121,7 @@ class Isolation:
     def _failed(self, what: str, ids: Sequence[int], error: Exception) -> None:
         self.runs += 1
         self.failures += 1
-        logger.error("%s failed; requests %s", what, ", ".join(map(str, ids)), exc_info=error)
+        logger.error("%s failed; requests %s", what, ", ".join(map(str, ids)) or "none", exc_info=error)
 
     def _split(self, bisection: Bisection[Suspect], part: Sequence[Suspect]) -> None:
         bisection.failed(part)
@@ -128,8 +129,21 @@ class Isolation:
             self._judge()
 
     def _judge(self) -> None:
-        if self._breakdown.failed_alone():
+        if self._breakdown.failed_alone() and not self._sound():
             raise EngineBroken("one request after the other fails alone, and nothing succeeds in between")
+
+    def _sound(self) -> bool:
+        """Whether the engine can still do what it is known to have done once: then the requests were at fault."""
+        if self._example is None:
+            return False
+        try:
+            self._engine.probe(self._example)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed("the model's own example", (), error)
+            return False
+        self._succeeded()
+        logger.warning("one request after the other failed alone, but the engine passes its probe: it goes on")
+        return True
 
 
 def _merged(whole: Candidates | None, part: Candidates, rows: Sequence[int], count: int) -> Candidates:

@@ -20,6 +20,9 @@ from seqserve_server.errors import ConfigError, StartupError
 logger = logging.getLogger(__name__)
 OWN_DESCRIPTORS = 128  # what a server has open beside its connections: measured 40, with a margin for files and metrics
 HEALTH_CONNECTIONS = 64
+# gRPC looks at a message's size after it has inflated it, all of it: 600 KiB of gzip took 900 MiB. So calls that are
+# compressed are refused, which alone does not keep it from inflating, and nothing is inflated.
+NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1), ("grpc.per_message_decompression", 0)]
 HANDSHAKE_MS = 20_000  # gRPC's default is two minutes, in which a connection that says nothing would hold a place
 
 
@@ -46,6 +49,7 @@ def channel_options(config: ServerConfig) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", 0),  # else a second server on the port starts silently and takes half the calls
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_answer_bytes),
+        *NO_COMPRESSION,
         # Over the first, a call is refused at random, more often the larger it is; so the two are the same.
         ("grpc.max_metadata_size", config.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
@@ -91,6 +95,7 @@ async def health_port(config: ServerConfig, servicer: health.aio.HealthServicer)
     options = [
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", 1024),
+        *NO_COMPRESSION,
         ("grpc.max_concurrent_streams", 16),
         ("grpc.max_allowed_incoming_connections", HEALTH_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from seqserve_server.engine import Engine, StepInput
+from seqserve_server.engine import Engine, Pair, StepInput
 from seqserve_server.isolation import Isolation
 from seqserve_server.plan import Plan
 from seqserve_server.request import Event, Failed, Request, ScoreRequest
@@ -58,14 +58,15 @@ Observe = Callable[[StepFacts, list[Event]], None]
 class Loop:
     """One model's iterations. ``submit`` and ``cancel`` may be called from any thread, all else by the one that steps.
 
-    ``wake`` is called after every message; who steps loops (:mod:`.engine_thread`) sets it.
+    ``wake`` is called after every message; who steps loops (:mod:`.engine_thread`) sets it. ``example`` is what the
+    engine has to be able to do before it is given up for requests that fail (:mod:`.isolation`).
     """
 
     def __init__(
         self, engine: Engine, scheduler: Scheduler, publish: Publish,
-        observe: Observe | None = None, clock: Callable[[], float] = time.monotonic,
+        observe: Observe | None = None, clock: Callable[[], float] = time.monotonic, example: Pair | None = None,
     ) -> None:
-        self._engine, self._scheduler, self._isolation = engine, scheduler, Isolation(engine)
+        self._engine, self._scheduler, self._isolation = engine, scheduler, Isolation(engine, example=example)
         self._publish, self._observe, self._clock = publish, observe, clock
         self.wake: Callable[[], None] = _nobody
         self._inbox: deque[Request | ScoreRequest | int] = deque()

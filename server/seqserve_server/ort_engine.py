@@ -1,7 +1,7 @@
 """The engine on ONNX Runtime: a session for each graph, state buffers bound as input and output at once."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from seqserve.bundle import DECODER_FILE, ENCODER_FILE, SCORER_FILE, ModelDescri
 from seqserve_server.capacity import Capacity
 from seqserve_server.encoder_batch import EncoderBatch, pack
 from seqserve_server.encoder_cache import Encoded, EncoderCache, Ids
-from seqserve_server.engine import Candidates, Changes, Pair, Reuse, RowCopy, Scored, Source, StepInput
+from seqserve_server.engine import Candidates, Changes, Layout, Pair, Reuse, RowCopy, Scored, Source, StepInput
 from seqserve_server.graph_contract import ENCODER_INPUTS, STEP_INPUTS, check_contract, states_between
 from seqserve_server.host_buffers import HostBuffers
 from seqserve_server.placement import Place
@@ -21,7 +21,7 @@ from seqserve_server.scorer import passes_of, run_scorer
 from seqserve_server.sessions import open_on_cpu
 from seqserve_server.source_inputs import SourceInputs, of_width, widths_of
 from seqserve_server.state_buffers import Array, StateBuffers
-from seqserve_server.step_part import StepPart, part_of
+from seqserve_server.step_part import part_of
 
 MOST_BOUND = 512  # bindings kept: some hundred bytes for each input
 
@@ -178,25 +178,42 @@ class OrtEngine:
     def step_part(self, step: StepInput, rows: Sequence[int]) -> Candidates:
         """Of a step that raised, advance some rows only: over copies, so that nothing but a success leaves a trace."""
         part = part_of(step, rows)
-        with self._apart(part) as buffers:
+        buffers = self.buffers.excerpt(part.rows, part.places, Capacity.none(self.widths))
+        lengths = {
+            Place(width, number): self._sources.length(Place(width, place))
+            for width, places in enumerate(part.places) for number, place in enumerate(places)
+        }
+        with self._over(buffers, lengths):
             candidates = self.step(part.step)
         self.buffers.take_back(buffers, part.rows)
         return candidates
 
+    def probe(self, example: Pair) -> None:
+        """Encode, advance by a token, score: over buffers of its own, and with nothing kept of earlier sources."""
+        none = [0] * (len(self.widths) - 1)
+        buffers = self.buffers.excerpt((), [()] * len(self.widths), Capacity(1, 1, len(example.source), (1, *none)))
+        with self._over(buffers, {}):
+            self.encode([Source(0, (Place(0, 0),), example.source)])
+            self.step(StepInput(example.target[:1], [0], 1, Layout([0], [0], [0], [1, *none])))
+            if self.can_score:
+                self.score([example])
+
     @contextlib.contextmanager
-    def _apart(self, part: StepPart) -> Iterator[StateBuffers[Array]]:
-        """Steps inside are over copies of a part's rows and places."""
-        held = (self.buffers, self._sources, self._bound, self._bound_generation, self._logits)
-        buffers = self.buffers.excerpt(part.rows, part.places, Capacity.none(self.widths))
+    def _over(self, buffers: StateBuffers[Array], lengths: Mapping[Place, int]) -> Iterator[None]:
+        """What is done inside is done over other buffers, whose places hold sources of these lengths."""
+        held = (
+            self.buffers, self._sources, self._bound, self._bound_generation, self._logits, self.encoder_cache
+        )
         sources = SourceInputs(self.widths, len(self._tokens))
-        for width, places in enumerate(part.places):
-            for number, place in enumerate(places):
-                sources.note([Place(width, number)], self._sources.length(Place(width, place)))
+        for place, length in lengths.items():
+            sources.note([place], length)
         self.buffers, self._sources, self._bound, self._logits = buffers, sources, {}, self._logits[:0]
+        self.encoder_cache = EncoderCache(0)
         try:
-            yield buffers
+            yield
         finally:
-            self.buffers, self._sources, self._bound, self._bound_generation, self._logits = held
+            (self.buffers, self._sources, self._bound, self._bound_generation, self._logits,
+             self.encoder_cache) = held
 
     def _prepare(self, step: StepInput) -> Bound:
         rows, candidates = len(step.tokens), min(step.candidates, self.model.target_vocab_size)

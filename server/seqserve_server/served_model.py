@@ -9,7 +9,7 @@ from seqserve_server.capacity import SchedulerLimits
 from seqserve_server.cost_model import CostModel
 from seqserve_server.device_engine import DeviceEngine
 from seqserve_server.devices import AUTO, CPU, CUDA, choose_device, open_cuda, open_twin
-from seqserve_server.engine import Engine
+from seqserve_server.engine import Engine, Pair
 from seqserve_server.graph_operators import refuse_coupling
 from seqserve_server.ort_engine import OrtEngine
 from seqserve_server.scheduler import Scheduler
@@ -83,6 +83,12 @@ class ServedModel:
             ),
             directory,
         )
+
+    @property
+    def example(self) -> Pair:
+        """A short source and target, for trying the model out; a token to score is the end."""
+        prompt = self.description.framing.example().prompt
+        return Pair(self.description.example_source, (*prompt, self.description.eos_id), len(prompt))
 
     def scheduler(self, fairness: Fairness | None = None, costs: CostModel | None = None) -> Scheduler:
         """A scheduler for this model's rows and places. There must be one only.

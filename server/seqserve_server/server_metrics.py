@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from seqserve import __version__
+from seqserve_server.gate import GateLimits
 
 
 class ServerMetrics(Collector):
@@ -20,10 +21,9 @@ class ServerMetrics(Collector):
     """
 
     def __init__(
-        self, ready: Callable[[], bool], open_requests: Callable[[], int], *, max_waiting: int, max_rows: int
+        self, ready: Callable[[], bool], open_requests: Callable[[], int], limits: GateLimits
     ) -> None:
-        self._ready, self._open_requests = ready, open_requests
-        self._max_waiting, self._max_rows = max_waiting, max_rows
+        self._ready, self._open_requests, self._limits = ready, open_requests, limits
         self._build = {
             "version": __version__, "python": platform.python_version(), "onnxruntime": _installed("onnxruntime"),
             "grpcio": _installed("grpcio"),
@@ -31,11 +31,14 @@ class ServerMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """What a scrape gets."""
+        limits = self._limits
         for name, text, value in (
             ("seqserve_ready", "1 while health says SERVING.", int(self._ready())),
             ("seqserve_requests_open", "Requests let in that have not ended, of all models.", self._open_requests()),
-            ("seqserve_max_waiting_requests", "Most requests that wait: --max-waiting.", self._max_waiting),
-            ("seqserve_max_rows", "Most sequences decoded at once: --max-rows.", self._max_rows),
+            ("seqserve_max_waiting_requests", "Most requests that wait: --max-waiting.", limits.waiting),
+            ("seqserve_max_waiting_tokens", "Most tokens of open requests: --max-waiting-tokens.", limits.tokens),
+            ("seqserve_max_waiting_bytes", "Most bytes of open requests: --max-waiting-bytes.", limits.bytes),
+            ("seqserve_max_rows", "Most sequences decoded at once: --max-rows.", limits.rows),
         ):
             yield GaugeMetricFamily(name, text, value)
         build = GaugeMetricFamily("seqserve_build_info", "Always 1.", labels=list(self._build))

@@ -18,6 +18,7 @@ from seqserve_server.errors import (
     QueueFull,
     ServerError,
     SlowReader,
+    TenantDenied,
     Unauthenticated,
     UnknownModel,
 )
@@ -28,6 +29,7 @@ _CODES: dict[type[ServerError], int] = {
     InputTooLong: code_pb2.INVALID_ARGUMENT,
     UnknownModel: code_pb2.NOT_FOUND,
     Unauthenticated: code_pb2.UNAUTHENTICATED,
+    TenantDenied: code_pb2.PERMISSION_DENIED,
     NoScorer: code_pb2.FAILED_PRECONDITION,
     QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     Loading: code_pb2.UNAVAILABLE,

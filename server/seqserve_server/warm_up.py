@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.device_engine import DeviceEngine
-from seqserve_server.engine import Pair
 from seqserve_server.errors import StartupError
 from seqserve_server.loop import Loop
 from seqserve_server.plan import need_of
@@ -24,9 +23,9 @@ def warm_up(model: ServedModel) -> Iterator[None]:
     Raises:
         StartupError: the model cannot decode, or its limits hold no request.
     """
-    prompt = model.description.framing.example().prompt
-    most = min(2, model.description.max_new_tokens)
-    request = Request(0, model.description.example_source, prompt, SearchSettings(model.description.eos_id, most))
+    example, most = model.example, min(2, model.description.max_new_tokens)
+    settings = SearchSettings(model.description.eos_id, most)
+    request = Request(0, example.source, tuple(example.target[: example.prompt]), settings)
     need = need_of([request], model.limits.widths)
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())
@@ -38,7 +37,7 @@ def warm_up(model: ServedModel) -> Iterator[None]:
     loop = Loop(model.engine, model.scheduler(), events.extend)
     loop.submit([request])
     if model.engine.can_score:
-        loop.submit([ScoreRequest(1, Pair(request.source, (*prompt, model.description.eos_id), len(prompt)))])
+        loop.submit([ScoreRequest(1, example)])
     while loop.step():
         yield
     if any(isinstance(event, Failed) for event in events):

@@ -6,20 +6,21 @@ import logging
 import sys
 import time
 
-from torture import callers, garbage, losses
+from torture import callers, faults, garbage, hostile, losses, restarts, swaps
 
-# The hot swaps of row 20 join here, as a function of a count like the others.
 ROWS = {
     "cancels": (callers.cancels, 100_000),
     "deadlines": (callers.deadlines, 10_000),
     "parsed": (garbage.parsed, 10_000_000),
     "sent": (garbage.sent, 1_000_000),
-    "connections": (garbage.connections, 1_000_000),
+    "connections": (hostile.connections, 1_000_000),
     "readers": (garbage.readers, 1_000),
-    "step_faults": (losses.step_faults, 10_000),
+    "step_faults": (faults.step_faults, 10_000),
     "kills": (losses.kills, 1_000),
     "hangs": (losses.hangs, 200),
-    "restarts": (losses.restarts, 100),
+    "swaps": (swaps.swaps, 1_000),
+    "swap_memory": (swaps.swap_memory, 200),
+    "restarts": (restarts.restarts, 100),
 }
 
 

@@ -24,10 +24,15 @@ from seqserve_export.model.config import ConfigError
 _TELLING = {"width", "heads", "head_size", "ffn_width"}  # keys that no other family's config.json has together
 
 
-def recognises(directory: Path) -> bool:
-    """A config.json in the words of ``TransformerConfig``."""
+def in_its_words(directory: Path) -> bool:
+    """Whether there is a config.json in the words of ``TransformerConfig``."""
     path = directory / CONFIG_FILE
     return path.is_file() and read_json(path).keys() >= _TELLING
+
+
+def recognises(directory: Path) -> bool:
+    """Those whose decoder attends; ``retnet`` is the name of the others, and ``native`` reads them when it is asked."""
+    return in_its_words(directory) and read_json(directory / CONFIG_FILE).get("decoder_mixing") != "retention"
 
 
 def load(directory: Path) -> LoadedCheckpoint:

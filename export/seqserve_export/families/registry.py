@@ -14,6 +14,7 @@ from seqserve_export.families import (
     multilingual,
     native,
     recurrent,
+    retnet,
     t5,
     torch_transformer,
 )
@@ -27,6 +28,7 @@ FAMILIES: dict[str, Family] = {
             "native", native.recognises, lambda directory, _: native.load(directory),
             weights=native.weights,
         ),
+        Family("retnet", retnet.recognises, lambda directory, _: retnet.load(directory), weights=native.weights),
         Family("d2l", d2l.recognises, d2l.load, takes=("heads", "positions"), weights=d2l.weights),
         Family(
             bahdanau.NAME, bahdanau.recognises, bahdanau.load,

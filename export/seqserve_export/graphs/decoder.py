@@ -7,11 +7,15 @@ from torch import Tensor, nn
 
 from seqserve_export.graphs.blocks import NormChain, embed, joined_projection, output_projection, padded_head_size
 from seqserve_export.graphs.operators import count_up, grouped_query_attention, top_candidates
+from seqserve_export.graphs.retention import StepRetention
 from seqserve_export.model import Transformer
+from seqserve_export.model.layers import retention as retention_of
+from seqserve_export.model.layers import self_attention
 from seqserve_export.model.positions import relative_bucket
 
 CONTROLS = ("tokens", "positions", "source_lengths", "target_extent", "source_extent", "candidates")
 OUTPUTS = ("log_probs", "token_ids", "logits")
+SELF, RETENTION = "self", "retention"  # the states of a row: keys and values of self-attention, or what retention has
 
 
 class DecoderGraph(nn.Module):
@@ -23,11 +27,12 @@ class DecoderGraph(nn.Module):
         self.config, self.model = config, model
         heads, padded = config.heads, padded_head_size(config.head_size)
         self.head_size = padded
-        self.qkv = nn.ModuleList(
-            joined_projection([layer.attention.query, layer.attention.key, layer.attention.value], heads, padded)
-            for layer in model.decoder
-        )
-        self.attention_output = nn.ModuleList(output_projection(layer.attention, padded) for layer in model.decoder)
+        if config.decoder_mixing == "retention":
+            self.retention = nn.ModuleList(StepRetention(retention_of(layer)) for layer in model.decoder)
+        else:
+            own = [self_attention(layer) for layer in model.decoder]
+            self.qkv = nn.ModuleList(joined_projection([a.query, a.key, a.value], heads, padded) for a in own)
+            self.attention_output = nn.ModuleList(output_projection(a, padded) for a in own)
         self.cross_query = nn.ModuleList(
             joined_projection([layer.cross.query], heads, padded) for layer in model.decoder
         )
@@ -44,11 +49,11 @@ class DecoderGraph(nn.Module):
             self.bias_table: Tensor
             self.register_buffer("bias_table", model.decoder_bias(bucket).detach())
 
-    def relative_bias(self, positions: Tensor, extent: Tensor, capacity: int | torch.SymInt) -> Tensor | None:
+    def relative_bias(self, positions: Tensor, extent: Tensor, caches: list[Tensor]) -> Tensor | None:
         """[rows, heads, 1, extent] for T5's bias, else None."""
         if self.config.positions != "relative":
             return None
-        distance = (positions[:, None] - count_up(extent, capacity)[None, :]).clamp(min=0, max=self.reach)
+        distance = (positions[:, None] - count_up(extent, caches[0].shape[2])[None, :]).clamp(min=0, max=self.reach)
         return nn.functional.embedding(distance, self.bias_table).permute(0, 2, 1)[:, :, None, :]
 
     def self_attention(
@@ -88,7 +93,8 @@ class DecoderGraph(nn.Module):
             source_lengths: int32 [rows].
             target_extent, source_extent: int32 scalars, at least the longest row and source, and at least 2.
             candidates: int64 [1], how many best tokens to return per row.
-            caches: self-attention keys and values, 2 per layer, each [rows, heads, capacity, head_size].
+            caches: self-attention keys and values, 2 per layer, each [rows, heads, capacity, head_size]; or what
+                retention remembers, 1 per layer, [rows, heads, head_size, value size].
             cross: cross-attention keys and values, 2 per layer, each [rows, heads, source capacity, head_size].
 
         Returns:
@@ -96,13 +102,18 @@ class DecoderGraph(nn.Module):
             the logits [rows, vocabulary]; and the grown caches.
         """
         states = embed(self.model.target_embedding, tokens, positions)
-        bias = self.relative_bias(positions, target_extent, caches[0].shape[2])
+        bias = self.relative_bias(positions, target_extent, caches)
         last_source = source_lengths - 1
         grown: list[Tensor] = []
 
         def attend(inputs: Tensor, index: int) -> Tensor:
-            outputs, key, value = self.self_attention(index, inputs, caches, positions, target_extent, bias)
-            grown.extend((key, value))
+            outputs: Tensor
+            if self.config.decoder_mixing == "retention":
+                outputs, state = self.retention[index](inputs, caches[index], positions)
+                grown.append(state)
+            else:
+                outputs, key, value = self.self_attention(index, inputs, caches, positions, target_extent, bias)
+                grown.extend((key, value))
             return outputs
 
         layers = list(self.model.decoder)

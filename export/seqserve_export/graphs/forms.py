@@ -8,6 +8,7 @@ from seqserve.alignment import Alignment
 from seqserve.bundle import LENGTH_AXIS, StateTensor
 from seqserve_export.graphs import places, trace
 from seqserve_export.graphs.blocks import padded_head_size
+from seqserve_export.graphs.decoder import RETENTION, SELF
 from seqserve_export.graphs.recurrent_blocks import padded_key_width
 from seqserve_export.graphs.recurrent_places import add_recurrent_places
 from seqserve_export.model import CanonicalModel, RecurrentConfig, RecurrentSeq2Seq, Transformer, TransformerConfig
@@ -45,14 +46,14 @@ def form_of(model: CanonicalModel) -> Form:
 
 
 class TransformerForm:
-    """Caches of keys and values."""
+    """Caches of keys and values; or of those of the source alone, and what retention makes of the target."""
 
     def __init__(self, model: Transformer) -> None:
         self._model, self._config = model, model.config
 
     def precisions(self) -> tuple[str, ...]:
-        """All."""
-        return "fp32", "int8", "fp16"
+        """All; but CUDA has no form of retention, whose operator is for the CPU."""
+        return ("fp32", "int8") if self._config.decoder_mixing == "retention" else ("fp32", "int8", "fp16")
 
     def states(self) -> tuple[StateTensor, ...]:
         """Of ``state_tensors``."""
@@ -119,12 +120,17 @@ class RecurrentForm:
 
 
 def state_tensors(config: TransformerConfig) -> tuple[StateTensor, ...]:
-    """Keys and values, by layer: those a row grows, and those that all rows of a request read."""
+    """By layer: keys and values that a row grows, or what it retains; and those that all rows of a request read."""
     count, shape = 2 * config.decoder_layers, (config.heads, LENGTH_AXIS, padded_head_size(config.head_size))
-    return (
-        StateTensor("self", count, shape, "float32", scope="row", length="target", update="append"),
-        StateTensor("cross", count, shape, "float32", scope="request", length="source", update="constant"),
-    )
+    cross = StateTensor("cross", count, shape, "float32", scope="request", length="source", update="constant")
+    if config.decoder_mixing == "retention":
+        kept = (config.heads, config.head_size, config.value_size)
+        own = StateTensor(
+            RETENTION, config.decoder_layers, kept, "float32", scope="row", length="fixed", update="replace"
+        )
+    else:
+        own = StateTensor(SELF, count, shape, "float32", scope="row", length="target", update="append")
+    return own, cross
 
 
 def recurrent_states(config: RecurrentConfig) -> tuple[StateTensor, ...]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx.parser
 import onnx_ir as ir
 
+from seqserve_export.graphs.source_operators import OVER_SOURCES
+
 DOMAIN = "seqserve"
 # Rounding is explained in docs/decisions/0007; 0.007874016 is 1 / 127 and 1e-12 the scale of a row of zeros.
 DEFINITIONS = """
@@ -82,6 +84,18 @@ CrossAttention <num_heads, kv_num_heads, scale> (query, keys, values, last, exte
         num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, scale: float = @scale, causal: int = 0
     > (query, none_new, none_new, keys, values, last, extent)
 }
+Retain (query, key, value, state, decay) => (result, new_state) {
+    column = Constant <value_ints: ints = [3]> ()
+    line = Constant <value_ints: ints = [2]> ()
+    kept = Mul (state, decay)
+    keys = Unsqueeze (key, column)
+    values = Unsqueeze (value, line)
+    added = Mul (keys, values)
+    new_state = Add (kept, added)
+    asked = Unsqueeze (query, line)
+    sums = MatMul (asked, new_state)
+    result = Squeeze (sums, line)
+}
 PackedAttention <num_heads, scale> (packed, lengths, pad_index, pack_index) => (result) {
     padded = Gather <axis: int = 0> (packed, pad_index)
     query, key, value = Split <axis: int = -1, num_outputs: int = 3> (padded)
@@ -102,109 +116,13 @@ TopCandidates (logits, count) => (log_probs, ids) {
     every = LogSoftmax <axis: int = -1> (logits)
     log_probs, ids = TopK <axis: int = -1, largest: int = 1, sorted: int = 1> (every, count)
 }
-SourceWithin (states, extent) => (near) {
-    whole = Cast <to: int = 7> (extent)
-    less = Constant <value_int: int = 15> ()
-    sixteen = Constant <value_int: int = 16> ()
-    first = Constant <value_ints: ints = [0]> ()
-    axis = Constant <value_ints: ints = [1]> ()
-    above = Add (whole, less)
-    blocks = Div (above, sixteen)
-    rounded = Mul (blocks, sixteen)
-    end = Unsqueeze (rounded, first)
-    near = Slice (states, first, end, axis)
-}
-SourceOffsets (centres, scores) => (offsets) {
-    nought = Constant <value_int: int = 0> ()
-    one = Constant <value_int: int = 1> ()
-    second = Constant <value_ints: ints = [2]> ()
-    sizes = Shape <start: int = 2, end: int = 3> (scores)
-    size = Squeeze (sizes)
-    counted = Range (nought, size, one)
-    places = Cast <to: int = 1> (counted)
-    column = Unsqueeze (centres, second)
-    offsets = Sub (places, column)
-}
-SourceSoftmax (scores, lengths) => (weights) {
-    nought = Constant <value_float: float = 0.0> ()
-    tail = Constant <value_ints: ints = [1]> ()
-    low = Constant <value_float: float = -1e30> ()
-    whole = Cast <to: int = 1> (lengths)
-    row = Unsqueeze (whole, tail)
-    start = Mul (row, nought)
-    places = seqserve.SourceOffsets (start, scores)
-    column = Unsqueeze (row, tail)
-    seen = Less (places, column)
-    shown = Where (seen, scores, low)
-    weights = Softmax <axis: int = -1> (shown)
-}
-SourceWindow <reach> (scores, offsets) => (shown) {
-    low = Constant <value_float: float = -1e30> ()
-    reach = Constant <value_float: float = @reach> ()
-    away = Abs (offsets)
-    near = LessOrEqual (away, reach)
-    shown = Where (near, scores, low)
-}
-SumScores (query, keys, vector, extent) => (scores) {
-    last = Constant <value_ints: ints = [-1]> ()
-    one = Constant <value_ints: ints = [1]> ()
-    two = Constant <value_ints: ints = [2]> ()
-    near = seqserve.SourceWithin (keys, extent)
-    asked = Unsqueeze (query, two)
-    held = Unsqueeze (near, one)
-    sums = Add (asked, held)
-    bent = Tanh (sums)
-    weighed = Mul (bent, vector)
-    scores = ReduceSum <keepdims: int = 0> (weighed, last)
-}
-DotScores (query, keys, extent) => (scores) {
-    near = seqserve.SourceWithin (keys, extent)
-    held = Transpose <perm: ints = [0, 2, 1]> (near)
-    scores = MatMul (query, held)
-}
-Pool (scores, values, lengths, extent) => (context, weights) {
-    weights = seqserve.SourceSoftmax (scores, lengths)
-    near = seqserve.SourceWithin (values, extent)
-    context = MatMul (weights, near)
-}
-PoolMonotonic <reach> (scores, values, lengths, extent, steps) => (context, weights) {
-    tail = Constant <value_ints: ints = [1]> ()
-    one = Constant <value_float: float = 1.0> ()
-    whole = Cast <to: int = 1> (lengths)
-    row = Unsqueeze (whole, tail)
-    ends = Sub (row, one)
-    centres = Min (steps, ends)
-    offsets = seqserve.SourceOffsets (centres, scores)
-    shown = seqserve.SourceWindow <reach: float = @reach> (scores, offsets)
-    weights = seqserve.SourceSoftmax (shown, lengths)
-    near = seqserve.SourceWithin (values, extent)
-    context = MatMul (weights, near)
-}
-PoolPredicted <reach> (scores, values, lengths, extent, shares) => (context, weights) {
-    tail = Constant <value_ints: ints = [1]> ()
-    reach = Constant <value_float: float = @reach> ()
-    two = Constant <value_float: float = -2.0> ()
-    whole = Cast <to: int = 1> (lengths)
-    row = Unsqueeze (whole, tail)
-    centres = Mul (shares, row)
-    offsets = seqserve.SourceOffsets (centres, scores)
-    shown = seqserve.SourceWindow <reach: float = @reach> (scores, offsets)
-    level = seqserve.SourceSoftmax (shown, lengths)
-    units = Div (offsets, reach)
-    squares = Mul (units, units)
-    powers = Mul (squares, two)
-    bell = Exp (powers)
-    weights = Mul (level, bell)
-    near = seqserve.SourceWithin (values, extent)
-    context = MatMul (weights, near)
-}
 """
 OPSETS = 'opset_import: ["" : 20, "com.microsoft" : 1, "seqserve" : 1]'
 
 
 def definitions() -> dict[str, ir.Function]:
     """All operators by name."""
-    texts = re.split(r"\n(?=[A-Z])", DEFINITIONS.strip())
+    texts = re.split(r"\n(?=[A-Z])", (DEFINITIONS + OVER_SOURCES).strip())
     found = (onnx.parser.parse_function(f'<{OPSETS}, domain: "{DOMAIN}">{text}') for text in texts)
     return {function.name: ir.from_proto(function) for function in found}
 

@@ -66,6 +66,25 @@ def multi_head_attention(
     )
 
 
+def retain(query: Tensor, key: Tensor, value: Tensor, state: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+    """The operator Retain of our own (``kernels``): ``S' = decay * S + k^T v`` and ``q S'`` of every row and head.
+
+    Args:
+        query, key: [rows, heads, key size].
+        value: [rows, heads, value size].
+        state: [rows, heads, key size, value size].
+        decay: [heads, 1, 1].
+
+    Returns:
+        [rows, heads, value size], and the new state.
+    """
+    results = torch.onnx.ops.symbolic_multi_out(
+        "seqserve::Retain", (query, key, value, state, decay), {},
+        dtypes=[query.dtype] * 2, shapes=[tuple(value.shape), tuple(state.shape)], version=1,
+    )
+    return results[0], results[1]
+
+
 def rms_norm(norm: RMSNorm, states: Tensor) -> Tensor:
     """SimplifiedLayerNormalization: the RMS norm."""
     return torch.onnx.ops.symbolic(

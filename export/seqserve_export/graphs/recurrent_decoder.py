@@ -23,8 +23,8 @@ class RecurrentDecoderGraph(nn.Module):
 
     def forward(
         self, tokens: Tensor, positions: Tensor, source_lengths: Tensor, target_extent: Tensor, source_extent: Tensor,
-        candidates: Tensor, hidden: list[Tensor], fed: list[Tensor], values: Tensor, keys: list[Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+        candidates: Tensor, own: list[Tensor], source: list[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """One step.
 
         Args:
@@ -34,22 +34,22 @@ class RecurrentDecoderGraph(nn.Module):
             target_extent: int32 scalar, not looked at: what a row remembers does not grow.
             source_extent: int32 scalar, at least the longest source.
             candidates: int64 [1], how many best tokens to return per row.
-            hidden: [rows, hidden], 1 per layer.
-            fed: [rows, hidden], one with input feeding, else none.
-            values: [rows, source capacity, hidden].
-            keys: [rows, source capacity, key width], one; none where values are compared themselves.
+            own: The hidden layers and, with input feeding, what is fed: [rows, hidden] each.
+            source: Values [rows, source capacity, hidden] and, where they are not compared themselves, keys [rows,
+                source capacity, key width].
 
         Returns:
             Log-probabilities and ids of the best tokens, each [rows, candidates], best first, ties to the lower id;
-            the logits [rows, vocabulary]; and what ``hidden`` and ``fed`` are next.
+            the logits [rows, vocabulary]; and what ``own`` is next.
         """
         del target_extent
         token = self.model.target_embedding.tokens(tokens)
         attend = partial(
-            self.step.attention, positions=positions, keys=keys[0] if keys else values, values=values,
+            self.step.attention, positions=positions, keys=source[-1], values=source[0],
             lengths=source_lengths, extent=source_extent,
         )
-        states, hidden, _ = self.step(token, hidden, fed, attend)
+        layers = self.config.decoder_layers
+        states, hidden, _ = self.step(token, own[:layers], own[layers:], attend)
         logits = self.model.project(states)
         log_probs, token_ids = top_candidates(torch.log_softmax(logits, dim=-1), candidates)
-        return log_probs, token_ids, logits, hidden, [states] * len(fed)
+        return log_probs, token_ids, logits, [*hidden, *([states] * int(self.config.input_feeding))]

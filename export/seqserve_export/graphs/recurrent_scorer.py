@@ -27,7 +27,7 @@ class RecurrentScorerGraph(nn.Module):
 
     def forward(
         self, tokens: Tensor, positions: Tensor, wanted: Tensor, pad_index: Tensor, pack_index: Tensor,
-        source_lengths: Tensor, source_pad_index: Tensor, hidden: Tensor, values: Tensor, keys: list[Tensor],
+        source_lengths: Tensor, source_pad_index: Tensor, hidden: Tensor, source: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Score packed targets.
 
@@ -38,24 +38,24 @@ class RecurrentScorerGraph(nn.Module):
             pad_index: int64 [batch, length], where in ``tokens`` each padded place is found (padding: anywhere).
             pack_index: int64 [n], where in the flattened padded batch each token stands.
             source_lengths: int32 [batch].
-            source_pad_index: int64 [batch, source], where in ``values`` each padded place of a source is found.
+            source_pad_index: int64 [batch, source], where in ``source`` each padded place of a source is found.
             hidden: [layers, batch, hidden], as the encoder graph gives it.
-            values: [1, m, hidden], as the encoder graph gives it for the packed sources.
-            keys: [1, m, key width], likewise; none where values are compared themselves.
+            source: Values [1, m, hidden] and, where they are not compared themselves, keys [1, m, key width], as the
+                encoder graph gives them for the packed sources.
 
         Returns:
             Log-probability [n] of each wanted token, and the attention [n, source] that was paid for it.
         """
         embedded = functional.embedding(pad_index.transpose(0, 1), self.model.target_embedding.tokens(tokens))
         steps = functional.embedding(pad_index.transpose(0, 1), positions[:, None])[:, :, 0]
-        held = functional.embedding(source_pad_index, values[0])
-        compared = functional.embedding(source_pad_index, keys[0][0]) if keys else held
+        held, *compared = (functional.embedding(source_pad_index, each[0]) for each in source)
+        keys = compared[0] if compared else held
 
         def advance(before: list[Tensor], inputs: tuple[Tensor, Tensor]) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
             layers, fed = before[: len(hidden)], before[len(hidden) :]
             token, positions = inputs
             attend = partial(
-                self.step.attention.padded, positions=positions, keys=compared, values=held, lengths=source_lengths
+                self.step.attention.padded, positions=positions, keys=keys, values=held, lengths=source_lengths
             )
             states, after, weights = self.step(token, layers, fed, attend)
             return [*after, *([states] * len(fed))], (states + 0.0, weights)

@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 from seqserve_export.graphs.blocks import NormChain, embed, joined_projection, output_projection, padded_head_size
 from seqserve_export.graphs.operators import multi_head_attention
+from seqserve_export.graphs.retention import PackedRetention
 from seqserve_export.model import Transformer
+from seqserve_export.model.layers import retention as retention_of
+from seqserve_export.model.layers import self_attention
 from seqserve_export.model.positions import relative_bucket
 
 INPUTS = (
@@ -33,11 +36,12 @@ class ScorerGraph(nn.Module):
         self.config, self.model, self.layer = config, model, layer
         self.head_size = padded = padded_head_size(config.head_size)
         count = config.heads
-        self.qkv = nn.ModuleList(
-            joined_projection([layer.attention.query, layer.attention.key, layer.attention.value], count, padded)
-            for layer in model.decoder
-        )
-        self.attention_output = nn.ModuleList(output_projection(layer.attention, padded) for layer in model.decoder)
+        if config.decoder_mixing == "retention":
+            self.retention = nn.ModuleList(PackedRetention(retention_of(layer)) for layer in model.decoder)
+        else:
+            own = [self_attention(layer) for layer in model.decoder]
+            self.qkv = nn.ModuleList(joined_projection([a.query, a.key, a.value], count, padded) for a in own)
+            self.attention_output = nn.ModuleList(output_projection(a, padded) for a in own)
         self.cross_query = nn.ModuleList(
             joined_projection([layer.cross.query], count, padded) for layer in model.decoder
         )
@@ -65,8 +69,13 @@ class ScorerGraph(nn.Module):
         bias = nn.functional.embedding(distance.clamp(min=0, max=self.reach), self.bias_table)
         return bias.permute(2, 0, 1)[None] + unseen
 
-    def attend(self, inputs: Tensor, index: int, pad_index: Tensor, pack_index: Tensor, bias: Tensor) -> Tensor:
-        """Self-attention of one layer: packed [tokens, width] -> packed [tokens, width]."""
+    def mix(
+        self, inputs: Tensor, index: int, positions: Tensor, pad_index: Tensor, pack_index: Tensor, bias: Tensor
+    ) -> Tensor:
+        """Self-attention or retention of one layer: packed [tokens, width] -> packed [tokens, width]."""
+        if self.config.decoder_mixing == "retention":
+            retained: Tensor = self.retention[index](inputs, positions, pad_index, pack_index)
+            return retained
         inner = self.config.heads * self.head_size
         padded = nn.functional.embedding(pad_index, self.qkv[index](inputs))
         query, key, value = torch.split(padded, inner, dim=-1)
@@ -130,12 +139,14 @@ class ScorerGraph(nn.Module):
         chain = NormChain(layers[0].attention_norm, states)
         for index, layer in enumerate(layers):
             after = layers[index + 1].attention_norm.norm if index + 1 < len(layers) else self.model.decoder_norm
-            attend = partial(self.attend, index=index, pad_index=pad_index, pack_index=pack_index, bias=bias)
+            mix = partial(
+                self.mix, index=index, positions=positions, pad_index=pad_index, pack_index=pack_index, bias=bias
+            )
             across = partial(
                 self.across, index=index, pad_index=pad_index, pack_index=pack_index, cross=gathered,
                 source_lengths=source_lengths, weights=weights,
             )
-            chain.run(attend, layer.attention_norm, layer.cross_norm.norm)
+            chain.run(mix, layer.attention_norm, layer.cross_norm.norm)
             chain.run(across, layer.cross_norm, layer.ffn_norm.norm)
             chain.run(layer.ffn, layer.ffn_norm, after)
         logits = self.model.project(chain.finish(self.model.decoder_norm))

@@ -8,6 +8,106 @@ and what a longer neighbour adds to a group are zeros.
 import torch
 from torch import Tensor
 
+# Their definitions, beside those of ``kernels``. -1e30 and not -inf: where no token is seen, nothing becomes NaN.
+OVER_SOURCES = """
+SourceWithin (states, extent) => (near) {
+    whole = Cast <to: int = 7> (extent)
+    less = Constant <value_int: int = 15> ()
+    sixteen = Constant <value_int: int = 16> ()
+    first = Constant <value_ints: ints = [0]> ()
+    axis = Constant <value_ints: ints = [1]> ()
+    above = Add (whole, less)
+    blocks = Div (above, sixteen)
+    rounded = Mul (blocks, sixteen)
+    end = Unsqueeze (rounded, first)
+    near = Slice (states, first, end, axis)
+}
+SourceOffsets (centres, scores) => (offsets) {
+    nought = Constant <value_int: int = 0> ()
+    one = Constant <value_int: int = 1> ()
+    second = Constant <value_ints: ints = [2]> ()
+    sizes = Shape <start: int = 2, end: int = 3> (scores)
+    size = Squeeze (sizes)
+    counted = Range (nought, size, one)
+    places = Cast <to: int = 1> (counted)
+    column = Unsqueeze (centres, second)
+    offsets = Sub (places, column)
+}
+SourceSoftmax (scores, lengths) => (weights) {
+    nought = Constant <value_float: float = 0.0> ()
+    tail = Constant <value_ints: ints = [1]> ()
+    low = Constant <value_float: float = -1e30> ()
+    whole = Cast <to: int = 1> (lengths)
+    row = Unsqueeze (whole, tail)
+    start = Mul (row, nought)
+    places = seqserve.SourceOffsets (start, scores)
+    column = Unsqueeze (row, tail)
+    seen = Less (places, column)
+    shown = Where (seen, scores, low)
+    weights = Softmax <axis: int = -1> (shown)
+}
+SourceWindow <reach> (scores, offsets) => (shown) {
+    low = Constant <value_float: float = -1e30> ()
+    reach = Constant <value_float: float = @reach> ()
+    away = Abs (offsets)
+    near = LessOrEqual (away, reach)
+    shown = Where (near, scores, low)
+}
+SumScores (query, keys, vector, extent) => (scores) {
+    last = Constant <value_ints: ints = [-1]> ()
+    one = Constant <value_ints: ints = [1]> ()
+    two = Constant <value_ints: ints = [2]> ()
+    near = seqserve.SourceWithin (keys, extent)
+    asked = Unsqueeze (query, two)
+    held = Unsqueeze (near, one)
+    sums = Add (asked, held)
+    bent = Tanh (sums)
+    weighed = Mul (bent, vector)
+    scores = ReduceSum <keepdims: int = 0> (weighed, last)
+}
+DotScores (query, keys, extent) => (scores) {
+    near = seqserve.SourceWithin (keys, extent)
+    held = Transpose <perm: ints = [0, 2, 1]> (near)
+    scores = MatMul (query, held)
+}
+Pool (scores, values, lengths, extent) => (context, weights) {
+    weights = seqserve.SourceSoftmax (scores, lengths)
+    near = seqserve.SourceWithin (values, extent)
+    context = MatMul (weights, near)
+}
+PoolMonotonic <reach> (scores, values, lengths, extent, steps) => (context, weights) {
+    tail = Constant <value_ints: ints = [1]> ()
+    one = Constant <value_float: float = 1.0> ()
+    whole = Cast <to: int = 1> (lengths)
+    row = Unsqueeze (whole, tail)
+    ends = Sub (row, one)
+    centres = Min (steps, ends)
+    offsets = seqserve.SourceOffsets (centres, scores)
+    shown = seqserve.SourceWindow <reach: float = @reach> (scores, offsets)
+    weights = seqserve.SourceSoftmax (shown, lengths)
+    near = seqserve.SourceWithin (values, extent)
+    context = MatMul (weights, near)
+}
+PoolPredicted <reach> (scores, values, lengths, extent, shares) => (context, weights) {
+    tail = Constant <value_ints: ints = [1]> ()
+    reach = Constant <value_float: float = @reach> ()
+    two = Constant <value_float: float = -2.0> ()
+    whole = Cast <to: int = 1> (lengths)
+    row = Unsqueeze (whole, tail)
+    centres = Mul (shares, row)
+    offsets = seqserve.SourceOffsets (centres, scores)
+    shown = seqserve.SourceWindow <reach: float = @reach> (scores, offsets)
+    level = seqserve.SourceSoftmax (shown, lengths)
+    units = Div (offsets, reach)
+    squares = Mul (units, units)
+    powers = Mul (squares, two)
+    bell = Exp (powers)
+    weights = Mul (level, bell)
+    near = seqserve.SourceWithin (values, extent)
+    context = MatMul (weights, near)
+}
+"""
+
 
 def sum_scores(query: Tensor, keys: Tensor, vector: Tensor, extent: Tensor) -> Tensor:
     """``v^T tanh(q + k)`` of projected queries and keys.

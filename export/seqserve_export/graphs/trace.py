@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seqserve_export.graphs import decoder, encoder, recurrent_decoder, recurrent_encoder, recurrent_scorer, scorer
-from seqserve_export.graphs.recurrent_blocks import key_projection, padded_key_width
+from seqserve_export.graphs.recurrent_blocks import padded_key_width
 from seqserve_export.model import RecurrentSeq2Seq, Transformer
 
 OPSET = 20
@@ -42,6 +42,13 @@ def trace_decoder(model: Transformer) -> onnx_ir.Model:
     def buffers(length: int) -> list[Tensor]:
         return [torch.zeros(batch, heads, length, size) for _ in range(2 * layers)]
 
+    rows, target_size, source_size = Dim("rows"), Dim("target_capacity"), Dim("source_capacity")
+    if model.config.decoder_mixing == "retention":
+        own = [torch.zeros(batch, heads, model.config.head_size, model.config.value_size) for _ in range(layers)]
+        own_name, own_shape = decoder.RETENTION, {0: rows}
+    else:
+        own, own_name, own_shape = buffers(capacity), decoder.SELF, {0: rows, 2: target_size}
+
     inputs = (
         torch.ones(batch, dtype=torch.int64),
         torch.zeros(batch, dtype=torch.int32),
@@ -49,19 +56,18 @@ def trace_decoder(model: Transformer) -> onnx_ir.Model:
         torch.tensor(capacity, dtype=torch.int32),
         torch.tensor(source, dtype=torch.int32),
         torch.tensor([2], dtype=torch.int64),
-        buffers(capacity),
+        own,
         buffers(source),
     )
-    rows, target_size, source_size = Dim("rows"), Dim("target_capacity"), Dim("source_capacity")
     shapes: tuple[object, ...] = (
         {0: rows}, {0: rows}, {0: rows}, {}, {}, {},
-        [{0: rows, 2: target_size}] * (2 * layers), [{0: rows, 2: source_size}] * (2 * layers),
+        [own_shape] * len(own), [{0: rows, 2: source_size}] * (2 * layers),
     )
-    names = range(2 * layers)
+    names = [f"{own_name}.{number}" for number in range(len(own))]
     model_ir = _export(
         graph, inputs, shapes,
-        (*decoder.CONTROLS, *(f"self.{n}" for n in names), *(f"cross.{n}" for n in names)),
-        (*decoder.OUTPUTS, *(f"self.{n}.next" for n in names)),
+        (*decoder.CONTROLS, *names, *(f"cross.{number}" for number in range(2 * layers))),
+        (*decoder.OUTPUTS, *(f"{name}.next" for name in names)),
     )
     for value in model_ir.graph.outputs[:2]:
         value.shape = onnx_ir.Shape(["rows", "candidates"])
@@ -113,8 +119,10 @@ def trace_recurrent_decoder(model: RecurrentSeq2Seq) -> onnx_ir.Model:
     """The step graph with dynamic sizes rows, source capacity, and candidate count."""
     graph = recurrent_decoder.RecurrentDecoderGraph(model).eval()
     config, batch, source = model.config, 3, 48
-    layers, feeds, width = config.decoder_layers, int(config.input_feeding), config.hidden_width
-    keys = [torch.zeros(batch, source, padded_key_width(config))] if key_projection(model.attention) else []
+    own = [*(f"hidden.{number}" for number in range(config.decoder_layers)), *(["fed.0"] * config.input_feeding)]
+    shared = {"values.0": config.hidden_width, "keys.0": padded_key_width(config)}
+    if config.score == "dot":
+        del shared["keys.0"]
     inputs = (
         torch.ones(batch, dtype=torch.int64),
         torch.zeros(batch, dtype=torch.int32),
@@ -122,16 +130,16 @@ def trace_recurrent_decoder(model: RecurrentSeq2Seq) -> onnx_ir.Model:
         torch.tensor(24, dtype=torch.int32),
         torch.tensor(source, dtype=torch.int32),
         torch.tensor([2], dtype=torch.int64),
-        [torch.zeros(batch, width) for _ in range(layers)], [torch.zeros(batch, width) for _ in range(feeds)],
-        torch.zeros(batch, source, width), keys,
+        [torch.zeros(batch, config.hidden_width) for _ in own],
+        [torch.zeros(batch, source, width) for width in shared.values()],
     )
-    rows, held = Dim("rows"), {0: Dim("rows"), 1: Dim("source_capacity")}
+    rows = Dim("rows")
+    held = {0: rows, 1: Dim("source_capacity")}
     shapes: tuple[object, ...] = (
-        {0: rows}, {0: rows}, {0: rows}, {}, {}, {}, [{0: rows}] * layers, [{0: rows}] * feeds, held, [held] * len(keys)
+        {0: rows}, {0: rows}, {0: rows}, {}, {}, {}, [{0: rows}] * len(own), [held] * len(shared)
     )
-    own = [*(f"hidden.{number}" for number in range(layers)), *(["fed.0"] * feeds)]
     model_ir = _export(
-        graph, inputs, shapes, (*recurrent_decoder.CONTROLS, *own, "values.0", *(["keys.0"] * len(keys))),
+        graph, inputs, shapes, (*recurrent_decoder.CONTROLS, *own, *shared),
         (*recurrent_decoder.OUTPUTS, *(f"{name}.next" for name in own)),
     )
     for value in model_ir.graph.outputs[:2]:
@@ -143,7 +151,9 @@ def trace_recurrent_scorer(model: RecurrentSeq2Seq) -> onnx_ir.Model:
     """The scorer graph with dynamic sizes: target and source tokens, batch, and both padded lengths."""
     graph = recurrent_scorer.RecurrentScorerGraph(model).eval()
     config, batch, length, count, source, source_count = model.config, 3, 16, 20, 32, 40
-    keys = [torch.zeros(1, source_count, padded_key_width(config))] if key_projection(model.attention) else []
+    shared = {"values": config.hidden_width, "keys": padded_key_width(config)}
+    if config.score == "dot":
+        del shared["keys"]
     inputs = (
         torch.ones(count, dtype=torch.int64),
         torch.zeros(count, dtype=torch.int32),
@@ -153,14 +163,14 @@ def trace_recurrent_scorer(model: RecurrentSeq2Seq) -> onnx_ir.Model:
         torch.full((batch,), 6, dtype=torch.int32),
         torch.zeros(batch, source, dtype=torch.int64),
         torch.zeros(config.decoder_layers, batch, config.hidden_width),
-        torch.zeros(1, source_count, config.hidden_width), keys,
+        [torch.zeros(1, source_count, width) for width in shared.values()],
     )
     tokens, rows, places, source_tokens = Dim("tokens"), Dim("batch"), Dim("length"), Dim("source_tokens")
     shapes: tuple[object, ...] = (
         {0: tokens}, {0: tokens}, {0: tokens}, {0: rows, 1: places}, {0: tokens}, {0: rows},
-        {0: rows, 1: Dim("source_length")}, {1: rows}, {1: source_tokens}, [{1: source_tokens}] * len(keys),
+        {0: rows, 1: Dim("source_length")}, {1: rows}, [{1: source_tokens}] * len(shared),
     )
-    names = (*recurrent_scorer.INPUTS, "hidden", "values", *(["keys"] * len(keys)))
+    names = (*recurrent_scorer.INPUTS, "hidden", *shared)
     return _export(graph, inputs, shapes, names, recurrent_scorer.OUTPUTS)
 
 

@@ -12,6 +12,7 @@ Norm = Literal["layer", "rms"]
 NormPosition = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned", "relative"]
 SinusoidOrder = Literal["interleaved", "concatenated", "fairseq"]
+DecoderMixing = Literal["attention", "retention"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("relu", "gelu", "gelu_tanh", "silu"),
@@ -19,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "norm_position": ("pre", "post"),
     "positions": ("sinusoidal", "learned", "relative"),
     "sinusoid_order": ("interleaved", "concatenated", "fairseq"),
+    "decoder_mixing": ("attention", "retention"),
 }
 # Above every model there is, and low enough that none of them makes a model of no values run out of memory.
 LIMITS = {
@@ -38,7 +40,9 @@ class TransformerConfig:
     computes the table of "Attention Is All You Need", section 3.5, with sine and cosine interleaved (the paper, d2l)
     or concatenated (Marian, CTranslate2), or fairseq's, concatenated with other frequencies (M2M100); "learned" takes
     it from the checkpoint; "relative" adds T5's bucketed bias to self-attention instead. ``position_offset`` is the
-    table row of the first token.
+    table row of the first token. ``decoder_mixing`` "retention" puts multi-scale retention in the place of the
+    decoder's self-attention; ``retention_value_size`` is then the size of a head's values, None for the paper's
+    ``2 * head_size``.
     """
 
     source_vocab_size: int
@@ -69,6 +73,9 @@ class TransformerConfig:
     relative_buckets: int = 32
     relative_max_distance: int = 128
 
+    decoder_mixing: DecoderMixing = "attention"
+    retention_value_size: int | None = None
+
     attention_bias: bool = True
     attention_scale: float | None = None
     activation: Activation = "relu"
@@ -92,7 +99,28 @@ class TransformerConfig:
         if self.position_offset < 0:
             raise ConfigError(f"position_offset: {self.position_offset} is negative")
         self._check_positions()
+        self._check_retention()
         check_vocabularies(self)
+
+    def _check_retention(self) -> None:
+        """What retention asks of the other fields."""
+        if self.retention_value_size is not None and not 1 <= self.retention_value_size <= LIMITS["head_size"]:
+            raise ConfigError(
+                f"retention_value_size: {self.retention_value_size} is not between 1 and {LIMITS['head_size']}"
+            )
+        if self.decoder_mixing != "retention":
+            if self.retention_value_size is not None:
+                raise ConfigError('retention_value_size: needs decoder_mixing "retention"')
+            return
+        if self.head_size % 2:
+            raise ConfigError(f"head_size: {self.head_size} is odd; retention rotates pairs of components")
+        if self.positions == "relative":
+            raise ConfigError('positions: retention has no scores that "relative" could be added to')
+        if self.max_target_length * max(self.head_size, self.heads) > MAX_TABLE:
+            raise ConfigError(
+                f"max_target_length {self.max_target_length}: a table of so many rotations of {self.head_size} "
+                f"components and {self.heads} decays has more than {MAX_TABLE} values"
+            )
 
     def _check_positions(self) -> None:
         """Whether the table or the buckets of positions can be computed, and with how much memory."""
@@ -117,6 +145,11 @@ class TransformerConfig:
     def score_scale(self) -> float:
         """What queries are multiplied by before the softmax: 1 / sqrt(head_size) unless the family fixes another."""
         return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
+    def value_size(self) -> int:
+        """Size of a head's values in retention: the paper's twice the size of its keys unless the family differs."""
+        return 2 * self.head_size if self.retention_value_size is None else self.retention_value_size
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":

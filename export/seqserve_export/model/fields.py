@@ -74,6 +74,8 @@ def _ill_typed(declared: object, value: object) -> str | None:
         return None if is_integer else "an integer"
     if declared is bool:
         return None if isinstance(value, bool) else "true or false"
+    if declared == int | None:
+        return None if is_integer or value is None else "an integer"
     if declared is float or (declared == float | None and value is not None):
         return None if is_integer or (isinstance(value, float) and math.isfinite(value)) else "a finite number"
     return None  # words, of which the choices have all

@@ -9,8 +9,10 @@ from torch.nn import functional
 
 from seqserve_export.model.attention import MultiHeadAttention
 from seqserve_export.model.config import TransformerConfig
+from seqserve_export.model.retention import MultiScaleRetention
 
 KeysValues = tuple[Tensor, Tensor]
+Past = KeysValues | Tensor
 LayerT = TypeVar("LayerT", bound=nn.Module)
 
 
@@ -106,38 +108,73 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Masked self-attention, cross-attention to the encoder's keys and values, feed-forward."""
+    """Masked self-attention or retention, cross-attention to the encoder's keys and values, feed-forward.
+
+    The norm around the first of them is ``attention_norm`` in both cases: checkpoints name it so.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.attention, self.cross = MultiHeadAttention(config), MultiHeadAttention(config)
+        retains = config.decoder_mixing == "retention"
+        self.attention = None if retains else MultiHeadAttention(config)
+        self.retention = MultiScaleRetention(config) if retains else None
+        self.cross = MultiHeadAttention(config)
         self.ffn = FeedForward(config)
         self.attention_norm, self.cross_norm, self.ffn_norm = AddNorm(config), AddNorm(config), AddNorm(config)
 
     def forward(
         self, states: Tensor, cross: KeysValues, cross_visible: Tensor, visible: Tensor,
-        bias: Tensor | None, past: KeysValues | None = None,
-    ) -> tuple[Tensor, KeysValues]:
+        bias: Tensor | None, start: int, past: Past | None = None,
+    ) -> tuple[Tensor, Past]:
         """One layer over new target positions.
 
         Args:
             states: [batch, new, width].
             cross: source keys and values, each [batch, heads, source, head_size].
             visible: broadcast to [batch, heads, new, past + new].
-            past: cached keys and values of earlier positions, each [batch, heads, past, head_size].
+            start: position of the first of them.
+            past: of earlier positions: cached keys and values, each [batch, heads, past, head_size]; or the state
+                [batch, heads, head_size, value size] that retention has made of them.
 
         Returns:
-            States [batch, new, width], and keys and values of all positions so far.
+            States [batch, new, width], and what all positions so far have left behind, in the form of ``past``.
         """
-        grown: list[KeysValues] = []
+        left: list[Past] = []
 
-        def attend(inputs: Tensor) -> Tensor:
-            key, value = self.attention.keys_values(inputs)
+        def mix(inputs: Tensor) -> Tensor:
+            if self.retention is not None:
+                outputs, state = self.retention(inputs, start, cast(Tensor | None, past))
+                left.append(state)
+                return cast(Tensor, outputs)
+            attention = self_attention(self)
+            key, value = attention.keys_values(inputs)
             if past is not None:
                 key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-            grown.append((key, value))
-            return self.attention.attend(inputs, key, value, visible, bias)
+            left.append((key, value))
+            return attention.attend(inputs, key, value, visible, bias)
 
-        states = self.attention_norm(states, attend)
+        states = self.attention_norm(states, mix)
         states = self.cross_norm(states, lambda inputs: self.cross.attend(inputs, *cross, cross_visible))
-        return self.ffn_norm(states, self.ffn), grown[0]
+        return self.ffn_norm(states, self.ffn), left[0]
+
+
+def self_attention(layer: DecoderLayer) -> MultiHeadAttention:
+    """The self-attention of a layer that has one.
+
+    Raises:
+        TypeError: it has retention.
+    """
+    if layer.attention is None:
+        raise TypeError("this decoder layer has retention, not self-attention")
+    return layer.attention
+
+
+def retention(layer: DecoderLayer) -> MultiScaleRetention:
+    """The retention of a layer that has it.
+
+    Raises:
+        TypeError: it has self-attention.
+    """
+    if layer.retention is None:
+        raise TypeError("this decoder layer has self-attention, not retention")
+    return layer.retention

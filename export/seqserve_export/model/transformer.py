@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from seqserve_export.model.canonical import CanonicalModel
 from seqserve_export.model.config import TransformerConfig
-from seqserve_export.model.layers import DecoderLayer, EncoderLayer, KeysValues, Stack, make_norm
+from seqserve_export.model.layers import DecoderLayer, EncoderLayer, KeysValues, Past, Stack, make_norm
 from seqserve_export.model.positions import relative_bucket, sinusoid_table
 
 
 @dataclass
 class DecoderState:
-    """What decoding one batch needs besides its last tokens: source side fixed, target side growing."""
+    """What decoding one batch needs besides its last tokens: source side fixed, target side advancing."""
 
     cross: list[KeysValues]
     source_visible: Tensor
-    past: list[KeysValues | None]
+    past: list[Past | None]
     position: int = 0
 
 
@@ -134,7 +134,7 @@ class Transformer(CanonicalModel):
         states = self.target_embedding(target, start)
         for index, layer in enumerate(self.decoder):
             states, state.past[index] = layer(
-                states, state.cross[index], state.source_visible, visible, bias, state.past[index]
+                states, state.cross[index], state.source_visible, visible, bias, start, state.past[index]
             )
         state.position = start + new
         normed: Tensor = self.decoder_norm(states)
