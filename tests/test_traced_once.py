@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import traced_once
+from cli_process import start
 from seqserve_export.graphs import encoder, trace
 from seqserve_export.model import Transformer
 from tiny_model import tiny_model
@@ -65,6 +66,23 @@ def test_a_planted_fault_is_traced(traced: list[object], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(encoder.EncoderGraph, "forward", faulty)
     assert name_of(tiny_model()) == "number 2"
+
+
+def test_another_process_finds_it(traced: list[object], tmp_path: Path) -> None:
+    name_of(tiny_model())
+    (key,) = (path.name for path in tmp_path.glob("*.made"))
+    script = (
+        "import pathlib, sys, torch, traced_once\n"
+        "from seqserve_export.graphs import trace\n"
+        "from tiny_model import tiny_model\n"
+        "traced_once.EXPORT = None  # what is there is not traced\n"
+        "traced_once.trace_once(pathlib.Path(sys.argv[1]))\n"
+        "print(trace.trace_encoder(tiny_model()).graph.name)\n"
+    )
+    process = start(str(tmp_path), python=script)
+    out, error = process.communicate(timeout=120)
+    assert out == "number 1\n", error
+    assert [path.name for path in tmp_path.glob("*.made")] == [key]
 
 
 def test_what_cannot_be_compared_is_traced_each_time(traced: list[object]) -> None:

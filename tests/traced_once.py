@@ -6,12 +6,11 @@ What holds anything else is traced each time. Whoever traces first gets what the
 """
 
 import hashlib
-import marshal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import onnx_ir
@@ -96,8 +95,19 @@ def _code() -> Iterator[object]:
 def _members(members: Any, module: str) -> Iterator[object]:
     for name, value in members.items():
         if isinstance(value, FunctionType):
-            yield name, hashlib.sha256(marshal.dumps(value.__code__)).digest()
+            yield name
+            yield from _instructions(value.__code__)
         elif isinstance(value, type) and value.__module__ == module:
             yield from _members(vars(value), "")
         elif isinstance(value, ATOMS):
             yield name, value
+
+
+def _instructions(code: CodeType) -> Iterator[object]:
+    """Not as ``marshal`` writes them, which depends on who refers to a constant at the moment."""
+    yield code.co_code, code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)
+        else:
+            yield sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
