@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from arithmetic_engine import ArithmeticEngine
 from faulty_engine import FaultyEngine
@@ -40,12 +40,14 @@ class Process:
 
 
 @contextlib.contextmanager
-def pencil_server(*, step_seconds: float = 0.0, rows: int = 64, **config: Any) -> Iterator[Process]:
+def pencil_server(
+    *, step_seconds: float = 0.0, rows: int = 64, stderr: IO[bytes] | None = None, **config: Any
+) -> Iterator[Process]:
     """Started and ready; killed at the end if it has not ended by itself."""
     given = {"step_seconds": step_seconds, "max_rows": rows, "log_level": "critical", **config}
     process = subprocess.Popen(
         [sys.executable, "-m", "pencil_server", *(f"{name}={value}" for name, value in given.items())],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=stderr, text=True,
         env={"GRPC_VERBOSITY": "NONE", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     try:
@@ -63,7 +65,7 @@ def _unread_option() -> None:
     def broken(*arguments: object, **named: object) -> None:
         raise KeyError("an option nobody thought of")
 
-    service.read_inputs = broken  # type: ignore[assignment]
+    vars(service)["read_inputs"] = broken
 
 
 PLANTS = {"unread option": _unread_option}

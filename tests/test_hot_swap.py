@@ -69,14 +69,6 @@ async def test_swaps_under_load_fail_no_call_mix_no_answer_and_leave_one_engine(
     assert len(toys.loaded) == SWAPS + 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-async def test_a_thousand_swaps_under_load(toys: Toys) -> None:
-    outcome = await swap_under_load(toys, 1000)
-    assert (outcome.failed, outcome.mixed) == ([], [])
-    assert outcome.answered > 1000
-
-
 async def test_a_swap_in_two_moments_is_seen(toys: Toys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the description of the new version is served before its engine."""
     put = hot_swap.HotSwap._put

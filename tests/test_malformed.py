@@ -98,7 +98,7 @@ async def outcomes(handlers: dict[str, Any], seeds: range) -> Counter[str]:
 async def test_no_request_made_of_damage_gets_anything_but_a_clean_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     handlers = registered_methods(monkeypatch)
     readable = 0
-    for seed in range(20_000):
+    for seed in range(5_000):
         method, payload = request(seed, KINDS)
         try:
             handlers_kind: Any = getattr(pb, KINDS[method].name)
@@ -106,7 +106,7 @@ async def test_no_request_made_of_damage_gets_anything_but_a_clean_refusal(monke
             readable += 1
         except DecodeError:
             pass
-    assert 8_000 < readable < 15_000  # both sides of the parser are met
+    assert 2_000 < readable < 3_750  # both sides of the parser are met
     async with serving() as served:
         found = await outcomes(handlers, range(4_000))
         assert found["INVALID_ARGUMENT"] > 2_000
@@ -182,7 +182,7 @@ async def test_malformed_connections_change_nothing() -> None:
         await asyncio.to_thread(speak_all, port, range(200))
         await asyncio.sleep(0.5)
         descriptors, memory = len(os.listdir("/proc/self/fd")), resident()
-        await asyncio.to_thread(speak_all, port, range(200, 3_200))
+        await asyncio.to_thread(speak_all, port, range(200, 1_200))
         assert (await served.stub.Generate(ask("c d"))).results[0].hypotheses[0].text == PENCIL_TEXT
         await settled(served, descriptors)
         assert resident() - memory < 16 * 2**20

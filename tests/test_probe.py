@@ -20,7 +20,10 @@ EXAMPLE = Pair((5, END), (START, END), 1)
 @pytest.mark.parametrize("kind", ["encode", "step", "score"])
 def test_poison_after_poison_does_not_end_an_engine_that_passes_its_probe(kind: str) -> None:
     hand, faulty = pencil_faults(ArithmeticEngine(), EXAMPLE)
-    setattr(*((hand.engine, "poison") if kind == "score" else (faulty, f"bad_{kind}")), PENCIL_BAD)
+    if kind == "score":
+        hand.engine.poison = PENCIL_BAD
+    else:
+        setattr(faulty, f"bad_{kind}", PENCIL_BAD)
     bad = []
     for place in range(5 * MOST_ALONE):
         source = [PENCIL_BAD, 3 + place % 20, END]

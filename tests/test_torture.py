@@ -16,7 +16,7 @@ from seqserve_server.loop import Loop
 from seqserve_server.scheduler import Scheduler
 from seqserve_server.served_models import ServedModels
 from test_isolation import FailsEverybody
-from torture import callers, faults, garbage, hostile, losses, restarts, swap_memory, swaps
+from torture import bundles, callers, faults, garbage, hostile, losses, restarts, swap_memory, swaps
 
 
 @pytest.mark.parametrize(
@@ -134,3 +134,12 @@ async def test_swaps_leave_memory_as_it_was(tiny_bundle: Path) -> None:
 async def test_versions_that_stay_in_memory_are_found(tiny_bundle: Path) -> None:
     with pytest.raises(AssertionError, match="KiB"):
         await swaps.swap_memory(12, tiny_bundle, swap_memory.PLANTED)
+
+
+async def test_damaged_bundles_are_refused_in_one_line_or_open(tiny_bundle: Path) -> None:
+    assert "refused" in await bundles.bundles(60, tiny_bundle)
+
+
+async def test_a_reader_of_bundles_that_raises_what_nobody_catches_is_found(tiny_bundle: Path) -> None:
+    with pytest.raises(AssertionError, match="KeyError at seed"):
+        await bundles.bundles(20, tiny_bundle, "raise")

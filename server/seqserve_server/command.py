@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import sys
 
@@ -25,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         if config.log_format == "json":  # every line of it is an object
             logger.info("configuration", extra={"fields": config.described()})
         else:
-            print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
+            with contextlib.suppress(OSError):  # a log that cannot be written costs its lines, and no more
+                print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
         check_process()
         allocator.bound_arenas()
         return asyncio.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201

@@ -25,7 +25,7 @@ def warm_up(model: ServedModel) -> Iterator[None]:
     """
     example, most = model.example, min(2, model.description.max_new_tokens)
     settings = SearchSettings(model.description.eos_id, most)
-    request = Request(0, example.source, tuple(example.target[: example.prompt]), settings)
+    request = Request(0, tuple(example.source), tuple(example.target[: example.prompt]), settings)
     need = need_of([request], model.limits.widths)
     if not model.limits.fits(need):  # it would wait for ever
         least = model.limits.cost.bytes_of(need.rounded())

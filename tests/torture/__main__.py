@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from torture import callers, faults, garbage, hostile, losses, restarts, swaps
+from torture import bundles, callers, faults, garbage, hostile, losses, restarts, swaps
 
 ROWS = {
     "cancels": (callers.cancels, 100_000),
@@ -20,6 +20,7 @@ ROWS = {
     "hangs": (losses.hangs, 200),
     "swaps": (swaps.swaps, 1_000),
     "swap_memory": (swaps.swap_memory, 200),
+    "bundles": (bundles.bundles, 100_000),
     "restarts": (restarts.restarts, 100),
 }
 

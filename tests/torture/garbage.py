@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -34,7 +35,8 @@ HARMLESS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "FAILED
 @cache
 def seeds() -> list[bytes]:
     """Good requests, and readable ones full of extremes, from which bad ones are made."""
-    rng, kind = random.Random(4), pb.GenerateRequest.DESCRIPTOR
+    rng = random.Random(4)
+    kind: Any = pb.GenerateRequest.DESCRIPTOR
     extremes = (malformed.populated(rng, kind).SerializeToString() for _ in range(400))
     return [data for data in extremes if len(data) < 400][:60] + 15 * [each.SerializeToString() for each in (
         ask("c d", "e"), ask(ids(5, 6), beam_size=4, num_hypotheses=2, length_penalty=0.5),
@@ -117,7 +119,7 @@ async def sent(count: int, plant: str = "") -> str:
             async with turn:
                 codes[(await generate(data, timeout=30).code()).name] += 1
 
-        with pencil_server(faults=0, **({"plant": plant} if plant else {})) as server:
+        with pencil_server(faults=0, plant=plant) as server:
             async with grpc.aio.insecure_channel(server.target) as channel, probing(server.target) as samples:
                 generate = channel.unary_unary(GENERATE, request_serializer=bytes, response_deserializer=bytes)
                 memory = 0

@@ -67,7 +67,7 @@ async def _lost(row: str, losses: list[Callable[[Told], Awaitable[None]]]) -> st
             f"samples, {told.wrong} wrong; {(time.monotonic() - begun) / len(losses):.2f} s each")
 
 
-def _process(token: int, **config: int) -> Callable[[Told], Awaitable[None]]:
+def _process(token: int, **config: Any) -> Callable[[Told], Awaitable[None]]:
     """A server process that is lost over a request with this token."""
     async def lose(told: Told) -> None:
         async with contextlib.AsyncExitStack() as stack:

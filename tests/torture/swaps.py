@@ -29,7 +29,7 @@ async def swap_memory(count: int, bundle: Path | None = None, *more: str) -> str
     """So many swaps of a bundle of the demo, or of a tiny one, under load; then memory is what it was, but for 5 %."""
     with tempfile.TemporaryDirectory() as directory:
         if bundle is None:
-            bundle = DEMO if DEMO.is_dir() else await asyncio.to_thread(_tiny, Path(directory) / "tiny")
+            bundle = await asyncio.to_thread(any_bundle, Path(directory))
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "torture.swap_memory", str(bundle), str(count), *more, stdout=asyncio.subprocess.PIPE
         )
@@ -41,7 +41,10 @@ async def swap_memory(count: int, bundle: Path | None = None, *more: str) -> str
     return f"{count} swaps: from {before} to {after} KiB, {grown:+.1%}"
 
 
-def _tiny(directory: Path) -> Path:
+def any_bundle(directory: Path) -> Path:
+    """The demo's where there is one, else a tiny one made there."""
+    if DEMO.is_dir():
+        return DEMO
     from tiny_bundle import write_bundle  # PyTorch comes with it
-    write_bundle(directory)
-    return directory
+    write_bundle(directory / "tiny")
+    return directory / "tiny"
