@@ -202,12 +202,7 @@ async def swap_under_load(
         calling = [asyncio.create_task(caller(number)) for number in range(callers)]
         try:
             for version in range(1, swaps + 1):
-                toys.write(f"v{version}", version)
-                toys.turn("current", f"v{version}")
-                before = server.models.all()[0].version
-                server.reload.set()
-                while server.models.all()[0].version == before:
-                    await asyncio.sleep(0.001)
+                await _swapped(toys, server, version)
                 served[0] = version
                 told()
                 asked = outcome.answered
@@ -219,3 +214,12 @@ async def swap_under_load(
         while toys.alive > 1 and not outcome.mixed and not outcome.failed:
             await asyncio.sleep(0.002)
     return outcome
+
+
+async def _swapped(toys: Toys, server: RunningServer, version: int) -> None:
+    toys.write(f"v{version}", version)
+    toys.turn("current", f"v{version}")
+    before = server.models.all()[0].version
+    server.reload.set()
+    while server.models.all()[0].version == before:
+        await asyncio.sleep(0.001)

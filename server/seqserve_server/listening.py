@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 OWN_DESCRIPTORS = 128  # what a server has open beside its connections: measured 40, with a margin for files and metrics
 HEALTH_CONNECTIONS = 64
 # gRPC looks at a message's size after it has inflated it, all of it: 600 KiB of gzip took 900 MiB. So calls that are
-# compressed are refused, which alone does not keep it from inflating, and nothing is inflated.
+# compressed are refused; and should one come by in whatever order, nothing is inflated.
 NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1), ("grpc.per_message_decompression", 0)]
 HANDSHAKE_MS = 20_000  # gRPC's default is two minutes, in which a connection that says nothing would hold a place
 

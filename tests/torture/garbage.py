@@ -156,7 +156,7 @@ async def readers(count: int, tokens: int = 512) -> str:
             most = 0
             for _ in range(10):
                 # Others are answered meanwhile: neither rows nor the loop wait for who does not read.
-                answer = await generate(ask("c d"), timeout=60)
+                answer = await generate(ask("c d"), timeout=300)  # behind all of them, on a busy machine too
                 assert answer.results[0].hypotheses[0].text == PENCIL_TEXT
                 most = max(most, resident(server.pid) - before)
                 await asyncio.sleep(0.5)

@@ -25,7 +25,7 @@ PLANTED = "--keep"  # a version that has gone is kept
 
 
 async def _measured(bundle: Path, count: int, load: Callable[[ServerConfig], ServedModel]) -> tuple[int, int]:
-    """KiB in memory before the first swap, and when the last version that was replaced has gone."""
+    """KiB in memory after a first swap, and when the last version that was replaced has gone."""
     with tempfile.TemporaryDirectory() as directory:
         link = _two_versions(bundle, Path(directory))
         config = make_config(bundles=(link,), cache_bytes=1 << 26, max_rows=16)
@@ -35,10 +35,10 @@ async def _measured(bundle: Path, count: int, load: Callable[[ServerConfig], Ser
         ):
             over = asyncio.Event()
             calls = [asyncio.create_task(_caller(channel, over)) for _ in range(CALLERS)]
-            await asyncio.sleep(1.0)
+            await _swapped(server, link, "b")  # once, so that whatever is made once is there
             before, progress = _settled(), Progress("swap_memory", count)
             for number in range(count):
-                await _swapped(server, link, "ab"[(number + 1) % 2])
+                await _swapped(server, link, "ab"[number % 2])
                 progress.add()
             after = _settled()
             over.set()
