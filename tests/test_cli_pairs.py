@@ -271,3 +271,24 @@ def test_a_drawing_is_of_one_pair_and_letters_that_no_font_has_are_told(
     assert "lacks letters" in capsys.readouterr().err
     assert align(server, "--output", str(tmp_path / "no" / "map.png"), "a", "b") == exits.FAILURE
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_layer_and_a_head_are_asked_for_by_pairs_and_by_what_was_decoded(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert align(server, "--layer", "2", "--head", "3", "two dogs", "zwei hunde") == 0
+    pair = server.servicer.calls[-1]
+    assert (pair.options.alignment_layer, pair.options.alignment_head) == (2, 3)
+    assert align(server, "--layer", "1", "two dogs") == 0
+    decoded, scored = server.servicer.calls[-2:]
+    assert isinstance(decoded, seq2seq_pb2.GenerateRequest)
+    assert scored.pairs[0].source.text == "two dogs"
+    assert scored.pairs[0].target.token_ids.ids
+    assert scored.options.alignment_layer == 1
+    assert not scored.options.HasField("alignment_head")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_head_is_one_of_a_layer(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert align(server, "--head", "3", "two dogs", "zwei hunde") == exits.USAGE
+    assert "--head: is one of a layer's" in capsys.readouterr().err

@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     pairs.add_arguments(parser, "its target; without one, the source's answer is aligned")
     parser.set_defaults(return_alignment=True)  # decoding options are read by name
+    parser.add_argument(
+        "--layer", type=remote.at_least(1), metavar="N",
+        help="of this decoder layer, from 1, in place of the model's usual heads; `seqserve info` tells how many there are"
+    )
+    parser.add_argument(
+        "--head", type=remote.at_least(1), metavar="N", help="of this head of --layer, from 1 (default: their mean)"
+    )
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--output", type=Path, metavar="FILE", help="draw one pair into this file: "
@@ -67,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.head is not None and options.layer is None:
+        raise exits.CommandError("--head: is one of a layer's: --layer is needed too", exits.USAGE)
     if options.output is not None:
         if options.output.suffix not in attention_maps.SUFFIXES:
             known = ", ".join(attention_maps.SUFFIXES)
@@ -110,8 +119,10 @@ async def _align(options: argparse.Namespace, blocks: AsyncIterator[list[pairs.P
     if options.model:
         with remote.errors_as_one_line("in-process"):
             bundle = Bundle(options.model)
-            title = bundle.alignment_source
-            answer = pairs.answering(pairs.BundleModel(bundle, options), kind, aligned=True)
+            title = _whose(options, bundle.alignment_source)
+            answer = pairs.answering(
+                pairs.BundleModel(bundle, options), kind, aligned=True, heads_chosen=options.layer is not None
+            )
             await answer_in_order(blocks, answer, emit, batch_size=pairs.IN_PROCESS_BATCH_SIZE, calls_in_flight=1)
         return
     with remote.errors_as_one_line(options.target):
@@ -120,9 +131,19 @@ async def _align(options: argparse.Namespace, blocks: AsyncIterator[list[pairs.P
             models = (await client.info()).models
             size = min([pairs.BATCH_SIZE, *(each.limits.max_inputs for each in models if each.limits.max_inputs)])
             chosen = [each for each in models if options.model_name in (None, each.name)]
-            title = f"{chosen[0].name}: {chosen[0].alignment_source}" if chosen and chosen[0].alignment_source else ""
-            answer = pairs.answering(pairs.ServerModel(client, options), kind, aligned=True)
+            usual = chosen[0].alignment_source if chosen else ""
+            title = f"{chosen[0].name}: {_whose(options, usual)}" if usual else ""
+            answer = pairs.answering(
+                pairs.ServerModel(client, options), kind, aligned=True, heads_chosen=options.layer is not None
+            )
             await answer_in_order(blocks, answer, emit, batch_size=size, calls_in_flight=4)
+
+
+def _whose(options: argparse.Namespace, usual: str) -> str:
+    """Which attention a picture shows."""
+    if options.layer is None:
+        return usual
+    return f"layer {options.layer}, " + ("mean of its heads" if options.head is None else f"head {options.head}")
 
 
 def _formatted(result: Any, options: argparse.Namespace) -> str:

@@ -139,8 +139,10 @@ class Decoded:
 class Model(Protocol):
     """Who scores."""
 
-    async def score(self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool) -> list[Any]:
-        """Results of the client, or with the same fields, of pairs."""
+    async def score(
+        self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool, target_kind: str | None = None
+    ) -> list[Any]:
+        """Results of the client, or with the same fields, of pairs. Targets are of the sources' kind or their own."""
 
     async def decode(self, kind: str, contents: list[Content]) -> list[Decoded]:
         """Best answers and their alignments."""
@@ -152,12 +154,15 @@ class ServerModel:
     def __init__(self, client: AsyncClient, options: argparse.Namespace) -> None:
         self._client, self._options = client, options
 
-    async def score(self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool) -> list[Any]:
+    async def score(
+        self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool, target_kind: str | None = None
+    ) -> list[Any]:
         """One call."""
         names = {"texts": "{}s", "tokens": "{}_tokens", "token_ids": "{}_token_ids"}
+        kinds = {"source": kind, "target": target_kind or kind}
         sides: dict[str, Any] = {
-            names[kind].format(side): list(values)
-            for side, values in zip(("source", "target"), zip(*contents, strict=True), strict=True)
+            names[of_side].format(side): list(values)
+            for (side, of_side), values in zip(kinds.items(), zip(*contents, strict=True), strict=True)
         }
         return list(await self._client.score(
             model=self._options.model_name, **sides, **score_options(self._options, aligned)
@@ -176,10 +181,12 @@ class BundleModel:
     def __init__(self, bundle: Bundle, options: argparse.Namespace) -> None:
         self._bundle, self._options = bundle, options
 
-    async def score(self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool) -> list[Any]:
+    async def score(
+        self, kind: str, contents: list[tuple[Content, Content]], *, aligned: bool, target_kind: str | None = None
+    ) -> list[Any]:
         """Away from the event loop, which reads on."""
-        given = IN_PROCESS_KINDS[kind]
-        pairs = [((given, source), (given, target)) for source, target in contents]
+        given, of_targets = IN_PROCESS_KINDS[kind], IN_PROCESS_KINDS[target_kind or kind]
+        pairs = [((given, source), (of_targets, target)) for source, target in contents]
         return await asyncio.to_thread(self._bundle.score, pairs, score_options(self._options, aligned))
 
     async def decode(self, kind: str, contents: list[Content]) -> list[Decoded]:
@@ -193,12 +200,20 @@ def score_options(options: argparse.Namespace, aligned: bool) -> ScoreOptions:
     return {
         "source_language": options.source_language, "target_language": options.target_language,
         "length_penalty": getattr(options, "length_penalty", None), "return_alignment": aligned or None,
+        "alignment_layer": getattr(options, "layer", None), "alignment_head": getattr(options, "head", None),
         "priority": options.priority, "tenant": options.tenant,
     }
 
 
-def answering(model: Model, kind: str, *, aligned: bool) -> Callable[[int, list[Pair]], Awaitable[list[Any]]]:
-    """Results of batches of pairs; None for blank ones, which are not sent. Errors name the line, not the place."""
+def answering(
+    model: Model, kind: str, *, aligned: bool, heads_chosen: bool = False
+) -> Callable[[int, list[Pair]], Awaitable[list[Any]]]:
+    """Results of batches of pairs; None for blank ones, which are not sent. Errors name the line, not the place.
+
+    Args:
+        heads_chosen: Whether the options name a layer: answers to lone sources are then scored, too, because decoding
+            tells the attention of the usual heads only.
+    """
 
     async def answer(first: int, pairs: list[Pair]) -> list[Any]:
         places = [place for place, (source, target) in enumerate(pairs) if source.strip() or (target or "").strip()]
@@ -211,7 +226,11 @@ def answering(model: Model, kind: str, *, aligned: bool) -> Callable[[int, list[
             found: list[Any]
             with _lines_named(first, those):
                 if lone:
-                    found = list(await model.decode(kind, [sources[place] for place in those]))
+                    alone = [sources[place] for place in those]
+                    found = list(await model.decode(kind, alone))
+                    if heads_chosen:
+                        decoded = list(zip(alone, [list(each.token_ids) for each in found], strict=True))
+                        found = await model.score(kind, decoded, aligned=aligned, target_kind="token_ids")
                 else:
                     targets = [parsed(pairs[place][1] or "", first + place, kind) for place in those]
                     contents = [(sources[place], target) for place, target in zip(those, targets, strict=True)]
