@@ -168,11 +168,10 @@ async def swap_under_load(
     """Swap versions of one model while callers ask, unary and streamed; ``told`` of each."""
     outcome, served, done = Outcome(), [0], asyncio.Event()
     toys.write("v0", 0)
-    link = toys.turn("current", "v0")
     async with (
-        serving_toys(toys, link, max_rows=8) as (server, channel), probing(f"127.0.0.1:{server.port}") as samples
+        serving_toys(toys, toys.turn("current", "v0"), max_rows=8) as (server, channel),
+        probing(f"127.0.0.1:{server.port}") as outcome.samples,
     ):
-        outcome.samples = samples
         stub = make_stub(channel)
 
         async def call(streamed: bool) -> list[int]:
