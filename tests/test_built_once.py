@@ -1,12 +1,12 @@
 """What workers of a run share is made once, whole, and by the next one where the first failed."""
 
-import multiprocessing
 import time
 from pathlib import Path
 
 import pytest
 
 from built_once import built_once
+from cli_process import start
 
 
 def slowly(directory: Path) -> None:
@@ -17,19 +17,13 @@ def slowly(directory: Path) -> None:
         makers.write("one\n")
 
 
-def seen(directory: Path, answers: "multiprocessing.SimpleQueue[list[str]]") -> None:
-    answers.put(sorted(path.name for path in built_once(directory, slowly).iterdir()))
-
-
 def test_of_several_processes_one_makes_it_and_the_others_wait_for_the_whole(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers = context.SimpleQueue()
-    processes = [context.Process(target=seen, args=(tmp_path / "shared", answers)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    assert [answers.get() for _ in processes] == [["first", "second"]] * 3
-    for process in processes:
-        process.join()
+    script = (
+        "import pathlib, sys; from built_once import built_once; from test_built_once import slowly; "
+        "print(*sorted(path.name for path in built_once(pathlib.Path(sys.argv[1]), slowly).iterdir()))"
+    )
+    processes = [start(str(tmp_path / "shared"), python=script) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["first second\n"] * 3
     assert (tmp_path / "makers").read_text() == "one\n"
 
 

@@ -6,11 +6,12 @@ What holds anything else is traced each time. Whoever traces first gets what the
 """
 
 import hashlib
-import sys
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
 import onnx_ir
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from built_once import built_once
+from seqserve_export import graphs, model
 
 MODULE = frozenset(vars(nn.Module()))  # what every module has
 ATOMS = (bool, int, float, str, bytes, type(None))
@@ -85,11 +87,11 @@ def _parts(value: Any) -> Iterator[object]:
 
 
 def _code() -> Iterator[object]:
-    """Functions and constants of the exporter's modules that are loaded."""
-    for name, module in sorted(sys.modules.items()):
-        if name.startswith(("seqserve_export.graphs", "seqserve_export.model")) and isinstance(module, ModuleType):
-            yield name
-            yield from _members(vars(module), name)
+    """Functions and constants of the exporter's modules: all of them, since which are loaded depends on who asks."""
+    for package in (graphs, model):
+        for entry in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            yield entry.name
+            yield from _members(vars(importlib.import_module(entry.name)), entry.name)
 
 
 def _members(members: Any, module: str) -> Iterator[object]:

@@ -16,7 +16,7 @@ it comes, goes, or changes its model. Ctrl-C ends it.
 
 examples:
   seqserve playground
-  seqserve playground --target translate.example:50051 --tls --token-file token --port 8000"""
+  seqserve playground --target host:50051 --tls --token-file token --port 8000"""
 METRICS_PORT = 9090
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -31,7 +32,8 @@ async def swap_memory(count: int, bundle: Path | None = None, *more: str) -> str
         if bundle is None:
             bundle = await asyncio.to_thread(any_bundle, Path(directory))
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "torture.swap_memory", str(bundle), str(count), *more, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "torture.swap_memory", str(bundle), str(count), *more,
+            stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         out, _ = await child.communicate()
     assert child.returncode == 0, f"it ended with {child.returncode}"
