@@ -24,7 +24,7 @@ def open_on_cpu(path: Path, threads: int) -> ort.InferenceSession:
     Raises:
         BundleError: one line that names the file.
     """
-    return _open(path, _cpu_options(threads, kernels.compiled_library()), [CPU])
+    return _open(path, _cpu_options(ort.SessionOptions, threads, kernels.compiled_library()), [CPU])
 
 
 def open_on_cuda(path: Path, stream: int, *, capture: bool) -> ort.InferenceSession:
@@ -38,7 +38,7 @@ def open_on_cuda(path: Path, stream: int, *, capture: bool) -> ort.InferenceSess
     Raises:
         BundleError: one line that names the file; an operator that CUDA has no kernel for, for one.
     """
-    options = _options()
+    options = _options(ort.SessionOptions)
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (CUDA, {
@@ -96,10 +96,11 @@ def _address(array: DeviceArray) -> int:
 
 
 @cache
-def _cpu_options(threads: int, compiled: Path | None) -> ort.SessionOptions:
+def _cpu_options(kind: type[ort.SessionOptions], threads: int, compiled: Path | None) -> ort.SessionOptions:
     """For all sessions of so many threads, with a library of operators. Options of their own, in which the library is
-    registered anew, left 2.5 KiB in memory with every session that had gone."""
-    options = _options()
+    registered anew, left 2.5 KiB in memory with every session that had gone. ``kind`` is the runtime's, or what a test
+    has put in its place."""
+    options = _options(kind)
     options.intra_op_num_threads = threads
     # Both sessions have a pool, and only one runs at a time: the other's workers must not spin on its cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -108,8 +109,8 @@ def _cpu_options(threads: int, compiled: Path | None) -> ort.SessionOptions:
     return options
 
 
-def _options() -> ort.SessionOptions:
-    options = ort.SessionOptions()
+def _options(kind: type[ort.SessionOptions]) -> ort.SessionOptions:
+    options = kind()
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False  # a plan is kept per distinct shape otherwise, and shapes vary without end
