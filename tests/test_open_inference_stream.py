@@ -202,8 +202,8 @@ async def test_a_stream_that_goes_away_takes_its_requests_with_it(
             _never_ending(requests), timeout=0.3 if way == "deadline" else None
         )
         await served.until(lambda: served.inside == 6)
+        await served.until_stepping()  # else it might take requests and cancellations in one look
         if way == "break":
-            await served.until_stepping()
             engine.stepping.clear()
             engine.allow(4)
             assert (await call.read()).infer_response.outputs
