@@ -229,7 +229,9 @@ def answering(
                     alone = [sources[place] for place in those]
                     found = list(await model.decode(kind, alone))
                     if heads_chosen:
-                        decoded = list(zip(alone, [list(each.token_ids) for each in found], strict=True))
+                        decoded: list[tuple[Content, Content]] = [
+                            (content, list(each.token_ids)) for content, each in zip(alone, found, strict=True)
+                        ]
                         found = await model.score(kind, decoded, aligned=aligned, target_kind="token_ids")
                 else:
                     targets = [parsed(pairs[place][1] or "", first + place, kind) for place in those]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqserve_export import reference
+from seqserve_export.conditioning import Conditioning
 from seqserve_export.model import CanonicalModel
 from seqserve_export.parity_report import Difference, ParityReport
 from seqserve_export.proof_sources import ProofSource
@@ -82,6 +83,7 @@ class Opener(Protocol):
 class _Measured:
     """Running maxima, and what later comparisons need of each source."""
 
+    conditioning: Conditioning
     encoder_error: float = 0.0
     logits_error: float = 0.0
     largest_logit: float = 0.0
@@ -102,11 +104,13 @@ class Proof:
     Attributes:
         targets: What the model decoded, of each source.
         scores: Log-probabilities [len(target)] of each, by the model.
+        conditioning: What it notes of scores, too, is in the report.
     """
 
     report: ParityReport
     targets: list[list[int]]
     scores: list[NDArray[np.float64]]
+    conditioning: Conditioning
 
     def with_scores(self, bundle: BundleDecoder, sources: Sequence[ProofSource]) -> ParityReport:
         """The report with the error of the scorer on what the model decoded, all of it together."""
@@ -116,8 +120,10 @@ class Proof:
             [source.prompt for source, _, _ in asked],
         )
         error = 0.0
-        for own, (_, _, scores) in zip(found, asked, strict=True):
-            error = _larger(error, largest_error(own, scores))
+        places = [place for place, target in enumerate(self.targets) if target]
+        for place, own, (source, target, scores) in zip(places, found, asked, strict=True):
+            own_error = self.conditioning.log_prob_error(place, own, scores, source.ids, target, source.prompt)
+            error = _larger(error, own_error)
         return dataclasses.replace(self.report, score_error=error)
 
 
@@ -134,7 +140,7 @@ def prove(
         forced_end: Whether the bundle makes the last token that the limit allows the end token.
         progress: Told how many sources are done.
     """
-    measured = _Measured()
+    measured = _Measured(Conditioning(model, TOLERANCE))
     steps = max(1, LOGIT_ENTRIES // model.config.target_vocab_size)
     together = min(REFERENCE_BATCH, max(1, steps // max_new_tokens))
     for first in range(0, len(sources), together):
@@ -149,7 +155,11 @@ def prove(
         [source.ids for source in sources], [source.prompt for source in sources], max_new_tokens=max_new_tokens,
         min_new_tokens=0, arrivals=arrivals,
     )
-    tie_gap = 2 * measured.logits_error
+
+    def tied(difference: Difference) -> bool:
+        ill = measured.conditioning.at(difference.source).get(difference.position)
+        return difference.gap < 2 * (measured.logits_error if ill is None else ill.error)
+
     report = ParityReport(
         sources=len(sources),
         source_tokens=sum(len(source.ids) for source in sources),
@@ -163,14 +173,15 @@ def prove(
         log_prob_error=measured.log_prob_error,
         score_error=None,
         equal=measured.equal,
-        ties=[difference for difference in measured.differences if difference.gap < tie_gap],
-        misses=[difference for difference in measured.differences if not difference.gap < tie_gap],
+        ties=[difference for difference in measured.differences if tied(difference)],
+        misses=[difference for difference in measured.differences if not tied(difference)],
         mixed_differences=[
             place for place, (one, other) in enumerate(zip(measured.alone, mixed, strict=True))
             if not same_bits(one, other)
         ],
+        ill_conditioned=measured.conditioning.found,
     )
-    return Proof(report, measured.targets, measured.scores)
+    return Proof(report, measured.targets, measured.scores, measured.conditioning)
 
 
 def _compare_batch(
@@ -191,14 +202,20 @@ def _compare_batch(
         largest = np.abs(expected.logits.max(axis=-1)).max(initial=0.0)
         measured.largest_logit = max(measured.largest_logit, float(largest))
         encoder_error = largest_error(bundle.encoder_states(source.ids), states[place])
-        logits_error = largest_error(actual, expected.logits)
+        error_of, number = measured.conditioning.error, first + place
+        logits_error = error_of(number, actual, expected.logits, source.ids, fed, source.prompt)
         if place in forced:
             long_logits = bundle.step_logits(source.ids, source.forced_target, source.prompt, last)
-            logits_error = _larger(logits_error, largest_error(long_logits, forced[place]))
+            long_error = error_of(
+                number, long_logits, forced[place], source.ids, source.forced_target, source.prompt
+            )
+            logits_error = _larger(logits_error, long_error)
         (alone,) = bundle.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens, min_new_tokens=0)
         difference = first_difference(first + place, expected, alone, model.config.eos_id)
         if difference is None:
-            error = largest_error(np.asarray(alone.log_probs), np.asarray(expected.log_probs))
+            error = measured.conditioning.log_prob_error(
+                number, alone.log_probs, expected.log_probs, source.ids, fed, source.prompt
+            )
             measured.log_prob_error = _larger(measured.log_prob_error, error)
             measured.equal += 1
         else:

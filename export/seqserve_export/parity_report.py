@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from seqserve_export.conditioning import IllConditioned
+
 LISTED = 10  # misses and ties shown one by one
 
 
@@ -26,7 +28,7 @@ class ParityReport:
 
     Errors are largest absolute differences. ``largest_logit`` is the largest magnitude among the reference's best
     logits and says how good a given error is: float32 keeps about seven digits. ``score_error`` is the scorer's, None
-    where there is none.
+    where there is none. Positions in ``ill_conditioned`` count in none of them (:mod:`.conditioning`).
     """
 
     sources: int
@@ -44,6 +46,7 @@ class ParityReport:
     ties: list[Difference] = field(default_factory=list)
     misses: list[Difference] = field(default_factory=list)
     mixed_differences: list[int] = field(default_factory=list)
+    ill_conditioned: list[IllConditioned] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -72,6 +75,15 @@ class ParityReport:
             *([] if self.score_error is None else [error("scores, all tokens in one pass", self.score_error)]),
             line("greedy tokens equal", f"{self.equal} of {self.sources}", not self.misses),
             line("mixed batches, same bits as alone", f"{same} of {self.sources}", not self.mixed_differences),
+        ]
+        if self.ill_conditioned:
+            lines.append(
+                f"  {len(self.ill_conditioned)} positions not counted, whose logits move as far when the weights are "
+                "rounded otherwise:"
+            )
+        lines += [
+            f"    source {each.source} at token {each.position}: error {each.error:.1e}, by rounding {each.moved:.1e}"
+            for each in self.ill_conditioned[:LISTED]
         ]
         lines += [f"  tie:  {_describe(tie)}" for tie in self.ties[:LISTED]]
         lines += [f"  MISS: {_describe(miss)}" for miss in self.misses[:LISTED]]
