@@ -80,7 +80,9 @@ def main() -> int:
     faults = bool(int(given.pop("faults", "1")))
     if plant := given.pop("plant", ""):
         PLANTS[plant]()
-    config = make_config(bundles=(Path("pencil"),), **{name: int(value) for name, value in given.items()})
+    host = given.pop("host", "127.0.0.1")
+    numbers = {name: int(value) for name, value in given.items()}
+    config = make_config(bundles=(Path("pencil"),), host=host, **numbers)
     logging.basicConfig(level=level.upper(), stream=sys.stderr)
     loops: list[asyncio.AbstractEventLoop] = []
     rows, positions = max(128, config.max_rows), max(128, longest)

@@ -141,6 +141,31 @@ def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that
     assert all(ends[number] == Failed(number, STOPPED, engine_stopped=True) for number in range(1, 6))
 
 
+def test_the_server_knows_that_the_engine_died_before_any_caller_does() -> None:
+    order: list[str] = []
+    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2)), lambda events: order.append("callers"))
+    loop.submit([request(number, 3) for number in range(3)])
+    runner = Runner()
+    runner.add(loop)
+    with pytest.raises(SystemError):
+        runner.run(lambda: order.append("server"))
+    assert order == ["server", "callers"]
+
+
+def test_callers_are_told_even_where_the_server_cannot_be() -> None:
+    loop, events = make_loop(Grave())
+    loop.submit([request(0, 3)])
+    runner = Runner()
+    runner.add(loop)
+
+    def broken() -> None:
+        raise RuntimeError("event loop is closed")
+
+    with pytest.raises(RuntimeError, match="event loop is closed"):
+        runner.run(broken)
+    assert [event.request_id for event in events] == [0]
+
+
 def test_a_deadline_that_passes_in_the_step_in_which_the_engine_dies_is_still_told() -> None:
     now = [0.0]
     events: list[Event] = []

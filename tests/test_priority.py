@@ -1,5 +1,6 @@
 """The engine's threads step back for those that answer."""
 
+import errno
 import os
 import sys
 import threading
@@ -45,6 +46,17 @@ async def test_what_the_work_raises_is_raised_where_it_is_waited_for(before: int
 
 def test_nothing_changes_where_nothing_is_asked_for(before: int) -> None:
     lower_priority(0)
+
+
+def test_where_it_is_forbidden_the_thread_goes_on_and_the_log_says_so(
+    before: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbidden(*_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    lower_priority(3)
+    assert "keep their priority: Operation not permitted" in caplog.text
 
 
 def test_a_server_s_engine_steps_back_and_its_event_loop_does_not() -> None:

@@ -88,8 +88,13 @@ class Runner:
         self._stopping = True
         self._wake.set()
 
-    def run(self) -> None:
-        """Body of the engine thread. Whatever ends it, every open request of every loop gets its terminal event."""
+    def run(self, ending: Callable[[], None] | None = None) -> None:
+        """Body of the engine thread. Whatever ends it, every open request of every loop gets its terminal event.
+
+        Args:
+            ending: Called before any of these. Who is told that its request failed may look at health the next moment,
+                which must know by then.
+        """
         try:
             while True:
                 self._wake.clear()  # before looking at anything: whatever comes after the look sets it again
@@ -99,7 +104,11 @@ class Runner:
                 if not self._errands and not any(loop.busy for loop in self._loops):
                     self._wake.wait()
         finally:
-            self._close()
+            try:
+                if ending is not None:
+                    ending()
+            finally:
+                self._close()
 
     def _round(self) -> None:
         """A part of each errand, an iteration of each loop that has work."""
@@ -178,11 +187,11 @@ def engine_thread(
     def body() -> None:
         try:
             lower_priority(niceness)
-            runner.run()
+            runner.run(tell)
         except BaseException:
             logger.exception("the engine thread ended")
         finally:
-            tell()
+            tell()  # where not even run was reached
 
     def watch() -> None:
         look_seconds = min(LOOK_SECONDS, hang_seconds / 8)

@@ -6,6 +6,7 @@ for what asks all. The engine loses next to nothing: it gives up the same time e
 """
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -13,17 +14,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
 def lower_priority(niceness: int) -> None:
     """Add to the niceness of the calling thread and of the threads that it starts from now on; 0 changes nothing.
 
-    It cannot be taken back without privileges. Only Linux has a niceness for each thread.
+    It cannot be taken back without privileges. Only Linux has a niceness for each thread. Where a sandbox forbids the
+    call the thread goes on as it was, and the log says so: an engine that is a bit in the way is better than none.
     """
     if niceness and sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+        except OSError as error:
+            logger.warning("threads of the engine keep their priority: %s", error.strerror)
 
 
 async def in_lowered_thread(work: Callable[[], Result], niceness: int) -> Result:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import signal
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from torture.progress import Progress
 WAVE = 8
 ABREAST = 4  # servers that are started while others end
 IN_PROCESS = 9  # of ten kills so many are of the engine's thread in a server of this process
+PLACES = itertools.count()
 STUCK_SECONDS = 30.0  # a caller that waits for so long is stuck
 
 
@@ -68,12 +70,16 @@ async def _lost(row: str, losses: list[Callable[[Told], Awaitable[None]]]) -> st
 
 
 def _process(token: int, **config: Any) -> Callable[[Told], Awaitable[None]]:
-    """A server process that is lost over a request with this token."""
+    """A server process that is lost over a request with this token.
+
+    Each has an address of its own: the port of one that has gone may be the next one's, which rightly is SERVING.
+    """
     async def lose(told: Told) -> None:
+        host = f"127.0.1.{next(PLACES) % 250 + 1}"
         async with contextlib.AsyncExitStack() as stack:
             running = contextlib.ExitStack()
             stack.push_async_callback(asyncio.to_thread, running.close)
-            server = await asyncio.to_thread(running.enter_context, pencil_server(**config))
+            server = await asyncio.to_thread(running.enter_context, pencil_server(host=host, **config))
             # Whatever it says or does not say, until somebody was told; from then on SERVING is wrong.
             async with probing(server.target, lambda: None, every=0.02) as samples:
                 told.codes += await _callers(server.target, [token] * WAVE)
