@@ -143,13 +143,17 @@ def test_when_the_engine_dies_everybody_is_told_just_once_even_who_ended_in_that
 
 def test_the_server_knows_that_the_engine_died_before_any_caller_does() -> None:
     order: list[str] = []
-    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2)), lambda events: order.append("callers"))
+
+    def publish(events: list[Event]) -> None:
+        order.extend("caller" for event in events if isinstance(event, Failed))
+
+    loop = Loop(Grave(), Scheduler(make_limits(max_rows=2)), publish)
     loop.submit([request(number, 3) for number in range(3)])
     runner = Runner()
     runner.add(loop)
     with pytest.raises(SystemError):
         runner.run(lambda: order.append("server"))
-    assert order == ["server", "callers"]
+    assert order == ["server", "caller"]
 
 
 def test_callers_are_told_even_where_the_server_cannot_be() -> None:
