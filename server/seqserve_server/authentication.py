@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from seqserve_server.calls import Context, guarded
 from seqserve_server.errors import ConfigError, Unauthenticated
 from seqserve_server.identity import caller_name, caller_tenant
+from seqserve_server.refusals import refusing
 from seqserve_server.tokens import Token, check_token, parse_tokens
 from seqserve_server.watched_files import WatchedFiles, read_bytes
 
@@ -60,28 +60,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         try:
             token = check_token(headers, self._tokens.current(), self._clock())
         except Unauthenticated as error:
-            return _refusing(error, handler)
+            return refusing(handler, error)
         caller_name.set(token.name)
         caller_tenant.set(token.tenant)
         return handler  # type: ignore[no-any-return]
-
-
-def _refusing(error: Unauthenticated, handler: Any) -> "Handler":
-    """A handler of the same kind, so that it is counted as the method; without a parser: no work for strangers."""
-
-    async def refuse(request: object, context: Context) -> None:
-        del request
-
-        async def answer() -> None:
-            raise error
-
-        await guarded(context, answer)
-
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    refusing: Handler = make(refuse)
-    return refusing

@@ -31,6 +31,11 @@ def deadline_of(context: Context) -> float | None:
 
 
 def tenant_of(context: Context) -> str:
+    """As ``tenant_in``, of the call's metadata."""
+    return tenant_in(context.invocation_metadata() or ())
+
+
+def tenant_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The tenant of the caller's token; where that names none the caller's ``x-tenant``, empty where there is none.
 
     Raises:
@@ -38,7 +43,7 @@ def tenant_of(context: Context) -> str:
         TenantDenied: it is another than that of the token. Not put right in silence: who sends it believes to be
             served on that account.
     """
-    given = [value for key, value in context.invocation_metadata() or () if key == "x-tenant"]
+    given = [value for key, value in metadata if key == "x-tenant"]
     if len(given) > 1:
         raise InvalidRequest("metadata.x-tenant", "given more than once")
     claimed = check_tenant(str(given[0]), "metadata.x-tenant") if given else ""

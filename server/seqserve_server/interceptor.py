@@ -12,6 +12,7 @@ from seqserve_server.access_log import log_end
 from seqserve_server.call_metrics import CallMetrics, Labels
 from seqserve_server.call_record import CURRENT, Call
 from seqserve_server.calls import request_id_of
+from seqserve_server.refusals import Unread, kind_of
 from seqserve_server.tracing import Tracing
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -34,8 +35,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: CallMetrics, tracing: Tracing | None = None, *, access_log: bool = False) -> None:
         self._metrics, self._tracing, self._access_log = metrics, tracing, access_log
-        # By method: what was found and what became of it. A refused call costs little else than this wrapping would.
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
+        # By method and whether it refuses: what was found, and what became of it. A refused call costs little else than
+        # this wrapping would.
+        self._wrapped: dict[tuple[str, bool], tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -47,10 +49,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = found
         if found is None:
             return None
-        known = self._wrapped.get(handler_call_details.method)
+        key = handler_call_details.method, isinstance(found, Unread)
+        known = self._wrapped.get(key)
         if known is not None and known[0] is found:
             return known[1]
-        kind, attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        kind, _, _ = _KINDS[kind_of(handler)]
+        _, attribute, make = _KINDS[handler.request_streaming, handler.response_streaming]
         inner = getattr(handler, attribute)
         if not inspect.iscoroutinefunction(inner):
             return found
@@ -58,7 +62,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         service, _, name = method.partition("/")
         function = self._around(inner, method, (kind, service, name))
         wrapped: Handler = make(function, handler.request_deserializer, handler.response_serializer)
-        self._wrapped[handler_call_details.method] = found, wrapped  # known methods only, so it does not grow
+        self._wrapped[key] = found, wrapped  # known methods only, so it does not grow
         return wrapped
 
     def _around(self, inner: Function, method: str, labels: Labels) -> Function:

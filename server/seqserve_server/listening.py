@@ -5,7 +5,7 @@ import ipaddress
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -26,20 +26,24 @@ NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1), ("grpc.per_
 HANDSHAKE_MS = 20_000  # gRPC's default is two minutes, in which a connection that says nothing would hold a place
 
 
-def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
-    """A server without services or ports, with its interceptors: these, outermost first, then our own.
+def make_server(
+    config: ServerConfig, outer: grpc.aio.ServerInterceptor, door: grpc.aio.ServerInterceptor
+) -> grpc.aio.Server:
+    """A server without services or ports, with its interceptors.
 
-    Authentication comes before a message is read, and last what keeps exceptions from the wire.
+    After the outer one comes authentication, then who is refused for want of room: both before a message is read. Last
+    is what keeps exceptions from the wire.
 
     Raises:
         StartupError: an address that needs TLS, or a file of tokens that is none.
     """
     check_address(config)
-    inner: list[grpc.aio.ServerInterceptor] = []
+    interceptors = [outer]
     if config.auth_tokens_file is not None:
         exempt = () if config.auth_health else HEALTH_METHODS
-        inner.append(AuthenticationInterceptor(watched_tokens(config.auth_tokens_file), exempt=exempt))
-    return grpc.aio.server(interceptors=[*interceptors, *inner, BoundaryInterceptor()], options=channel_options(config))
+        interceptors.append(AuthenticationInterceptor(watched_tokens(config.auth_tokens_file), exempt=exempt))
+    interceptors += [door, BoundaryInterceptor()]
+    return grpc.aio.server(interceptors=interceptors, options=channel_options(config))
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, Any]]:

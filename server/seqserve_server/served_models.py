@@ -113,6 +113,18 @@ class ServedModels:
             raise Loading
         return [serving.model for serving in self._servings.values()]
 
+    def check_room(self, tenant: str) -> None:
+        """Refuse a call of which nobody has read what it brings, nor for which model, if there is room for nothing.
+
+        All models have one gate; when to come again is what the busiest of them knows.
+
+        Raises:
+            QueueFull: there is none.
+        """
+        if self._servings and self._closed is None:
+            busiest = max(self._servings.values(), key=lambda serving: serving.calls)
+            busiest.dispatcher.check_room(1, 0, tenant)
+
     @contextlib.contextmanager
     def use(self, name: str) -> Iterator[Serving]:
         """The version that a call works with from its first look at the model to its last.

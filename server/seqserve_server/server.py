@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry, start_http_server
 
-from seqserve.v1 import seq2seq_pb2, seq2seq_pb2_grpc
+from seqserve.v1 import seq2seq_pb2_grpc
 from seqserve_server import kernels, open_inference
 from seqserve_server.call_metrics import CallMetrics
 from seqserve_server.config import ServerConfig
@@ -30,11 +30,12 @@ from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import CallInterceptor
 from seqserve_server.listening import address_of, health_port, make_server, open_port
+from seqserve_server.refusals import DoorInterceptor
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.served_models import ServedModels
 from seqserve_server.server_metrics import ServerMetrics, make_registry
-from seqserve_server.service import Seq2SeqService
+from seqserve_server.service import SERVICE_NAME, Seq2SeqService
 from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
 from seqserve_server.waiting import read_weights
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SERVICE_NAME = seq2seq_pb2.DESCRIPTOR.services_by_name["Seq2SeqService"].full_name
 # Readiness; "liveness" stays SERVING until the engine is lost.
 HEALTH_NAMES = ("", SERVICE_NAME, open_inference.SERVICE_NAME)
 LIVENESS = "liveness"
@@ -143,7 +143,9 @@ async def running_server(
     second = _second_service(config, models, servicer)
     metrics = CallMetrics(registry, [each.descriptor for each in second])
     calls = CallInterceptor(metrics, tracing, access_log=config.access_log)
-    server, port = await _start_grpc(config, service, second, servicer, calls)
+    admitted = [service.admitted, *(each.admitted for each in second)]
+    door = DoorInterceptor(models, {path: code for paths in admitted for path, code in paths.items()})
+    server, port = await _start_grpc(config, service, second, servicer, (calls, door))
     ending = Ending(
         server, models, not_ready=lambda: _set_health(servicer, NOT_SERVING),
         not_alive=lambda: _set_health(servicer, NOT_SERVING, (*HEALTH_NAMES, LIVENESS)), last_resort=last_resort,
@@ -196,9 +198,9 @@ def _second_service(
 
 async def _start_grpc(
     config: ServerConfig, service: Seq2SeqService, second: "list[OpenInferenceService]",
-    servicer: health.aio.HealthServicer, calls: CallInterceptor,
+    servicer: health.aio.HealthServicer, interceptors: tuple[CallInterceptor, DoorInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
-    server = make_server(config, [calls])
+    server = make_server(config, *interceptors)
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

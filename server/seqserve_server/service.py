@@ -1,6 +1,9 @@
 """The gRPC service: message to requests, events to messages. Everything else happens elsewhere."""
 
 from contextlib import aclosing
+from typing import ClassVar
+
+from google.rpc import code_pb2
 
 from seqserve import __version__
 from seqserve.v1 import seq2seq_pb2 as pb
@@ -14,9 +17,19 @@ from seqserve_server.scores import read_pairs, score_of
 from seqserve_server.served_models import ServedModels
 from seqserve_server.tokenizing import Tokenizing
 
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["Seq2SeqService"].full_name
+
 
 class Seq2SeqService(seq2seq_pb2_grpc.Seq2SeqServiceServicer):
-    """Handlers are coroutines, streams too: an abandoned generator's ``finally`` would run at no certain time."""
+    """Handlers are coroutines, streams too: an abandoned generator's ``finally`` would run at no certain time.
+
+    Attributes:
+        admitted: Paths of the methods that bring requests to the gate, and the code for those it refuses.
+    """
+
+    admitted: ClassVar = {
+        f"/{SERVICE_NAME}/{name}": code_pb2.RESOURCE_EXHAUSTED for name in ("Generate", "GenerateStream", "Score")
+    }
 
     def __init__(
         self, models: ServedModels, *, max_inputs: int, max_text_bytes: int, max_waiting: int,

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
+from typing import ClassVar
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -14,8 +15,8 @@ from seqserve_server.calls import Answer as Reply
 from seqserve_server.calls import Context, deadline_of, guarded, tenant_of
 from seqserve_server.errors import InvalidRequest, Loading, UnknownModel
 from seqserve_server.generation import generate, stream
+from seqserve_server.open_inference import SERVICE_NAME, open_inference_pb2_grpc
 from seqserve_server.open_inference import open_inference_pb2 as pb
-from seqserve_server.open_inference import open_inference_pb2_grpc
 from seqserve_server.open_inference.inference import (
     FINAL,
     STREAM,
@@ -39,7 +40,13 @@ OVERLOADED = code_pb2.UNAVAILABLE
 
 
 class OpenInferenceService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
-    """Handlers are coroutines, as those of the native service, and share with it everything behind the messages."""
+    """Handlers are coroutines, as those of the native service, and share with it everything behind the messages.
+
+    Attributes:
+        admitted: As of the native service. A stream is not among them: its requests are admitted one by one.
+    """
+
+    admitted: ClassVar = {f"/{SERVICE_NAME}/ModelInfer": OVERLOADED}
 
     def __init__(
         self, models: ServedModels, ready: Callable[[], bool], *, max_inputs: int, max_text_bytes: int,

@@ -1,0 +1,112 @@
+"""Calls that are refused before their message is read: for want of room, and for want of a token."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from arithmetic_engine import ArithmeticEngine
+from refusals import drained, refusal
+from seqserve.v1 import seq2seq_pb2 as pb
+from serving import Served, ask, ask_stream, ids, serving
+from test_metrics_scrape import scrape
+
+METHOD = "/seqserve.v1.Seq2SeqService"
+UNREADABLE = b"\xff" * 8
+
+
+def raw(served: Served, name: str, message: bytes, **arguments: Any) -> Any:
+    """A unary call of a method with any bytes."""
+    call: Any = served.channel.unary_unary(f"{METHOD}/{name}")
+    return call(message, **arguments)
+
+
+def pair() -> pb.ScoreRequest:
+    """A pair to score."""
+    return pb.ScoreRequest(pairs=[pb.ScorePair(source=ids(5), target=pb.Target(token_ids=pb.TokenIds(ids=[5])))])
+
+
+async def test_without_room_no_message_is_read_whatever_is_in_it() -> None:
+    engine = ArithmeticEngine()
+    async with serving(engine, max_waiting=1, max_rows=1) as served:
+        engine.hold()
+        inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"))) for _ in range(2)]
+        await served.until(lambda: served.inside == 2)
+        refused = [
+            await refusal(raw(served, "Generate", UNREADABLE)),
+            await refusal(raw(served, "Score", UNREADABLE)),
+            await refusal(drained(served.stub.GenerateStream(ask_stream("c d")))),
+            await refusal(served.stub.Score(pair())),
+        ]
+        page = await scrape(served)
+        engine.allow()
+        await asyncio.gather(*inside)
+        heard = await refusal(raw(served, "Generate", UNREADABLE))
+    assert {(each.code, each.reason) for each in refused} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")}
+    assert all(each.trailing["grpc-retry-pushback-ms"] == "100" for each in refused)
+    assert heard.code is grpc.StatusCode.INVALID_ARGUMENT
+    for kind, name, count in (("unary", "Generate", 1), ("unary", "Score", 2), ("server_stream", "GenerateStream", 1)):
+        labels = {"grpc_method": name, "grpc_type": kind}
+        assert page.value("grpc_server_handled_total", grpc_code="ResourceExhausted", **labels) == count
+    assert page.value("seqserve_requests_rejected_total", reason="QUEUE_FULL") == 4
+
+
+async def test_a_large_message_is_refused_and_the_connection_goes_on() -> None:
+    engine = ArithmeticEngine()
+    async with serving(engine, max_waiting=1, max_rows=1, max_message_bytes=1 << 22) as served:
+        engine.hold()
+        inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"))) for _ in range(2)]
+        await served.until(lambda: served.inside == 2)
+        large = ask("c " * (1 << 20))
+        for _ in range(20):  # more than the connection's window holds at once: what is not read is given back
+            assert (await refusal(served.stub.Generate(large, timeout=30))).reason == "QUEUE_FULL"
+        engine.allow()
+        await asyncio.gather(*inside)
+        assert (await served.stub.Generate(ask("c d"))).results
+
+
+async def test_methods_that_bring_no_requests_are_answered_all_the_same() -> None:
+    engine = ArithmeticEngine()
+    async with serving(engine, max_waiting=1, max_rows=1) as served:
+        engine.hold()
+        inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"))) for _ in range(2)]
+        await served.until(lambda: served.inside == 2)
+        assert (await served.stub.Tokenize(pb.TokenizeRequest(texts=["c d"]))).results
+        assert (await served.stub.GetModelInfo(pb.GetModelInfoRequest())).models
+        engine.allow()
+        await asyncio.gather(*inside)
+
+
+async def test_a_tenant_that_holds_less_than_its_share_is_let_in_and_a_wrong_name_is_told() -> None:
+    engine = ArithmeticEngine()
+    async with serving(engine, max_waiting=15, max_rows=1) as served:
+        engine.hold()
+        flood = [
+            asyncio.ensure_future(served.stub.Generate(ask("c d"), metadata=[("x-tenant", "flood")])) for _ in range(16)
+        ]
+        await served.until(lambda: served.inside == 16)
+        assert (await refusal(raw(served, "Generate", b"", metadata=[("x-tenant", "flood")]))).reason == "QUEUE_FULL"
+        wrong = await refusal(served.stub.Generate(ask("c d"), metadata=[("x-tenant", "a b")]))
+        light = asyncio.ensure_future(served.stub.Generate(ask("c d"), metadata=[("x-tenant", "light")]))
+        await served.until(lambda: served.inside == 17)
+        engine.allow()
+        await asyncio.gather(light, *flood)
+    assert (wrong.code, wrong.field) == (grpc.StatusCode.INVALID_ARGUMENT, "metadata.x-tenant")
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_who_has_no_token_hears_that_and_not_whether_there_is_room(full: bool, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alice:" + "a" * 32 + "\n")
+    engine = ArithmeticEngine()
+    async with serving(engine, max_waiting=1, max_rows=1, auth_tokens_file=tokens) as served:
+        engine.hold()
+        known = [("authorization", "Bearer " + "a" * 32)]
+        inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"), metadata=known)) for _ in range(2 * full)]
+        await served.until(lambda: served.inside == 2 * full)
+        refused = await refusal(raw(served, "Generate", UNREADABLE))
+        engine.allow()
+        await asyncio.gather(*inside)
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
