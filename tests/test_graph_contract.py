@@ -33,6 +33,8 @@ def test_graphs_and_description_that_disagree_are_refused_by_name(tiny_bundle: P
     assert opened(tiny_bundle, changed(0, count=3)) == "decoder.onnx: inputs differ from model.json: self.3"
     assert "inputs differ from model.json: self.4" in opened(tiny_bundle, changed(0, count=5))
     assert "decoder.onnx: self.0 has shape" in opened(tiny_bundle, changed(0, shape=(4, "length", 24)))
+    deeper = (*model.states[0].shape, 1)
+    assert "decoder.onnx: self.0 has shape" in opened(tiny_bundle, changed(0, shape=deeper))
     swapped = copy(tiny_bundle, tmp_path / "swapped")
     (swapped / "encoder.onnx").write_bytes((tiny_bundle / "decoder.onnx").read_bytes())
     assert opened(swapped, model).startswith("encoder.onnx: inputs differ from model.json: ")

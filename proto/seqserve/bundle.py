@@ -43,7 +43,15 @@ LENGTH_AXIS = "length"
 
 
 class BundleError(Exception):
-    """A bundle that cannot be used; the message says which file or field and why, in one line."""
+    """A bundle that cannot be used; the message says which file or field and why, in one line.
+
+    It may carry words of a file: what breaks a line, or commands a terminal, is written as an escape.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(
+            each if each.isprintable() else each.encode("unicode_escape").decode() for each in message
+        ))
 
 
 @dataclass(frozen=True)

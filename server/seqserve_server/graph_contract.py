@@ -88,9 +88,11 @@ def check_device_contract(
 def _check_shapes(decoder: ort.InferenceSession, inputs: Mapping[str, StateTensor]) -> None:
     shapes = {entry.name: entry.shape for entry in decoder.get_inputs()}
     for name, state in inputs.items():
-        for declared, actual_size in zip(state.shape, shapes[name][1:], strict=True):
-            if isinstance(declared, int) and declared != actual_size:
-                raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")
+        _, *sizes = shapes[name] or [None]
+        if len(sizes) != len(state.shape) or any(
+            isinstance(declared, int) and declared != size for declared, size in zip(state.shape, sizes, strict=True)
+        ):
+            raise BundleError(f"{DECODER_FILE}: {name} has shape {shapes[name]}, model.json says {state.shape}")
 
 
 def _check_names(
