@@ -31,7 +31,8 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo playground-shots test test-slow torture bench bench-load bench-models bench-peers
-.PHONY: check lint deploy-check monitoring monitoring-check protos protos-check oip-clients audit sbom clean
+.PHONY: check lint deploy-check monitoring monitoring-check protos protos-check oip-clients locks locks-check audit sbom
+.PHONY: clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -139,13 +140,19 @@ $(OIP_STAMP): tests/requirements-oip.txt
 	$(OIP)/python -m pip install --quiet $(PIP_ARGS) -r tests/requirements-oip.txt
 	touch $@
 
-check: lint protos-check deploy-check monitoring-check  ## Lint, types, import directions, protos, deployment files, sizes
+check: lint protos-check locks-check deploy-check monitoring-check  ## Lint, types, import directions, protos, locks, deployment files, sizes
 
 lint: $(STAMP)  ## The part of check that looks at Python alone
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/sizes.py
+
+locks: $(STAMP) $(AUDIT_STAMP)  ## Resolve anew what the images install, with hashes: deploy/locks; asks pypi.org
+	$(BIN)/python .ci/locks.py --write $(AUDIT)/uv
+
+locks-check: $(STAMP)  ## The locks against pyproject.toml, constraints.txt and .venv
+	$(BIN)/python .ci/locks.py
 
 $(AUDIT_STAMP): .ci/requirements-audit.txt
 	test -x $(AUDIT)/python || $(PYTHON) -m venv .venv-audit

@@ -1,4 +1,5 @@
-"""What an installed server consists of: ``seqserve[server]`` and all that it brings, at the versions installed here.
+"""What an installed server consists of: ``seqserve[server,otel]``, as in the image, and all that it brings, at the
+versions installed here.
 
     python .ci/server_packages.py                    the list, as a requirements file
     python .ci/server_packages.py --check SBOM       whether a CycloneDX file lists exactly these
@@ -14,25 +15,25 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRA = "server"
+EXTRAS = ("server", "otel")
 
 
-def packages(root: str = "seqserve", extra: str = EXTRA) -> dict[str, str]:
-    """Names, as the index spells them, and versions of everything that the extra brings; not the root itself."""
+def packages(root: str = "seqserve", extras: tuple[str, ...] = EXTRAS) -> dict[str, str]:
+    """Names, as the index spells them, and versions of everything that the extras bring; not the root itself."""
     found: dict[str, str] = {}
-    waiting = [(root, frozenset({extra}))]
+    waiting = [(root, frozenset(extras))]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
-        name, extras = waiting.pop()
-        if (name, extras) in seen:
+        name, wanted = waiting.pop()
+        if (name, wanted) in seen:
             continue
-        seen.add((name, extras))
+        seen.add((name, wanted))
         installed = distribution(name)
         if name != root:
             found[canonicalize_name(name)] = installed.version
         for line in installed.requires or ():
             need = Requirement(line)
-            chosen = [{"extra": each} for each in extras] or [{"extra": ""}]
+            chosen = [{"extra": each} for each in wanted] or [{"extra": ""}]
             if need.marker is None or any(need.marker.evaluate(each) for each in chosen):
                 waiting.append((need.name, frozenset(need.extras)))
     return dict(sorted(found.items()))

@@ -262,7 +262,10 @@ def test_the_route_leads_to_every_service_of_the_server(rendered: dict[str, list
 def test_the_build_context_has_what_the_build_reads(tmp_path: Path) -> None:
     context.copy_context(tmp_path / "context")
     copied = {path.relative_to(tmp_path / "context").as_posix() for path in (tmp_path / "context").rglob("*")}
-    assert {"pyproject.toml", "constraints.txt", "hatch_build.py", "server/native/build.py"} <= copied
+    assert {"pyproject.toml", "deploy/locks/build.txt", "hatch_build.py", "server/native/build.py"} <= copied
+    read = re.findall(r"(?:-r|COPY) (deploy/\S+)", (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8"))
+    assert len(read) == 3
+    assert set(read) <= copied
     assert not {path for path in copied if re.search(r"(^|/)(\.git|tests|demo|var|__pycache__)(/|$)|\.so\.1$", path)}
 
 

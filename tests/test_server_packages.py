@@ -25,7 +25,8 @@ def module() -> ModuleType:
 
 def test_the_list_has_what_the_extra_asks_for_at_the_pinned_versions(module: ModuleType) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["server"], *extras["otel"]]
     found = module.packages()
     assert {canonicalize_name(Requirement(text).name) for text in asked} <= set(found)
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
