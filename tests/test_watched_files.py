@@ -75,6 +75,32 @@ def test_what_cannot_be_read_leaves_the_old_and_is_said_once(
     assert watched.current() == 3
 
 
+def test_what_can_be_used_later_is_used_then_without_another_change(
+    reading: Reading, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a certificate whose time has not begun by this machine's clock."""
+    begun = False
+
+    def read() -> int:
+        if (value := reading()) == 2 and not begun:
+            raise StartupError("not yet valid")
+        return value
+
+    watched = WatchedFiles("the numbers", [reading.path], read, lambda: reading.now)
+    replace(reading.path, "2")
+    for _ in range(3):
+        reading.later()
+        assert watched.current() == 1
+    begun = True
+    assert watched.current() == 1  # looked at once a second, refused or not
+    reading.later()
+    assert watched.current() == 2
+    assert [record.levelno for record in caplog.records if record.levelno >= logging.INFO] == [logging.ERROR]
+    count = reading.count
+    reading.later()
+    assert (watched.current(), reading.count) == (2, count)  # and is left alone from then on
+
+
 def test_a_link_that_is_turned_is_a_change(tmp_path: Path) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()

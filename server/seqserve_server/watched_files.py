@@ -20,7 +20,8 @@ class WatchedFiles(Generic[Value]):
     """The value that ``read`` makes of some files; threads may share it.
 
     Files that cannot be read, or not understood, leave the value as it was: whoever renews them does not stop a server
-    by a mistake, and a certificate whose key is not yet beside it is tried again when that comes.
+    by a mistake. They are tried again at every look, and when they change: a certificate whose time begins in a minute
+    needs no other change to become one that can be used.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class WatchedFiles(Generic[Value]):
         # Taken before reading: what changes meanwhile is seen as a change afterwards.
         self._stamps = self._look()
         self._value = read()
+        self._refused = ""  # why what lies there now was not taken
 
     def current(self) -> Value:
         """The newest value."""
@@ -50,7 +52,9 @@ class WatchedFiles(Generic[Value]):
             if self._clock() - self._looked_at >= RECHECK_SECONDS:
                 self._looked_at = self._clock()
                 if (stamps := self._look()) != self._stamps:
-                    self._stamps = stamps
+                    self._stamps, self._refused = stamps, ""
+                    self._renew()
+                elif self._refused:
                     self._renew()
             return self._value
 
@@ -58,8 +62,11 @@ class WatchedFiles(Generic[Value]):
         try:
             self._value = self._read()
         except StartupError as error:
-            logger.error("%s stay as they were: %s", self._what, error)
+            if not self._refused:  # once for each change: the next look would say it again
+                logger.error("%s stay as they were: %s", self._what, error)
+            self._refused = str(error)
         else:
+            self._refused = ""
             logger.info("%s were read again", self._what)
 
     def _look(self) -> list[tuple[int, int, int] | None]:
