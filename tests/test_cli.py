@@ -25,6 +25,19 @@ def exit_code(arguments: list[str]) -> int:
         return int(error.code or 0)
 
 
+@pytest.mark.parametrize(("words", "said"), [
+    (["serve", "bundle", "--max-row", "3"], "unrecognized arguments: --max-row 3; did you mean --max-rows?"),
+    (["bench", "--ratee=3"], "unrecognized arguments: --ratee=3; did you mean --rate?"),
+    (["health", "--zzzz"], "unrecognized arguments: --zzzz"),
+    (["--verbose"], "unrecognized arguments: --verbose"),
+])
+def test_an_unknown_flag_is_told_with_the_one_that_was_meant(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"seqserve: error: {said}"
+
+
 @pytest.mark.parametrize(
     "command", [["generate", "a"], ["generate", "--stream", "a"], ["info"], ["health"], ["bench", "--requests", "1"]]
 )

@@ -201,6 +201,14 @@ async def test_a_second_bundle_of_a_name_is_refused_with_both_paths(
         assert other not in toys.tried
 
 
+async def test_who_asks_and_nothing_is_new_is_told_so(toys: Toys, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving_link(toys) as (server, _):
+        server.reload.set()
+        while "looked again: nothing new in 1 bundles" not in caplog.text:
+            await asyncio.sleep(0.005)
+
+
 async def test_watching_takes_what_has_come_to_rest_and_tells_of_a_bad_one_once(
     toys: Toys, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

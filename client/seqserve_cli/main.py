@@ -5,8 +5,10 @@ command needs another one's packages.
 """
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = next((word for word in words if not word.startswith("-")), None)
     command = next((each for each in COMMANDS if each.name == chosen), None)
     try:
-        parser, run = _parser(command)
-        options = parser.parse_args(words)
+        parser, run, flags = _parser(command)
+        options, unknown = parser.parse_known_args(words)
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{_closest(unknown[0], flags)}")
         if run is None:
             parser.print_help(sys.stderr)
             return exits.USAGE
@@ -103,8 +107,14 @@ def _said_of(error: UnicodeEncodeError) -> str:
     return f"this output's encoding, {error.encoding}, lacks {letter!a}; PYTHONIOENCODING=utf-8 chooses another"
 
 
-def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any]:
-    """The parser, with the arguments of the chosen command only, and that command's ``run``."""
+def _closest(unknown: str, flags: Sequence[str]) -> str:
+    """The end of a message about an unknown flag: the known one that was probably meant, if any resembles it."""
+    found = difflib.get_close_matches(unknown.partition("=")[0], flags, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any, list[str]]:
+    """The parser, with the arguments of the chosen command only, that command's ``run``, and its flags."""
     parser = argparse.ArgumentParser(
         prog="seqserve",
         description=DESCRIPTION,
@@ -114,7 +124,7 @@ def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any]:
     )
     parser.add_argument("--version", action=_Version, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    run = None
+    run, flags = None, []
     for each in COMMANDS:
         module = each.load() if each is command else None
         subparser = commands.add_parser(
@@ -126,8 +136,8 @@ def _parser(command: Command | None) -> tuple[argparse.ArgumentParser, Any]:
         )
         if module:
             module.add_arguments(subparser)
-            run = module.run
-    return parser, run
+            run, flags = module.run, re.findall(r"--[a-z][a-z0-9-]*", subparser.format_usage())
+    return parser, run, flags
 
 
 class _Version(argparse.Action):

@@ -61,6 +61,7 @@ class HotSwap:
         self._refused: dict[Path, str] = {}  # traces of what was refused, so that watching tells of it once
         self._missed: set[str] = set()
         self._unreadable = ""
+        self._news = 0  # versions taken or refused
         self._reloads = reload_counter(around.registry, (ADDED, SWAPPED, REFUSED))
 
     async def load_all(self) -> None:
@@ -110,8 +111,11 @@ class HotSwap:
 
     async def reload(self) -> None:
         """Serve what the paths hold now. Whatever cannot be served leaves what is served as it is."""
+        before = self._news
         if (found := await self._look(again=True)) is not None:
             await self._take(found, again=True)
+            if self._news == before:  # whoever asked sees that it came, and that their copy is not where they thought
+                logger.info("looked again: nothing new in %d bundles", len(found))
 
     async def close(self) -> None:
         """No more of it: versions that still drain are left to the end of the engine thread."""
@@ -176,6 +180,7 @@ class HotSwap:
         self._refused.pop(found.path, None)
         before = await self._put(model)
         self._reloads.labels(ADDED if before is None else SWAPPED).inc()
+        self._news += 1
         logger.info(
             "model %s: version %s from %s %s", name, model.version, found.path,
             "is served" if before is None else f"takes the place of {before.model.version}",
@@ -245,6 +250,7 @@ class HotSwap:
         if found is not None:
             self._refused[found.path] = found.traces
         self._reloads.labels(REFUSED).inc()
+        self._news += 1
         where = "the bundles" if found is None else found.path
         logger.error("%s: not taken, what is served stays as it is: %s: %s", where, type(error).__name__, str(error))
 
