@@ -36,6 +36,7 @@ PLANTED = {
     ),
     "SeqserveEngineFailures": ('finish_reason="failed"', 'finish_reason="cancelled"'),
     "SeqserveRestarting": ("[30m]) > 2", "[30m]) > 1"),
+    "SeqserveCertificateExpires": ("< 7 * 86400", "< 9 * 86400"),
     "SeqserveQueueSaturated": ("+ seqserve_max_rows", ""),
     "SeqserveRejectingRequests": ("INVALID_FIELD|INPUT_TOO_LONG", "INPUT_TOO_LONG"),
     "SeqserveCacheMemoryFull": ("and\n          seqserve_requests_waiting > 0", ""),

@@ -31,10 +31,11 @@ class CertificateFiles:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a handshake needs, as PEM."""
+    """What a handshake needs, as PEM, and when the server's own certificate ends, in seconds since 1970."""
 
     chain: bytes
     key: bytes
+    expires: float
     client_authorities: bytes | None = None
 
 
@@ -53,19 +54,23 @@ def read_certificate(files: CertificateFiles) -> Certificate:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=authorities.decode("ascii"))
         except (ssl.SSLError, UnicodeDecodeError, ValueError):
             raise StartupError(f"--tls-client-ca: no PEM certificates in {files.client_authorities}") from None
-    _check(files, chain)
+    expires = _check(files, chain)
     if (chain, key) != (read_bytes(files.certificate, "--tls-cert"), read_bytes(files.key, "--tls-key")):
         raise StartupError(f"--tls-cert: {files.certificate} changed while it was read")
-    return Certificate(chain, key, authorities)
+    return Certificate(chain, key, expires, authorities)
 
 
-def credentials(files: CertificateFiles) -> grpc.ServerCredentials:
-    """Credentials for a port. Every handshake asks for the newest certificate; the authorities are renewed with it.
+def watched_certificate(files: CertificateFiles) -> WatchedFiles[Certificate]:
+    """The certificate, renewed when any of its files changes.
 
     Raises:
         StartupError: see ``read_certificate``.
     """
-    watched = WatchedFiles("the certificate and its key", files.paths, lambda: read_certificate(files))
+    return WatchedFiles("the certificate and its key", files.paths, lambda: read_certificate(files))
+
+
+def credentials(watched: WatchedFiles[Certificate]) -> grpc.ServerCredentials:
+    """Credentials for a port. Every handshake asks for the newest certificate; the authorities are renewed with it."""
     used = watched.current()
 
     def renewed() -> grpc.ServerCertificateConfiguration | None:
@@ -79,7 +84,7 @@ def credentials(files: CertificateFiles) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(used), renewed,  # type: ignore[arg-type]  # its stub forgets the None that the docs allow
-        require_client_authentication=files.client_authorities is not None,
+        require_client_authentication=used.client_authorities is not None,
     )
 
 
@@ -88,7 +93,8 @@ def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfigurat
     return grpc.ssl_server_certificate_configuration([pair], root_certificates=certificate.client_authorities)
 
 
-def _check(files: CertificateFiles, chain: bytes) -> None:
+def _check(files: CertificateFiles, chain: bytes) -> float:
+    """When it ends, in seconds since 1970."""
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     # The certificate vouches for itself, authority or not: whether clients trust its issuer is theirs to say.
@@ -108,7 +114,7 @@ def _check(files: CertificateFiles, chain: bytes) -> None:
     except OSError as error:  # gone since it was read
         raise StartupError(f"--tls-key: cannot read {files.key}: {error.strerror}") from None
     try:
-        _shake_hands(server, client)
+        return _shake_hands(server, client)
     except ssl.SSLCertVerificationError as error:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         raise StartupError(
@@ -126,13 +132,11 @@ def _no_password() -> str:
     raise _PasswordAsked
 
 
-def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """A handshake in memory."""
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> float:
+    """A handshake in memory. Returns when the server's certificate ends, in seconds since 1970."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [
-        client.wrap_bio(to_client, to_server),
-        server.wrap_bio(to_server, to_client, server_side=True),
-    ]
+    asking = client.wrap_bio(to_client, to_server)
+    ends = [asking, server.wrap_bio(to_server, to_client, server_side=True)]
     while ends:
         waiting = []
         for end in ends:
@@ -141,3 +145,5 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
             except ssl.SSLWantReadError:
                 waiting.append(end)
         ends = waiting
+    shown = asking.getpeercert() or {}  # never empty: the handshake is over, and asked for a certificate
+    return ssl.cert_time_to_seconds(str(shown["notAfter"]))

@@ -56,8 +56,8 @@ class ServerConfig:
     device: str = _setting("auto", "auto, cpu or cuda; fp16 bundles run on cuda, all others on the cpu")
     threads: int = _setting(0, "threads of the engine; 0 means one per core", 0, 1024)
     engine_niceness: int = _setting(
-        5, "how far the engine's threads step back for those that answer, who need little, and for other programs of the "
-        "same control group; 0 not at all (Linux)", 0, 19
+        5, "how far the engine's threads step back for those that answer, who need little, and for other programs of "
+        "the same control group; 0 not at all (Linux)", 0, 19
     )
     max_rows: int = _setting(DEFAULT_MAX_ROWS, "most sequences decoded at once, of each model", 1, 4096)
     cache_bytes: int = _setting(DEFAULT_CACHE_BYTES, "most bytes of attention caches, of each model", 1 << 16, None)

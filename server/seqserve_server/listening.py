@@ -6,6 +6,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -13,9 +14,11 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from seqserve_server.authentication import HEALTH_METHODS, AuthenticationInterceptor, watched_tokens
 from seqserve_server.boundary import BoundaryInterceptor
-from seqserve_server.certificates import CertificateFiles, credentials
+from seqserve_server.certificates import Certificate, CertificateFiles, credentials, watched_certificate
 from seqserve_server.config import ServerConfig
 from seqserve_server.errors import ConfigError, StartupError
+from seqserve_server.tokens import Token
+from seqserve_server.watched_files import WatchedFiles
 
 logger = logging.getLogger(__name__)
 OWN_DESCRIPTORS = 128  # what a server has open beside its connections: measured 40, with a margin for files and metrics
@@ -26,22 +29,41 @@ NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1), ("grpc.per_
 HANDSHAKE_MS = 20_000  # gRPC's default is two minutes, in which a connection that says nothing would hold a place
 
 
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What is asked of callers and shown to them; None where nothing is."""
+
+    tokens: WatchedFiles[tuple[Token, ...]] | None = None
+    certificate: WatchedFiles[Certificate] | None = None
+
+
+def read_secrets(config: ServerConfig) -> Secrets:
+    """Read the files of tokens and certificates for the first time.
+
+    Raises:
+        StartupError: an address that needs TLS, a file of tokens that is none, or a certificate that cannot be used.
+    """
+    check_address(config)
+    tokens = certificate = None
+    if config.auth_tokens_file is not None:
+        tokens = watched_tokens(config.auth_tokens_file)
+    if config.tls_cert is not None and config.tls_key is not None:
+        certificate = watched_certificate(CertificateFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+    return Secrets(tokens, certificate)
+
+
 def make_server(
-    config: ServerConfig, outer: grpc.aio.ServerInterceptor, door: grpc.aio.ServerInterceptor
+    config: ServerConfig, secrets: Secrets, outer: grpc.aio.ServerInterceptor, door: grpc.aio.ServerInterceptor
 ) -> grpc.aio.Server:
     """A server without services or ports, with its interceptors.
 
     After the outer one comes authentication, then who is refused for want of room: both before a message is read. Last
     is what keeps exceptions from the wire.
-
-    Raises:
-        StartupError: an address that needs TLS, or a file of tokens that is none.
     """
-    check_address(config)
     interceptors = [outer]
-    if config.auth_tokens_file is not None:
+    if secrets.tokens is not None:
         exempt = () if config.auth_health else HEALTH_METHODS
-        interceptors.append(AuthenticationInterceptor(watched_tokens(config.auth_tokens_file), exempt=exempt))
+        interceptors.append(AuthenticationInterceptor(secrets.tokens, exempt=exempt))
     interceptors += [door, BoundaryInterceptor()]
     return grpc.aio.server(interceptors=interceptors, options=channel_options(config))
 
@@ -69,20 +91,17 @@ def channel_options(config: ServerConfig) -> list[tuple[str, Any]]:
     ]
 
 
-def open_port(server: grpc.aio.Server, config: ServerConfig) -> int:
+def open_port(server: grpc.aio.Server, config: ServerConfig, secrets: Secrets) -> int:
     """Listen, with TLS where there is a certificate; the port that it became, where 0 was asked for.
 
     Raises:
-        StartupError: the address is in use or not allowed, or the certificate cannot be used.
+        StartupError: the address is in use or not allowed.
     """
     address = address_of(config.host, config.port)
-    secrets = None
-    if config.tls_cert is not None and config.tls_key is not None:
-        secrets = credentials(CertificateFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
     try:
-        if secrets is None:
+        if secrets.certificate is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, secrets)
+        return server.add_secure_port(address, credentials(secrets.certificate))
     except RuntimeError:
         raise StartupError(f"--port: cannot listen on {address}: in use or not allowed") from None
 

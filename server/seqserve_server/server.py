@@ -29,12 +29,12 @@ from seqserve_server.gate_metrics import GateMetrics
 from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import CallInterceptor
-from seqserve_server.listening import address_of, health_port, make_server, open_port
+from seqserve_server.listening import Secrets, address_of, health_port, make_server, open_port, read_secrets
 from seqserve_server.refusals import DoorInterceptor
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.served_models import ServedModels
-from seqserve_server.server_metrics import ServerMetrics, make_registry
+from seqserve_server.server_metrics import RenewalMetrics, ServerMetrics, make_registry
 from seqserve_server.service import SERVICE_NAME, Seq2SeqService
 from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
@@ -139,13 +139,15 @@ async def running_server(
     )
     servicer = HealthService()
     registry.register(ServerMetrics(lambda: servicer.ready, lambda: gate.inside.requests, limits))
+    secrets = read_secrets(config)
+    registry.register(RenewalMetrics(secrets.certificate, secrets.tokens))
     tracing = open_tracing(config.otlp_endpoint)
     second = _second_service(config, models, servicer)
     metrics = CallMetrics(registry, [each.descriptor for each in second])
     calls = CallInterceptor(metrics, tracing, access_log=config.access_log)
     admitted = [service.admitted, *(each.admitted for each in second)]
     door = DoorInterceptor(models, {path: code for paths in admitted for path, code in paths.items()})
-    server, port = await _start_grpc(config, service, second, servicer, (calls, door))
+    server, port = await _start_grpc(config, secrets, service, second, servicer, (calls, door))
     ending = Ending(
         server, models, not_ready=lambda: _set_health(servicer, NOT_SERVING),
         not_alive=lambda: _set_health(servicer, NOT_SERVING, (*HEALTH_NAMES, LIVENESS)), last_resort=last_resort,
@@ -197,10 +199,10 @@ def _second_service(
 
 
 async def _start_grpc(
-    config: ServerConfig, service: Seq2SeqService, second: "list[OpenInferenceService]",
+    config: ServerConfig, secrets: Secrets, service: Seq2SeqService, second: "list[OpenInferenceService]",
     servicer: health.aio.HealthServicer, interceptors: tuple[CallInterceptor, DoorInterceptor],
 ) -> tuple[grpc.aio.Server, int]:
-    server = make_server(config, *interceptors)
+    server = make_server(config, secrets, *interceptors)
     await _set_health(servicer, NOT_SERVING)
     await servicer.set(LIVENESS, SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -210,7 +212,7 @@ async def _start_grpc(
     if config.reflection:
         names = [SERVICE_NAME, *(each.descriptor.full_name for each in second)]
         reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = open_port(server, config)
+    port = open_port(server, config, secrets)
     await server.start()
     return server, port
 

@@ -1,15 +1,19 @@
 """Metrics of the process and of the server as a whole; those of a model are in ``metrics``."""
 
+import math
 import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from seqserve import __version__
+from seqserve_server.certificates import Certificate
 from seqserve_server.gate import GateLimits
+from seqserve_server.tokens import Token
+from seqserve_server.watched_files import WatchedFiles
 
 
 class ServerMetrics(Collector):
@@ -44,6 +48,37 @@ class ServerMetrics(Collector):
         build = GaugeMetricFamily("seqserve_build_info", "Always 1.", labels=list(self._build))
         build.add_metric(list(self._build.values()), 1)
         yield build
+
+
+class RenewalMetrics(Collector):
+    """Of the certificate and the tokens, which are read again when their files change; None where there are none.
+
+    A scrape looks at the files too, so that a change is counted before somebody connects.
+    """
+
+    def __init__(
+        self, certificate: WatchedFiles[Certificate] | None, tokens: WatchedFiles[tuple[Token, ...]] | None
+    ) -> None:
+        self._certificate, self._tokens = certificate, tokens
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape gets."""
+        renewals = CounterMetricFamily(
+            "seqserve_file_renewals", "Changed files of the certificate or the tokens, by what came of them.",
+            labels=("file", "result"),
+        )
+        expires = math.inf if self._certificate is None else self._certificate.current().expires
+        if self._tokens is not None:
+            self._tokens.current()
+        for name, watched in (("certificate", self._certificate), ("tokens", self._tokens)):
+            renewed, refused = watched.counts if watched is not None else (0, 0)
+            renewals.add_metric((name, "renewed"), renewed)
+            renewals.add_metric((name, "refused"), refused)
+        yield renewals
+        yield GaugeMetricFamily(
+            "seqserve_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends, in Unix time; +Inf without TLS.", expires,
+        )
 
 
 def make_registry() -> CollectorRegistry:

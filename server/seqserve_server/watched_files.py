@@ -45,6 +45,7 @@ class WatchedFiles(Generic[Value]):
         self._stamps = self._look()
         self._value = read()
         self._refused = ""  # why what lies there now was not taken
+        self._renewals = self._refusals = 0
 
     def current(self) -> Value:
         """The newest value."""
@@ -58,15 +59,23 @@ class WatchedFiles(Generic[Value]):
                     self._renew()
             return self._value
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many changes were taken, and how many were refused, each once however often it was tried."""
+        with self._lock:
+            return self._renewals, self._refusals
+
     def _renew(self) -> None:
         try:
             self._value = self._read()
         except StartupError as error:
             if not self._refused:  # once for each change: the next look would say it again
+                self._refusals += 1
                 logger.error("%s stay as they were: %s", self._what, error)
             self._refused = str(error)
         else:
             self._refused = ""
+            self._renewals += 1
             logger.info("%s were read again", self._what)
 
     def _look(self) -> list[tuple[int, int, int] | None]:
