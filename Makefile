@@ -6,6 +6,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 TORTURE_ARGS ?=
+# Programs of bench and tests load ONNX Runtime without our packages before it, which turn its telemetry off.
+export ORT_DISABLE_TELEMETRY ?= 1
 PROTO_OUT ?= proto
 SERVER_OUT ?= server
 

@@ -1,5 +1,6 @@
 """Settings of the whole suite."""
 
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # No deadline: machines that run tests are busy. The same examples each time: a failure is one that anybody can repeat.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
+# Tests that load the runtime themselves, before our packages do, report to nobody either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 # The files that take longest. Workers take whole files in order, and the last ones should be short: else one worker
