@@ -65,3 +65,17 @@ def test_what_rounding_accounts_for_is_noted_and_the_rest_still_counts(
     assert conditioning.log_prob_error(4, actual, expected, SOURCE, TARGET, PROMPT) == 0
     assert conditioning.log_prob_error(4, [*actual[:3], 0.5], expected, SOURCE, TARGET, PROMPT) == 0.5
     assert len(conditioning.found) == 1
+
+
+def test_a_position_of_the_forced_target_is_another_than_that_of_the_decoded_one(
+    conditioning: Conditioning, logits: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditioning, "moved", lambda *given: np.array([1e-6, 1e-4, 1e-6]))
+    actual = wrong(logits, 1, 5e-4)
+    assert conditioning.error(4, actual, logits, SOURCE, TARGET, PROMPT, forced=True) < TOLERANCE
+    assert conditioning.at(4, forced=False) == {}, "that of the forced target excuses nothing here"
+    assert error(conditioning, wrong(actual, 1, 2e-4), logits) < TOLERANCE
+    forced, decoded = conditioning.found
+    assert conditioning.at(4, forced=True) == {1: forced}
+    assert conditioning.at(4, forced=False) == {1: decoded}
+    assert decoded.error == pytest.approx(7e-4, rel=1e-2)

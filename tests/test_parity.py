@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from reference_bundle import ReferenceBundle
 from seqserve.bundle import ModelDescription
-from seqserve_export import parity, proof_sources, reference
+from seqserve_export import conditioning, parity, proof_sources, reference
 from seqserve_export.description import describe
 from seqserve_export.errors import ExportError
 from seqserve_export.families import LoadedCheckpoint
@@ -128,6 +128,29 @@ def test_another_token_where_the_two_best_are_closer_than_rounding_is_a_listed_t
     assert report.misses == []
     assert [tie.position for tie in report.ties] == [1]
     assert "tie:  source 0 at token 1" in report.table()
+
+
+def test_rounding_at_a_forced_target_excuses_no_other_token_where_it_was_decoded(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced = (*range(10, 40),)
+
+    class Rounded(OtherToken):
+        def step_logits(
+            self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int],
+            last: int | None = None, /,
+        ) -> NDArray[np.float32]:
+            logits = super().step_logits(source_ids, target_ids, prompt, last)
+            if tuple(target_ids) == forced:
+                logits[1] += np.float32(100.0)
+            return logits
+
+    monkeypatch.setattr(conditioning.Conditioning, "moved", lambda *given: np.full(given[-1], 100.0))
+    report = prove(Rounded(), [dataclasses.replace(SOURCES[0], forced_target=forced), *SOURCES[1:]])
+    (ill,) = report.ill_conditioned
+    assert (ill.source, ill.position, ill.forced) == (0, 1, True)
+    assert [(miss.source, miss.position) for miss in report.misses] == [(0, 1)]
+    assert "source 0 at token 1 of its forced target: error 1.0e+02" in report.table()
 
 
 def test_a_different_end_is_a_miss() -> None:

@@ -28,45 +28,56 @@ class IllConditioned:
     """A position where the error of the logits is over the limit, and rounding accounts for it.
 
     Attributes:
+        position: In the source's forced target, or in what was decoded of it: two targets, each counted from 0.
         error: Largest difference of its logits between model and bundle.
         moved: Largest difference that moving the model's weights in their last digit makes.
+        forced: Whether the position is in the forced target.
     """
 
     source: int
     position: int
     error: float
     moved: float
+    forced: bool
 
 
 @dataclass
 class Conditioning:
-    """Of one model, and what was found of it."""
+    """Of one model, and what was found of it.
+
+    Attributes:
+        compared: Positions whose logits were compared, of which ``found`` has some, each once.
+    """
 
     model: CanonicalModel
     tolerance: float
+    compared: int = 0
     found: list[IllConditioned] = field(default_factory=list)
 
     def error(
         self, place: int, actual: NDArray[np.float32], expected: NDArray[np.float32],
-        source: Sequence[int], target: Sequence[int], prompt: Sequence[int],
+        source: Sequence[int], target: Sequence[int], prompt: Sequence[int], *, forced: bool = False,
     ) -> float:
         """Largest error of logits [rows, vocabulary], the last ones of a target, but for ill-conditioned rows.
 
-        Those are noted in ``found``.
+        Those are noted in ``found``. To be asked once for each target, of which it counts the positions.
 
         Args:
             place: Of the source among all.
+            forced: Whether the target is the source's forced one, and not what was decoded.
         """
         if actual.shape != expected.shape:
             return np.inf
-        return self._counted(place, np.abs(actual - expected).max(axis=-1, initial=0.0), source, target, prompt)
+        self.compared += len(expected)
+        errors = np.abs(actual - expected).max(axis=-1, initial=0.0)
+        return self._counted(place, errors, source, target, prompt, forced=forced)
 
     def log_prob_error(
         self, place: int, actual: Sequence[float] | NDArray[np.floating],
         expected: Sequence[float] | NDArray[np.floating],
         source: Sequence[int], target: Sequence[int], prompt: Sequence[int],
     ) -> float:
-        """The same of log-probabilities [len(target)] of a target, and perhaps of a forced end behind it."""
+        """The same of log-probabilities [len(target)] of what was decoded, and perhaps of a forced end behind it."""
         if len(actual) != len(expected):
             return np.inf
         errors = np.abs(np.asarray(actual) - np.asarray(expected))
@@ -75,7 +86,7 @@ class Conditioning:
 
     def _counted(
         self, place: int, errors: NDArray[np.floating], source: Sequence[int], target: Sequence[int],
-        prompt: Sequence[int], *, of_logits: float = 1.0,
+        prompt: Sequence[int], *, forced: bool = False, of_logits: float = 1.0,
     ) -> float:
         """The largest error of the last rows that counts.
 
@@ -87,9 +98,9 @@ class Conditioning:
         moved = self.moved(source, target, prompt, len(errors)) * of_logits
         # Comparisons with NaN are false: such a row is counted.
         excused = (errors > self.tolerance) & (errors <= FACTOR * moved)
-        known, first = self.at(place), len(target) - len(errors)
+        known, first = self.at(place, forced=forced), len(target) - len(errors)
         self.found += [
-            IllConditioned(place, first + int(row), float(errors[row]), float(moved[row]))
+            IllConditioned(place, first + int(row), float(errors[row]), float(moved[row]), forced)
             for row in np.flatnonzero(excused) if first + int(row) not in known
         ]
         return float(errors[~excused].max(initial=0.0))
@@ -106,9 +117,9 @@ class Conditioning:
             found = np.maximum(found, np.abs(logits(_shaken(self.model, seed)) - exact).max(axis=-1))
         return found
 
-    def at(self, place: int) -> dict[int, IllConditioned]:
-        """Ill-conditioned positions of a source."""
-        return {each.position: each for each in self.found if each.source == place}
+    def at(self, place: int, *, forced: bool) -> dict[int, IllConditioned]:
+        """Ill-conditioned positions of a source, in its forced target or in what was decoded."""
+        return {each.position: each for each in self.found if (each.source, each.forced) == (place, forced)}
 
 
 def _shaken(model: CanonicalModel, seed: int) -> CanonicalModel:

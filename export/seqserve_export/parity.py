@@ -157,7 +157,7 @@ def prove(
     )
 
     def tied(difference: Difference) -> bool:
-        ill = measured.conditioning.at(difference.source).get(difference.position)
+        ill = measured.conditioning.at(difference.source, forced=False).get(difference.position)
         return difference.gap < 2 * (measured.logits_error if ill is None else ill.error)
 
     report = ParityReport(
@@ -207,7 +207,7 @@ def _compare_batch(
         if place in forced:
             long_logits = bundle.step_logits(source.ids, source.forced_target, source.prompt, last)
             long_error = error_of(
-                number, long_logits, forced[place], source.ids, source.forced_target, source.prompt
+                number, long_logits, forced[place], source.ids, source.forced_target, source.prompt, forced=True
             )
             logits_error = _larger(logits_error, long_error)
         (alone,) = bundle.generate([source.ids], [source.prompt], max_new_tokens=max_new_tokens, min_new_tokens=0)

@@ -82,7 +82,8 @@ class ParityReport:
                 "rounded otherwise:"
             )
         lines += [
-            f"    source {each.source} at token {each.position}: error {each.error:.1e}, by rounding {each.moved:.1e}"
+            f"    source {each.source} at token {each.position}{' of its forced target' * each.forced}: "
+            f"error {each.error:.1e}, by rounding {each.moved:.1e}"
             for each in self.ill_conditioned[:LISTED]
         ]
         lines += [f"  tie:  {_describe(tie)}" for tie in self.ties[:LISTED]]
