@@ -153,6 +153,33 @@ def test_rounding_at_a_forced_target_excuses_no_other_token_where_it_was_decoded
     assert "source 0 at token 1 of its forced target: error 1.0e+02" in report.table()
 
 
+@pytest.mark.parametrize(("excused", "passed"), [(1, True), (2, False)])
+def test_more_than_one_position_in_a_hundred_left_to_rounding_is_a_miss(
+    excused: int, passed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced = (*range(10, 40),) * 2
+
+    class Rounded(ReferenceBundle):
+        def step_logits(
+            self, source_ids: Sequence[int], target_ids: Sequence[int], prompt: Sequence[int],
+            last: int | None = None, /,
+        ) -> NDArray[np.float32]:
+            logits = super().step_logits(source_ids, target_ids, prompt, last)
+            if tuple(target_ids) == forced:
+                logits[:excused] += np.float32(1.0)
+            return logits
+
+    monkeypatch.setattr(conditioning.Conditioning, "moved", lambda *given: np.full(given[-1], 1.0))
+    report = prove(Rounded(MODEL), [dataclasses.replace(SOURCES[0], forced_target=forced), *SOURCES[1:]])
+    assert report.compared_positions == report.generated_tokens + len(forced) + len(SOURCES[1].forced_target)
+    assert 100 <= report.compared_positions < 200
+    assert len(report.ill_conditioned) == excused
+    assert report.passed == passed
+    assert report.logits_error < report.tolerance, "nothing else is wrong"
+    assert report.table().count("MISS") == (not passed)
+    assert f"{excused} of {report.compared_positions}" in report.table()
+
+
 def test_a_different_end_is_a_miss() -> None:
     class Endless(ReferenceBundle):
         def generate(

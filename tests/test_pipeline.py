@@ -23,8 +23,9 @@ from seqserve_export.pipeline import Exported, ExportOptions, export_bundle
 from tiny_model import write_native
 
 REPORT = ParityReport(
-    sources=200, source_tokens=2000, longest_source=64, generated_tokens=600, longest_target=64, tolerance=1e-4,
-    encoder_error=0.0, logits_error=0.0, largest_logit=1.0, log_prob_error=0.0, score_error=0.0, equal=200,
+    sources=200, source_tokens=2000, longest_source=64, generated_tokens=600, longest_target=64,
+    compared_positions=728, tolerance=1e-4, encoder_error=0.0, logits_error=0.0, largest_logit=1.0, log_prob_error=0.0,
+    score_error=0.0, equal=200,
 )
 
 

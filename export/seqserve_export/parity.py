@@ -166,6 +166,7 @@ def prove(
         longest_source=max(len(source.ids) for source in sources),
         generated_tokens=measured.generated_tokens,
         longest_target=measured.longest_target,
+        compared_positions=measured.conditioning.compared,
         tolerance=TOLERANCE,
         encoder_error=measured.encoder_error,
         logits_error=measured.logits_error,
