@@ -5,7 +5,6 @@ convolution is a graph of ONNX alone: no decoder of ours convolves.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,9 @@ from seqserve.manifest import write_manifest
 from seqserve_export import pipeline
 from seqserve_export.description import describe
 from seqserve_export.families import choose_family
+from seqserve_export.families.native import save_native
+from seqserve_export.families.recurrent import save_recurrent
+from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq, Transformer, TransformerConfig
 from workload import SEED
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 256, 4, 2, 512
@@ -27,14 +29,7 @@ CONVOLVED = 3  # the width k of the convolution
 BUNDLE = "bundle"
 
 
-class Missing(Exception):
-    """This version of the exporter does not know the architecture."""
-
-
 def _transformer(directory: Path, longest: int, **changes: object) -> None:
-    from seqserve_export.families.native import save_native
-    from seqserve_export.model import Transformer, TransformerConfig
-
     # The feed-forward layer is as narrow as the model: the usual four times would hide attention at most lengths.
     sizes = {
         "source_vocab_size": VOCABULARY, "target_vocab_size": VOCABULARY, "width": WIDTH, "heads": HEADS,
@@ -42,8 +37,6 @@ def _transformer(directory: Path, longest: int, **changes: object) -> None:
         "max_source_length": longest, "max_target_length": longest, "pad_id": PAD, "eos_id": EOS,
         "decoder_start_id": START, "norm_position": "pre", "final_norm": True,
     }
-    if unknown := changes.keys() - {field.name for field in dataclasses.fields(TransformerConfig)}:
-        raise Missing(f"no {', '.join(unknown)}")
     save_native(Transformer(TransformerConfig.from_dict({**sizes, **changes})), directory)
 
 
@@ -52,12 +45,7 @@ def _retention(directory: Path, longest: int) -> None:
 
 
 def _recurrent(directory: Path, longest: int) -> None:
-    try:
-        family = importlib.import_module("seqserve_export.families.recurrent")
-        model = importlib.import_module("seqserve_export.model")
-    except ImportError as error:
-        raise Missing(str(error)) from None
-    family.save_recurrent(model.RecurrentSeq2Seq(model.RecurrentConfig(
+    save_recurrent(RecurrentSeq2Seq(RecurrentConfig(
         source_vocab_size=VOCABULARY, target_vocab_size=VOCABULARY, embedding_width=WIDTH, hidden_width=WIDTH,
         encoder_layers=LAYERS, decoder_layers=LAYERS, max_source_length=longest, max_target_length=longest,
         pad_id=PAD, eos_id=EOS, decoder_start_id=START, wiring="bahdanau", score="additive", attention_width=WIDTH,
@@ -70,20 +58,13 @@ CHECKPOINTS: dict[str, Callable[[Path, int], None]] = {
 
 
 def write_bundle(name: str, directory: Path, longest: int) -> Path:
-    """The bundle of one of ``CHECKPOINTS``, below ``directory``; lengths up to ``longest`` on both sides.
-
-    Raises:
-        Missing: this version of the exporter cannot make it.
-    """
+    """The bundle of one of ``CHECKPOINTS``, below ``directory``; lengths up to ``longest`` on both sides."""
     source, bundle = directory / name, directory / name / BUNDLE
     bundle.mkdir(parents=True)
     torch.manual_seed(SEED)
     CHECKPOINTS[name](source, longest)
     checkpoint = choose_family(source).read(source)
-    try:
-        pipeline.write_graphs(checkpoint.model, bundle)
-    except (AttributeError, NotImplementedError) as error:
-        raise Missing(f"no graphs: {error}") from error
+    pipeline.write_graphs(checkpoint.model, bundle)
     description = dataclasses.replace(describe(checkpoint, name, "fp32"), alignment=None)
     (bundle / MODEL_FILE).write_text(description.to_json())
     write_manifest(bundle)

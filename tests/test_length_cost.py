@@ -1,7 +1,6 @@
-"""``bench/length_cost.py``: what it measures, the laws it fits, and that what is missing is left out."""
+"""``bench/length_cost.py``: what it measures, the laws it fits, and that it does so of every architecture."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +71,17 @@ def test_state_is_what_the_server_allocates_for_a_row(tiny_bundle: Path) -> None
     ]
 
 
-def test_an_architecture_that_the_exporter_lacks_is_left_out_and_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def missing(directory: Path, longest: int) -> None:
-        raise length_models.Missing("no such thing")
-
-    checkpoints: dict[str, Callable[[Path, int], None]] = {"retention": missing}
-    monkeypatch.setattr(length_models, "CHECKPOINTS", checkpoints)
-    assert length_cost.bundles_in(tmp_path, 64, lambda _: None) == {}
-    assert capsys.readouterr() == ("", "left out: retention (no such thing)\n")
+def test_every_architecture_has_a_bundle_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, small in (("WIDTH", 32), ("HEADS", 2), ("LAYERS", 1)):
+        monkeypatch.setattr(length_models, name, small)
+    monkeypatch.setattr(length_cost, "ROWS", 2)
+    told: list[str] = []
+    bundles = length_cost.bundles_in(tmp_path, max(LENGTHS), told.append)
+    names = ["transformer", "retention", "recurrent"]
+    assert told == [f"exporting {name}" for name in names]
+    costs = length_cost.measure(
+        bundles, length_models.write_convolution(tmp_path / "c.onnx"), LENGTHS, threads=1, rounds=1, repeats=1
+    )
+    assert list(costs.steps) == names
+    assert sorted(costs.encodings) == ["GRU", "convolution", "self-attention"]
+    assert {name for name, state in costs.state.items() if state[max(LENGTHS)] > state[min(LENGTHS)]} == {"transformer"}
