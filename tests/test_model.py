@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from seqserve_export.model import TransformerConfig
+from seqserve_export.model import CanonicalModel, TransformerConfig
 from seqserve_export.model.attention import dot_product_attention
 from seqserve_export.model.config import ConfigError
 from seqserve_export.model.layers import RMSNorm, self_attention
@@ -154,6 +154,14 @@ def test_tied_and_shared_weights_are_one_tensor() -> None:
 def test_contradictions_in_a_configuration_name_the_field(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         tiny_config(**changes)
+
+
+@pytest.mark.parametrize("left_out", ["encode", "encoder_states", "begin", "decoder_states", "project", "tie"])
+def test_a_model_that_leaves_a_part_out_is_never_made(left_out: str) -> None:
+    parts = {"encode", "encoder_states", "begin", "decoder_states", "project", "tie"} - {left_out}
+    partial = type("Partial", (CanonicalModel,), dict.fromkeys(parts, lambda *given: None))
+    with pytest.raises(TypeError, match=rf"abstract class Partial .*\b{left_out}\b"):
+        partial()
 
 
 def test_a_configuration_survives_its_file() -> None:

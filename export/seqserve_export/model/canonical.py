@@ -1,5 +1,6 @@
 """What every canonical model is to the reference, the proof and the exporter, whatever it is made of."""
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -48,34 +49,34 @@ class CanonicalConfig(Protocol):
         """Plain values, in field order."""
 
 
-class CanonicalModel(nn.Module):
+class CanonicalModel(nn.Module, ABC):
     """An encoder-decoder. What ``encode`` and ``begin`` return is its own affair."""
 
     config: CanonicalConfig
 
+    @abstractmethod
     def encode(self, source: Tensor, lengths: Tensor) -> Any:
         """Read padded ids [batch, length] with valid lengths [batch]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encoder_states(self, source: Tensor, lengths: Tensor) -> Tensor:
         """Encoder states [batch, length, width] of padded ids: the part of ``encode`` that every model has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, encoded: Any, lengths: Tensor) -> Any:
         """State before the first target token. It leaves ``encoded`` as it is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decoder_states(self, target: Tensor, state: Any) -> Tensor:
         """Decoder output [batch, new, width] of new target tokens [batch, new]; advances ``state`` by them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def project(self, states: Tensor) -> Tensor:
         """Vocabulary logits [..., vocabulary] of decoder states [..., width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tie(self) -> None:
         """Make the output projection the target embedding where the configuration says so."""
-        raise NotImplementedError
 
     def decode(self, target: Tensor, state: Any) -> Tensor:
         """Logits [batch, new, vocabulary] of new target tokens [batch, new]; advances ``state`` by them."""
