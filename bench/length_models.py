@@ -19,7 +19,6 @@ from seqserve_export import pipeline
 from seqserve_export.description import describe
 from seqserve_export.families import choose_family
 from seqserve_export.families.native import save_native
-from seqserve_export.families.recurrent import save_recurrent
 from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq, Transformer, TransformerConfig
 from workload import SEED
 
@@ -45,7 +44,7 @@ def _retention(directory: Path, longest: int) -> None:
 
 
 def _recurrent(directory: Path, longest: int) -> None:
-    save_recurrent(RecurrentSeq2Seq(RecurrentConfig(
+    save_native(RecurrentSeq2Seq(RecurrentConfig(
         source_vocab_size=VOCABULARY, target_vocab_size=VOCABULARY, embedding_width=WIDTH, hidden_width=WIDTH,
         encoder_layers=LAYERS, decoder_layers=LAYERS, max_source_length=longest, max_target_length=longest,
         pad_id=PAD, eos_id=EOS, decoder_start_id=START, wiring="bahdanau", score="additive", attention_width=WIDTH,

@@ -18,7 +18,7 @@ from book_recurrent import RecurrentBook
 from checkpoint_edits import change_json, change_tensors, load, refusal
 from seqserve_export import command
 from seqserve_export.families import FAMILIES
-from seqserve_export.families.recurrent import save_recurrent
+from seqserve_export.families.native import save_native
 from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq
 from tiny_model import write_native
 
@@ -54,7 +54,7 @@ def write_luong(directory: Path) -> None:
         decoder_layers=1, max_source_length=20, max_target_length=20, pad_id=0, eos_id=1, decoder_start_id=2,
         wiring="luong", score="general",
     )
-    save_recurrent(RecurrentSeq2Seq(config), directory)
+    save_native(RecurrentSeq2Seq(config), directory)
 
 
 def write_torch(directory: Path) -> None:

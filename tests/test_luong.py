@@ -11,7 +11,7 @@ from checkpoint_edits import change_json, load, refusal
 from seqserve_export.errors import ExportError
 from seqserve_export.families import choose_family
 from seqserve_export.families.checkpoint import SourceOptions
-from seqserve_export.families.recurrent import save_recurrent
+from seqserve_export.families.native import save_native
 from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq
 
 TOKENIZER = Path(__file__).parent.parent / "demo" / "en-de" / "tokenizer.json"
@@ -33,7 +33,7 @@ def written(directory: Path, tokenizer: Path | None = None, **changes: Any) -> R
     torch.manual_seed(1)
     directory.mkdir()
     model = RecurrentSeq2Seq(dataclasses.replace(LUONG, **changes)).eval()
-    save_recurrent(model, directory, tokenizer)
+    save_native(model, directory, tokenizer)
     return model
 
 

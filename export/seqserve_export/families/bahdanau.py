@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from seqserve_export.errors import ExportError
-from seqserve_export.families import recurrent
+from seqserve_export.families import native, recurrent
 from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCheckpoint, SourceOptions
 from seqserve_export.families.d2l import (
     BEGIN,
@@ -64,7 +64,7 @@ def load(directory: Path, options: SourceOptions) -> LoadedCheckpoint:
 
 def weights(directory: Path) -> Path:
     """The file with the weights."""
-    return weights_file(directory, PICKLE_FILE) if recurrent.wiring(directory) is None else recurrent.weights(directory)
+    return weights_file(directory, PICKLE_FILE) if recurrent.wiring(directory) is None else native.weights(directory)
 
 
 def load_book(directory: Path, options: SourceOptions) -> LoadedCheckpoint:

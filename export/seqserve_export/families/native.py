@@ -1,7 +1,9 @@
-"""The canonical model's own checkpoints: config.json, model.safetensors and, for text, tokenizer.json."""
+"""The canonical models' own checkpoints: config.json, model.safetensors and, for text, tokenizer.json."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors.torch import save_file
 
@@ -18,8 +20,10 @@ from seqserve_export.families.files import (
 )
 from seqserve_export.families.hub_tokenizer import TOKENIZER_FILE, read_hub_tokenizer
 from seqserve_export.families.weights import fill, format_notes, freeze, stored_names
-from seqserve_export.model import Transformer, TransformerConfig
+from seqserve_export.model import CanonicalConfig, CanonicalModel, Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
+
+Config = TypeVar("Config", bound=CanonicalConfig)
 
 _TELLING = {"width", "heads", "head_size", "ffn_width"}  # keys that no other family's config.json has together
 
@@ -36,19 +40,37 @@ def recognises(directory: Path) -> bool:
 
 
 def load(directory: Path) -> LoadedCheckpoint:
-    """Read a native checkpoint. Sources are the pieces of the text and the end token."""
+    """Read a Transformer's checkpoint."""
+    return read_native(directory, "native", TransformerConfig.from_dict, Transformer.without_values)
+
+
+def read_native(
+    directory: Path, family: str, described: Callable[[dict[str, Any]], Config],
+    without_values: Callable[[Config], CanonicalModel],
+) -> LoadedCheckpoint:
+    """Read a checkpoint of one kind of model. Sources are the pieces of the text and the end token.
+
+    Args:
+        family: Its name.
+        described: Makes the model's description of what config.json says.
+        without_values: Makes the model of its description.
+
+    Raises:
+        ExportError: a description that contradicts itself, weights that are not the model's, or a tokenizer that does
+            not fit it.
+    """
     path = config_file(directory)
     try:
-        config = TransformerConfig.from_dict(read_json(path))
+        config = described(read_json(path))
     except (ConfigError, TypeError) as error:
         raise ExportError(f"{path}: {error}") from None
     file = weights(directory)
-    model = Transformer.without_values(config)
+    model = without_values(config)
     tensors = read_weights(file)
     fill(model, tensors, {name: name for name in stored_names(model)}, file)
     text = read_hub_tokenizer(directory, config)
     return LoadedCheckpoint(
-        family="native",
+        family=family,
         model=freeze(model),
         source_prefix=(),
         source_suffix=(config.eos_id,),
@@ -57,7 +79,8 @@ def load(directory: Path) -> LoadedCheckpoint:
         tokenizer=None if text is None else text.file,
         no_tokenizer=f"without {TOKENIZER_FILE}",
         provenance={
-            "source_class": "seqserve.Transformer", "source_files": digests([path, file, directory / TOKENIZER_FILE]),
+            "source_class": f"seqserve.{type(model).__name__}",
+            "source_files": digests([path, file, directory / TOKENIZER_FILE]),
         },
         notes=format_notes(tensors),
     )
@@ -68,8 +91,8 @@ def weights(directory: Path) -> Path:
     return weights_file(directory, pickle_file=None)
 
 
-def save_native(model: Transformer, directory: Path, tokenizer: Path | None = None) -> None:
-    """Write a model as a native checkpoint into an existing directory, each shared tensor once."""
+def save_native(model: CanonicalModel, directory: Path, tokenizer: Path | None = None) -> None:
+    """Write any canonical model as a checkpoint of its own into an existing directory, each shared tensor once."""
     state = model.state_dict()
     tensors = {name: state[name].detach().float().contiguous() for name in stored_names(model)}
     save_file(tensors, directory / SAFETENSORS_FILE, metadata={"format": "seqserve-native"})

@@ -13,7 +13,6 @@ from seqserve_export.families import (
     marian,
     multilingual,
     native,
-    recurrent,
     retnet,
     t5,
     torch_transformer,
@@ -34,7 +33,7 @@ FAMILIES: dict[str, Family] = {
             bahdanau.NAME, bahdanau.recognises, bahdanau.load,
             takes=("max_source_length", "max_target_length", "pad_sources"), weights=bahdanau.weights,
         ),
-        Family(luong.NAME, luong.recognises, lambda directory, _: luong.load(directory), weights=recurrent.weights),
+        Family(luong.NAME, luong.recognises, lambda directory, _: luong.load(directory), weights=native.weights),
         Family(
             "torch", torch_transformer.recognises, lambda directory, _: torch_transformer.load(directory),
             weights=torch_transformer.weights,
