@@ -7,8 +7,6 @@ from torch.nn import functional
 from seqserve_export.graphs.recurrent_blocks import key_projection
 from seqserve_export.model.recurrent import RecurrentSeq2Seq
 
-INPUTS = ("tokens", "positions", "lengths", "pad_index", "pack_index")
-
 
 def recurrent_layer(inputs: Tensor, weights: tuple[Tensor, Tensor, Tensor], lengths: Tensor, size: int) -> list[Tensor]:
     """The runtime's GRU over padded sequences [length, batch, width], each read up to its own end.

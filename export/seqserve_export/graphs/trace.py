@@ -19,18 +19,7 @@ Dim = torch.export.Dim
 
 def trace_encoder(model: Transformer) -> onnx_ir.Model:
     """The encoder graph with dynamic sizes tokens, batch and length."""
-    graph = encoder.EncoderGraph(model).eval()
-    batch, length, count = 3, 16, 20
-    inputs = (
-        torch.ones(count, dtype=torch.int64),
-        torch.zeros(count, dtype=torch.int32),
-        torch.full((batch,), 6, dtype=torch.int32),
-        torch.zeros(batch, length, dtype=torch.int64),
-        torch.zeros(count, dtype=torch.int64),
-    )
-    tokens, rows, places = Dim("tokens"), Dim("batch"), Dim("length")
-    shapes: tuple[object, ...] = ({0: tokens}, {0: tokens}, {0: rows}, {0: rows, 1: places}, {0: tokens})
-    return _export(graph, inputs, shapes, encoder.INPUTS, encoder.OUTPUTS)
+    return _export_encoder(encoder.EncoderGraph(model).eval(), encoder.OUTPUTS)
 
 
 def trace_decoder(model: Transformer) -> onnx_ir.Model:
@@ -103,18 +92,7 @@ def trace_scorer(model: Transformer, layer: int, heads: tuple[int, ...]) -> onnx
 def trace_recurrent_encoder(model: RecurrentSeq2Seq) -> onnx_ir.Model:
     """The encoder graph with dynamic sizes tokens, batch and length."""
     graph = recurrent_encoder.RecurrentEncoderGraph(model).eval()
-    batch, length, count = 3, 16, 20
-    inputs = (
-        torch.ones(count, dtype=torch.int64),
-        torch.zeros(count, dtype=torch.int32),
-        torch.full((batch,), 6, dtype=torch.int32),
-        torch.zeros(batch, length, dtype=torch.int64),
-        torch.zeros(count, dtype=torch.int64),
-    )
-    tokens, rows, places = Dim("tokens"), Dim("batch"), Dim("length")
-    shapes: tuple[object, ...] = ({0: tokens}, {0: tokens}, {0: rows}, {0: rows, 1: places}, {0: tokens})
-    names = ("states", "hidden", "values", *(("keys",) if graph.keys is not None else ()))
-    return _export(graph, inputs, shapes, recurrent_encoder.INPUTS, names)
+    return _export_encoder(graph, ("states", "hidden", "values", *(("keys",) if graph.keys is not None else ())))
 
 
 def trace_recurrent_decoder(model: RecurrentSeq2Seq) -> onnx_ir.Model:
@@ -174,6 +152,21 @@ def trace_recurrent_scorer(model: RecurrentSeq2Seq) -> onnx_ir.Model:
     )
     names = (*recurrent_scorer.INPUTS, "hidden", *shared)
     return _export(graph, inputs, shapes, names, recurrent_scorer.OUTPUTS)
+
+
+def _export_encoder(graph: nn.Module, output_names: tuple[str, ...]) -> onnx_ir.Model:
+    """Of packed sources, which every encoder reads."""
+    batch, length, count = 3, 16, 20
+    inputs = (
+        torch.ones(count, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int32),
+        torch.full((batch,), 6, dtype=torch.int32),
+        torch.zeros(batch, length, dtype=torch.int64),
+        torch.zeros(count, dtype=torch.int64),
+    )
+    tokens, rows, places = Dim("tokens"), Dim("batch"), Dim("length")
+    shapes: tuple[object, ...] = ({0: tokens}, {0: tokens}, {0: rows}, {0: rows, 1: places}, {0: tokens})
+    return _export(graph, inputs, shapes, encoder.INPUTS, output_names)
 
 
 def _export(
