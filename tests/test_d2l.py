@@ -206,6 +206,14 @@ def test_another_models_weights_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "book")
 
 
+def test_sizes_are_not_read_from_what_is_no_matrix(tmp_path: Path) -> None:
+    state = write_book(tmp_path / "book").state_dict()
+    state["decoder.embedding.weight"] = torch.zeros(len(TARGET))
+    save_file(state, tmp_path / "book" / "model.safetensors")
+    with pytest.raises(ExportError, match=rf"decoder\.embedding\.weight is \[{len(TARGET)}\], not a matrix"):
+        read(tmp_path / "book")
+
+
 def test_the_number_of_steps_is_the_bundles_default(tmp_path: Path) -> None:
     write_book(tmp_path / "book", settings={"num_steps": 9, "dropout": 0.1, "bias": False})
     assert read(tmp_path / "book").default_max_new_tokens == 9

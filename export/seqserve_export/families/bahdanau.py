@@ -29,12 +29,13 @@ from seqserve_export.families.d2l import (
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import check_settings, integer, number, one_of
 from seqserve_export.families.vocabulary import Vocabulary
-from seqserve_export.families.weights import REST, fill, format_notes, freeze
+from seqserve_export.families.weights import REST, fill, format_notes, freeze, matrix
 from seqserve_export.model import RecurrentConfig, RecurrentSeq2Seq
 from seqserve_export.model.config import ConfigError
 
 NAME = "bahdanau"
 FORMAT = "Seq2SeqAttentionDecoder"
+BOOK = f"the book's {FORMAT} and its encoder"
 MAX_LENGTH = 1000  # as of the book's other models; this one has no limit of its own
 # Of config.json, which is optional: what shapes must agree with, and how many tokens the book's batches had.
 SIZE = integer(1)
@@ -132,7 +133,7 @@ def infer_config(
     Raises:
         ExportError: settings, vocabularies or options that disagree with the shapes or with one another.
     """
-    tables = (_matrix(tensors, SOURCE_EMBEDDING, file), _matrix(tensors, TARGET_EMBEDDING, file))
+    tables = (matrix(tensors, SOURCE_EMBEDDING, file, BOOK), matrix(tensors, TARGET_EMBEDDING, file, BOOK))
     for vocabulary, table in zip(vocabularies, tables, strict=True):
         if len(vocabulary.tokens) != table.shape[0]:
             raise ExportError(
@@ -157,14 +158,14 @@ def infer_config(
         pad_id=target.id_of(PAD), eos_id=target.id_of(END), decoder_start_id=target.id_of(BEGIN),
         padded_source_length=padded, source_pad_id=source.id_of(PAD) if padded else 0,
         wiring="bahdanau", score="additive",
-        attention_width=_matrix(tensors, "decoder.attention.W_q.weight", file).shape[0], output_bias=True,
+        attention_width=matrix(tensors, "decoder.attention.W_q.weight", file, BOOK).shape[0], output_bias=True,
     )
 
 
 def _hidden_width(tensors: dict[str, Tensor], file: Path) -> int:
     """The encoder's, once it is seen to be one of gated recurrent units."""
     name = "encoder.rnn.weight_hh_l0"
-    rows, columns = _matrix(tensors, name, file).shape
+    rows, columns = matrix(tensors, name, file, BOOK).shape
     if rows != GATES * columns:
         raise ExportError(
             f"{file}: {name} is [{rows}, {columns}], not {GATES} square gates: not gated recurrent units (nn.GRU)"
@@ -176,14 +177,6 @@ def _count_layers(tensors: dict[str, Tensor], side: str) -> int:
     """By the highest number, so that a tensor that is missing is missed and does not hide its layer."""
     found = (match for name in tensors if (match := _LAYER.match(name)) and match[1] == side)
     return 1 + max((int(match[2]) for match in found), default=-1)
-
-
-def _matrix(tensors: dict[str, Tensor], name: str, file: Path) -> Tensor:
-    if name not in tensors:
-        raise ExportError(f"{file}: no {name}: not the state dictionary of the book's {FORMAT} and its encoder")
-    if tensors[name].ndim != 2:
-        raise ExportError(f"{file}: {name} is {list(tensors[name].shape)}, not a matrix")
-    return tensors[name]
 
 
 def tensor_names(config: RecurrentConfig) -> dict[str, str]:

@@ -14,11 +14,12 @@ from seqserve_export.families.checkpoint import DEFAULT_MAX_NEW_TOKENS, LoadedCh
 from seqserve_export.families.files import CONFIG_FILE, digests, read_json, read_weights, weights_file
 from seqserve_export.families.settings import FLAG, MAX_POSITIONS, check_settings, integer, number
 from seqserve_export.families.vocabulary import Vocabulary, read_vocabulary
-from seqserve_export.families.weights import REST, fill, format_notes, freeze
+from seqserve_export.families.weights import REST, fill, format_notes, freeze, matrix
 from seqserve_export.model import Transformer, TransformerConfig
 from seqserve_export.model.config import ConfigError
 from seqserve_export.word_files import WordFiles
 
+BOOK = "the book's Transformer"
 PICKLE_FILE = "model.pt"
 VOCABULARIES = ("source_vocab", "target_vocab")
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -143,7 +144,7 @@ def infer_config(
     Raises:
         ExportError: no head count, or settings and vocabularies that disagree with the shapes.
     """
-    tables = (_tensor(tensors, SOURCE_EMBEDDING, file), _tensor(tensors, TARGET_EMBEDDING, file))
+    tables = (matrix(tensors, SOURCE_EMBEDDING, file, BOOK), matrix(tensors, TARGET_EMBEDDING, file, BOOK))
     for vocabulary, table in zip(vocabularies, tables, strict=True):
         if len(vocabulary.tokens) != table.shape[0]:
             raise ExportError(
@@ -153,7 +154,7 @@ def infer_config(
     layers = {side: _count_blocks(tensors, side) for side in ("encoder", "decoder")}
     sizes = {
         "num_hiddens": width,
-        "ffn_num_hiddens": _tensor(tensors, "encoder.blks.block0.ffn.dense1.weight", file).shape[0],
+        "ffn_num_hiddens": matrix(tensors, "encoder.blks.block0.ffn.dense1.weight", file, BOOK).shape[0],
         "num_blks": layers["encoder"], "num_layers": layers["encoder"],
         "use_bias": "encoder.blks.block0.attention.W_q.bias" in tensors,
         "bias": "encoder.blks.block0.attention.W_q.bias" in tensors,
@@ -194,14 +195,6 @@ def _heads(given: int | None, settings: dict[str, Any], width: int) -> int:
 def _count_blocks(tensors: Iterable[str], side: str) -> int:
     found = {int(match[2]) for name in tensors if (match := _BLOCK.match(name)) and match[1] == side}
     return len(found)
-
-
-def _tensor(tensors: dict[str, Tensor], name: str, file: Path) -> Tensor:
-    if name not in tensors:
-        raise ExportError(f"{file}: no {name}: not the state dictionary of the book's Transformer")
-    if tensors[name].ndim != 2:
-        raise ExportError(f"{file}: {name} is {list(tensors[name].shape)}, not a matrix")
-    return tensors[name]
 
 
 def tensor_names(config: TransformerConfig) -> dict[str, str]:

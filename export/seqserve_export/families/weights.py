@@ -92,6 +92,23 @@ def fill(
     model.tie()
 
 
+def matrix(tensors: Mapping[str, Tensor], name: str, file: Path, model: str) -> Tensor:
+    """A tensor of two axes, whose shape says sizes of the model.
+
+    Args:
+        file: the weights file, for messages.
+        model: whose tensors they should be, for messages.
+
+    Raises:
+        ExportError: it is not there, or has more or fewer axes.
+    """
+    if name not in tensors:
+        raise ExportError(f"{file}: no {name}: not the state dictionary of {model}")
+    if tensors[name].ndim != 2:
+        raise ExportError(f"{file}: {name} is {list(tensors[name].shape)}, not a matrix")
+    return tensors[name]
+
+
 def format_notes(tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     """``format_note`` of tensors as they are stored."""
     return format_note({tensor.dtype for tensor in tensors.values()})
