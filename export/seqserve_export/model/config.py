@@ -1,11 +1,10 @@
 """What a Transformer is made of, as one frozen value. A checkpoint family is a choice of these fields."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from seqserve_export.model.fields import ConfigError as ConfigError
-from seqserve_export.model.fields import check_fields, check_keys, check_vocabularies
+from seqserve_export.model.fields import PlainConfig, check_fields, check_vocabularies
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Norm = Literal["layer", "rms"]
@@ -33,7 +32,7 @@ MAX_TABLE = 1 << 28  # values of a position table that is computed: 1 GiB
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(PlainConfig):
     """Sizes and choices of one encoder-decoder. Lengths count tokens, special tokens included.
 
     ``head_size`` is free of ``width / heads`` (T5-3B has 128-wide heads in 1024 / 32). ``positions`` "sinusoidal"
@@ -150,17 +149,3 @@ class TransformerConfig:
     def value_size(self) -> int:
         """Size of a head's values in retention: the paper's twice the size of its keys unless the family differs."""
         return 2 * self.head_size if self.retention_value_size is None else self.retention_value_size
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
-        """Build from plain values.
-
-        Raises:
-            ConfigError: naming every unknown and every missing key, or a value that does not fit.
-        """
-        check_keys(cls, values)
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, in field order."""
-        return dataclasses.asdict(self)

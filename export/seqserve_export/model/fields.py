@@ -1,13 +1,38 @@
-"""Checks that the description of any canonical model goes through: types, words, sizes and keys."""
+"""What the descriptions of all canonical models have in common: plain values, and checks of types, words and sizes."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 
 class ConfigError(ValueError):
     """A model description that contradicts itself; the message names the field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainConfig:
+    """The description of a model as plain values: its fields are the keys of a config.json."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from plain values.
+
+        Raises:
+            ConfigError: naming every unknown and every missing key, or a value that does not fit.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - set(fields)):
+            raise ConfigError(f"unknown keys: {', '.join(unknown)}")
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        if missing := sorted(required - set(values)):
+            raise ConfigError(f"missing keys: {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in field order."""
+        return dataclasses.asdict(self)
 
 
 def check_fields(config: Any, choices: Mapping[str, tuple[str, ...]], limits: Mapping[str, int]) -> None:
@@ -51,20 +76,6 @@ def check_vocabularies(config: Any) -> None:
         )
     if not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"dropout: {config.dropout} is outside [0, 1)")
-
-
-def check_keys(cls: type[Any], values: Mapping[str, Any]) -> None:
-    """Check that plain values have the keys of a description's class.
-
-    Raises:
-        ConfigError: naming every unknown and every missing key.
-    """
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    if unknown := sorted(set(values) - set(fields)):
-        raise ConfigError(f"unknown keys: {', '.join(unknown)}")
-    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    if missing := sorted(required - set(values)):
-        raise ConfigError(f"missing keys: {', '.join(missing)}")
 
 
 def _ill_typed(declared: object, value: object) -> str | None:

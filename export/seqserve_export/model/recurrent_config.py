@@ -1,10 +1,9 @@
 """What a recurrent encoder-decoder is made of, as one frozen value. A checkpoint family is a choice of these fields."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from seqserve_export.model.fields import ConfigError, check_fields, check_keys, check_vocabularies
+from seqserve_export.model.fields import ConfigError, PlainConfig, check_fields, check_vocabularies
 
 Score = Literal["additive", "dot", "general", "concat"]
 Window = Literal["global", "monotonic", "predictive"]
@@ -24,7 +23,7 @@ LIMITS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrentConfig:
+class RecurrentConfig(PlainConfig):
     """Sizes and choices of one encoder-decoder of gated recurrent units with attention between the two sides.
 
     Lengths count tokens, special tokens included.
@@ -117,17 +116,3 @@ class RecurrentConfig:
     def key_width(self) -> int:
         """How many numbers one source token is compared by."""
         return self.attention_width if self.score in ("additive", "concat") else self.hidden_width
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "RecurrentConfig":
-        """Build from plain values.
-
-        Raises:
-            ConfigError: naming every unknown and every missing key, or a value that does not fit.
-        """
-        check_keys(cls, values)
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, in field order."""
-        return dataclasses.asdict(self)
