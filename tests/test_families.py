@@ -108,6 +108,13 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "no model here" in refusal(tmp_path, "marian")
 
 
+def test_weights_saved_by_hand_are_told_what_belongs_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "attention.pt").write_bytes(b"")
+    said = refusal(tmp_path)
+    assert "Beside attention.pt it takes config.json or" in said
+    assert "source_vocab.json and target_vocab.json, with the weights called model.pt or model.safetensors" in said
+
+
 def test_a_model_one_directory_below_is_pointed_at(tmp_path: Path) -> None:
     write_native(tmp_path / "one")
     assert f"did you mean {tmp_path / 'one'}?" in refusal(tmp_path)

@@ -83,11 +83,22 @@ async def test_an_answer_streams_in_and_can_be_looked_into_by_keyboard() -> None
             await page.select_option("#head", "3")
             await says(page, "#attention-note", re.compile("layer 2 of 2, head 3"))
             assert [each.heads for (each,) in engine.passes][-2:] == [Heads(1, None), Heads(1, 2)]
+            await cut_off(page)
             await alternatives(page)
             await page.click("#metrics summary")
             await says(page, "#metrics-figures", re.compile("since start"))
             await hypotheses(page)
             await refusals(page)
+
+
+async def cut_off(page: Page) -> None:
+    """An answer that fills the model cannot be scored: its own map is drawn then, and not that of the one before."""
+    await ask(page, "x")  # repeats "<unk>" for ever
+    await says(page, "#attention-note", re.compile("alignment, and not layer 2 of 2, head 3.*room for the end"))
+    assert "Attention map of 64 target tokens" in (await page.locator("#map svg").get_attribute("aria-label") or "")
+    await ask(page, "c d")
+    await says(page, "#attention-note", re.compile(r"Shown: layer 2 of 2, head 3\.$"))
+    await page.wait_for_selector("#map svg[aria-label*='of 15 target']")
 
 
 async def looked_into(page: Page) -> None:
@@ -154,6 +165,14 @@ async def refusals(page: Page) -> None:
     assert not await wide(page)
 
 
+# Of the attention map, those that its drawing cuts off.
+LABELS_OUTSIDE = """() => {
+  const map = document.querySelector("#map svg").getBoundingClientRect();
+  return [...document.querySelectorAll("#map text")].filter((text) => {
+    const box = text.getBoundingClientRect();
+    return box.left < map.left - 1 || box.top < map.top - 1 || box.right > map.right + 1;
+  }).map((text) => text.textContent);
+}"""
 MARKUP = "<SCRIPT>alert(1)</SCRIPT> <IMG SRC=X ONERROR=alert(2)> &AMP; {{7*7}}"
 
 
@@ -167,6 +186,7 @@ async def test_text_stays_text_in_every_script_and_on_a_phone() -> None:
             await page.wait_for_selector(ANSWERED)
             assert await page.inner_text("#stream") == MARKUP.upper()
             assert await page.locator("#answer script, #answer img, #attention img").count() == 0
+            assert await page.evaluate(LABELS_OUTSIDE) == []
             for text in ("שלום עולם", "🎉 👩‍👩‍👧 ÄÖ", "wörd" * 200):
                 await ask(page, text)
                 await says(page, "#stream", text.upper())
@@ -207,7 +227,18 @@ async def test_a_server_that_goes_and_comes_back_as_another_is_noticed_and_what_
                 await ask(page, "two dogs play")
                 await page.wait_for_selector(ANSWERED)
                 assert await page.inner_text("#stream") == "TWO DOGS PLAY"
+                await outlived(page, second)
                 await cancelled(page, second)
+
+
+async def outlived(page: Page, server: FakeServer) -> None:
+    """An answer of a version that is not served any more: what another one thinks of it is not asked."""
+    asked = len(server.servicer.calls)
+    server.servicer.version = "0000aaaa1111"
+    await says(page, "#notices [data-key=models] span", re.compile("from version fedcba987654 to 0000aaaa1111"))
+    await page.click("#tokens button >> nth=1")
+    await says(page, "#alternatives-note", re.compile("version fedcba987654, which the server does not serve any more"))
+    assert len(server.servicer.calls) == asked
 
 
 async def cancelled(page: Page, server: FakeServer) -> None:

@@ -64,6 +64,8 @@ async def test_the_default_model_is_that_of_requests_without_a_name(toys: Toys) 
         stub = make_stub(channel)
         assert await tokens(stub, "") == expected(2)
         assert await tokens(stub, "de") == expected(0)
+        described = await stub.GetModelInfo(pb.GetModelInfoRequest())
+        assert [model.name for model in described.models] == ["fr", "de"]  # who takes the first takes the default
     with pytest.raises(StartupError, match="--default-model: 'nl' is not one of de, fr"):
         async with serving_toys(toys, *paths, default_model="nl"):
             raise AssertionError("it must not start")

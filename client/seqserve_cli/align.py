@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(return_alignment=True)  # decoding options are read by name
     parser.add_argument(
         "--layer", type=remote.at_least(1), metavar="N",
-        help="of this decoder layer, from 1, in place of the model's usual heads; `seqserve info` tells of how many"
+        help="of this decoder layer, from 1, in place of the model's usual heads; `seqserve info` tells of how many;"
+        " not of an answer cut off at the model's limit, which has no room for the end token of scoring"
     )
     parser.add_argument(
         "--head", type=remote.at_least(1), metavar="N", help="of this head of --layer, from 1 (default: their mean)"

@@ -59,11 +59,11 @@ def resolve_scoring(
         model.eos_id, model.max_new_tokens, length_penalty=float(penalty), extra_length=defaults.extra_length
     )
     frame = frame_of(options.source_language, options.target_language, model)
-    priority, heads = resolve_priority(options.priority), _heads(options, choosable_heads)
+    priority, heads = resolve_priority(options.priority), _heads(options, choosable_heads, model)
     return Scoring(frame, search, bool(options.return_alignment), priority, heads)
 
 
-def _heads(options: ScoreOptions, choosable: tuple[int, int]) -> Heads | None:
+def _heads(options: ScoreOptions, choosable: tuple[int, int], model: ModelDescription) -> Heads | None:
     """Counted from 1 by callers, as ``alignment_source`` does."""
     asked = {"alignment_layer": options.alignment_layer, "alignment_head": options.alignment_head}
     if options.alignment_layer is None:
@@ -71,8 +71,10 @@ def _heads(options: ScoreOptions, choosable: tuple[int, int]) -> Heads | None:
             raise InvalidRequest("options.alignment_head", "is one of a layer's: options.alignment_layer is required")
         return None
     if choosable == (0, 0):
+        told = f"this bundle offers no choice, it tells the attention of {model.alignment or 'its usual heads'} only"
+        # Recurrent models attend to the source in one layer, with one head: no export makes a choice of that.
         raise InvalidRequest(
-            "options.alignment_layer", "this bundle tells the attention of its usual heads only; export the model again"
+            "options.alignment_layer", told + "; where the model has more, one that is exported again offers them"
         )
     for (name, value), most in zip(asked.items(), choosable, strict=True):
         if value is not None and not 1 <= value <= most:

@@ -104,14 +104,15 @@ class ServedModels:
         return list(self._servings.values())
 
     def all(self) -> list[ServedModel]:
-        """The models.
+        """The models; that of requests without a name, where several are served and there is one, before the others.
 
         Raises:
             Loading: they are not all loaded and warm yet.
         """
         if not self._open:
             raise Loading
-        return [serving.model for serving in self._servings.values()]
+        names = sorted(self._servings, key=lambda name: name != self._default)  # stable: the others stay in their order
+        return [self._servings[name].model for name in names]
 
     def check_room(self, tenant: str) -> None:
         """Refuse a call of which nobody has read what it brings, nor for which model, if there is room for nothing.

@@ -24,15 +24,19 @@ export class Alternatives {
     return !byId("alternatives").hidden;
   }
 
-  /** Ask, and show what comes. `question` is that of the answer: source, model and options. */
-  async show(question, hypothesis, place, label) {
+  /**
+   * Ask, and show what comes. `question` is that of the answer: source, model and options. `stale` says why there is
+   * nothing to ask, where there is not.
+   */
+  async show(stale, question, hypothesis, place, label) {
     this.aborted?.abort();
     const asking = this.aborted = new AbortController();
     this.place = place;
     byId("alternatives").hidden = false;
     byId("alternatives-title").textContent = `In place of “${label}”`;
     byId("alternatives-list").replaceChildren();
-    byId("alternatives-note").textContent = "Asking the server …";
+    byId("alternatives-note").textContent = stale || "Asking the server …";
+    if (stale) return;
     const before = hypothesis.token_ids.slice(0, place);
     const options = Object.fromEntries(Object.entries(question.options).filter(([name]) => !LEFT_OUT.has(name)));
     Object.assign(options, {

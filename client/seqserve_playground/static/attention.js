@@ -5,6 +5,8 @@ import { byId, drawn, element, percent } from "./elements.js";
 
 const LEAST = 0.01; // weights below it are not drawn
 const LABEL = 12; // characters of a label
+const LINE = 13; // pixels; the size of their font
+const SLANT = Math.PI / 3; // of the labels of columns
 const MOST_CELLS = 40_000;
 
 export class AttentionMap {
@@ -31,9 +33,10 @@ export class AttentionMap {
       return;
     }
     this.size = sources.length > 40 ? 14 : 26;
-    this.left = 12 + 7.5 * Math.max(...targets.map((label) => Math.min(LABEL, [...label].length)));
-    this.top = 12 + 6.5 * Math.max(...sources.map((label) => Math.min(LABEL, [...label].length)));
-    const width = this.left + this.size * sources.length + Math.max(20, this.top * 0.6);
+    this.left = 14 + widest(targets);
+    const slanted = widest(sources);
+    this.top = 14 + slanted * Math.sin(SLANT) + LINE * Math.cos(SLANT);
+    const width = this.left + this.size * sources.length + slanted * Math.cos(SLANT) + LINE;
     const height = this.top + this.size * targets.length + 4;
     this.marker = drawn("rect", { class: "here", width: this.size, height: this.size, visibility: "hidden" });
     this.svg = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": this.summary() },
@@ -128,6 +131,13 @@ export class AttentionMap {
     byId("map-info").textContent = row === null || whole ? "\u00a0"
       : `${this.targets[row]} → ${this.sources[column]}: ${percent(this.weights[row][column])}`;
   }
+}
+
+/** Pixels of the widest label: how wide characters are depends on the script and on the fonts that are there. */
+function widest(labels) {
+  const canvas = document.createElement("canvas").getContext("2d");
+  canvas.font = `700 ${LINE}px ${getComputedStyle(document.body).fontFamily}`; // bold, as those are that are pointed at
+  return Math.max(...labels.map((label) => canvas.measureText(short(label)).width));
 }
 
 const short = (label) => ([...label].length > LABEL ? `${[...label].slice(0, LABEL - 1).join("")}…` : label);

@@ -11,13 +11,14 @@ import { ServerWatch } from "./server_watch.js";
 import { TokenView } from "./tokens.js";
 import { showTiming } from "./timing.js";
 
-const state = { model: null, question: null, result: null, hypothesis: null, running: null };
+// `model` is the one that the form is for; `answered` the one that gave the answer on the page.
+const state = { model: null, answered: null, question: null, result: null, hypothesis: null, running: null };
 
 const tokens = new TokenView(choose, (place) => {
   if (place !== map.row) map.mark(place, null); // the map that asked for it has marked a column, too
 });
 const map = new AttentionMap((row) => tokens.look(row));
-const heads = new Heads(showWeights);
+const heads = new Heads(showWeights, stale);
 const alternatives = new Alternatives(continueFrom, (place) => {
   tokens.expand(-1);
   tokens.focus(place);
@@ -37,7 +38,6 @@ function takeModel() {
   state.model = watch.models?.find((model) => model.name === byId("model").value) ?? null;
   if (!state.model) return;
   showOptions(state.model);
-  heads.offer(state.model);
   byId("source-label").textContent = state.model.has_tokenizer ? "Source text" : "Source token ids, between spaces";
   byId("source").placeholder = state.model.has_tokenizer ? "Type or paste a text" : "This model has no tokenizer: token ids, between spaces";
   hint();
@@ -48,6 +48,13 @@ function hint() {
   const { model } = state;
   const limit = model ? `; ${model.name} takes ${model.limits.max_source_tokens} tokens` : "";
   byId("source-hint").textContent = `${length.toLocaleString("en")} characters${limit}`;
+}
+
+/** Why an answer of that model cannot be gone into any more; "" where it can. */
+function stale(model) {
+  const now = watch.models?.find(({ name }) => name === model?.name);
+  if (now?.version === model?.version) return "";
+  return `This answer is of ${model.name}, version ${model.version}, which the server does not serve any more. Generate again.`;
 }
 
 /** What the form asks. */
@@ -70,6 +77,7 @@ async function ask(changes = {}, given = "") {
   begin(given);
   const asking = state.running = new AbortController();
   const started = performance.now();
+  const { model } = state; // another may be chosen, or served, before the answer is there
   let first = null;
   try {
     const question = questionOf();
@@ -83,6 +91,7 @@ async function ask(changes = {}, given = "") {
         first ??= performance.now();
         byId("stream").append(record.text || idText(record.token_ids));
       } else if (record.type === "result") {
+        state.answered = model;
         finish(record.result, { total: performance.now() - started, first: first === null ? null : first - started });
       }
     }
@@ -158,7 +167,8 @@ function finish(result, seen) {
   state.result = result;
   byId("stream").replaceChildren(result.hypotheses[0].text || idText(result.hypotheses[0].token_ids));
   const cut = result.truncated_token_count ? `; ${result.truncated_token_count} source tokens were cut off` : "";
-  byId("progress").textContent = (ENDS[result.finish_reason] ?? result.finish_reason) + cut;
+  const whose = watch.models?.length > 1 && state.answered ? `${state.answered.name}: ` : "";
+  byId("progress").textContent = whose + (ENDS[result.finish_reason] ?? result.finish_reason) + cut;
   byId("details").hidden = false;
   showRanked(result.hypotheses);
   showTiming(result, seen);
@@ -196,19 +206,19 @@ const columns = (hypothesis, sources) =>
 
 function showAttention(hypothesis) {
   byId("attention").hidden = !hypothesis.alignment;
-  if (hypothesis.alignment) heads.show(state.question, hypothesis, state.model);
+  if (hypothesis.alignment) heads.show(state.question, hypothesis, state.answered);
 }
 
-function showWeights(weights, words) {
+function showWeights(weights, words, why = "") {
   byId("attention-note").textContent = "Rows are tokens of the answer, columns tokens of the source; the larger a square, " +
-    `the more the row looked at the column. Shown: ${words}.`;
+    `the more the row looked at the column. Shown: ${words}.${why && ` ${why}`}`;
   map.show(tokens.pieces.map((piece) => piece.text), tokens.sources.map((piece) => piece.text), weights);
   tokens.realign(weights);
 }
 
 function choose(place) {
   tokens.expand(place);
-  alternatives.show(state.asked ?? state.question, state.hypothesis, place, tokens.pieces[place].text);
+  alternatives.show(stale(state.answered), state.asked ?? state.question, state.hypothesis, place, tokens.pieces[place].text);
 }
 
 function continueFrom(ids, label) {

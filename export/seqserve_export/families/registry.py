@@ -18,7 +18,7 @@ from seqserve_export.families import (
     torch_transformer,
 )
 from seqserve_export.families.checkpoint import Family
-from seqserve_export.families.files import CONFIG_FILE, read_json
+from seqserve_export.families.files import CONFIG_FILE, SAFETENSORS_FILE, read_json
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -54,6 +54,7 @@ FAMILIES: dict[str, Family] = {
     )
 }
 AUTO = "auto"
+SAVED_AS = (".pt", ".pth", ".params", ".ckpt", ".bin", ".safetensors")  # how names of weights end, of whatever library
 
 
 def choose_family(directory: Path, name: str = AUTO) -> Family:
@@ -98,5 +99,17 @@ def _unknown(directory: Path) -> str:
     below = sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_FILE}"))
     if len(below) > 1:
         return f"{directory}: several models below ({', '.join(below[:5])}); name one of these directories"
-    hint = f"; did you mean {directory / below[0]}?" if below else f"; {supported}"
+    hint = f"; did you mean {directory / below[0]}?" if below else _put_together(directory) or f"; {supported}"
     return f"{directory}: no model here (no {CONFIG_FILE}){hint}"
+
+
+def _put_together(directory: Path) -> str:
+    """What is missing beside weights that somebody saved by hand: no library says it, as it does for its own."""
+    found = sorted(path.name for path in directory.iterdir() if path.suffix in SAVED_AS)
+    if not found:
+        return ""
+    return (
+        f". Beside {found[0]} it takes {CONFIG_FILE} or, for models of \"Dive into Deep Learning\" (d2l, bahdanau), "
+        f"source_vocab.json and target_vocab.json, with the weights called {d2l.PICKLE_FILE} or {SAFETENSORS_FILE}; "
+        "what each family reads is in docs/checkpoints.md"
+    )
