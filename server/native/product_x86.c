@@ -35,28 +35,53 @@ INLINE void finish(const Product *work, size_t row, const Columns *c, __m512i su
   _mm512_mask_storeu_ps(work->result + place, c->used, v);
 }
 
-// ``height`` rows by ``width`` blocks of columns, in as many registers.
+#define MOST_HEIGHT 6
+#define MOST_WIDTH 4  // 24 registers of sums; the others hold columns and a row's number
+
+// ``height`` rows by ``width`` blocks of columns. Arrays of sizes known here, and no branch in the loop: else the sums are
+// kept in memory, and it takes several times as long.
 INLINE void vnni_part(const Product *work, size_t row, const size_t height, size_t block, const size_t width) {
   const Matrix *m = work->matrix;
   const int8_t *columns = m->packed + block * 16 * m->padded_depth;
   const uint8_t *rows = work->rounded + row * m->depth;
-  __m512i sums[height * width];
-  for (size_t i = 0; i < height * width; i++) sums[i] = _mm512_setzero_si512();
-  for (size_t k = 0; k < m->depth; k += 4) {
-    __m512i weights[width];
-    for (size_t j = 0; j < width; j++)
-      weights[j] = _mm512_loadu_si512(columns + j * 16 * m->padded_depth + k * 16);
+  const size_t whole = m->depth / 4 * 4;
+  __m512i sums[MOST_HEIGHT][MOST_WIDTH], weights[MOST_WIDTH];
+  for (size_t i = 0; i < height; i++)
+    for (size_t j = 0; j < width; j++) sums[i][j] = _mm512_setzero_si512();
+  for (size_t k = 0; k < whole; k += 4) {
+    for (size_t j = 0; j < width; j++) weights[j] = _mm512_loadu_si512(columns + (j * m->padded_depth + k) * 16);
+    for (size_t i = 0; i < height; i++) {
+      int32_t four;
+      memcpy(&four, rows + i * m->depth + k, 4);
+      __m512i values = _mm512_set1_epi32(four);
+      for (size_t j = 0; j < width; j++) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], values, weights[j]);
+    }
+  }
+  if (whole < m->depth) {
     for (size_t i = 0; i < height; i++) {
       int32_t four = 0;
-      memcpy(&four, rows + i * m->depth + k, m->depth - k < 4 ? m->depth - k : 4);
-      __m512i values = _mm512_set1_epi32(four);
+      memcpy(&four, rows + i * m->depth + whole, m->depth - whole);
       for (size_t j = 0; j < width; j++)
-        sums[i * width + j] = _mm512_dpbusd_epi32(sums[i * width + j], values, weights[j]);
+        sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], _mm512_set1_epi32(four),
+                                         _mm512_loadu_si512(columns + (j * m->padded_depth + whole) * 16));
     }
   }
   for (size_t j = 0; j < width; j++) {
     const Columns c = columns_of(work, block + j);
-    for (size_t i = 0; i < height; i++) finish(work, row + i, &c, sums[i * width + j]);
+    for (size_t i = 0; i < height; i++) finish(work, row + i, &c, sums[i][j]);
+  }
+}
+
+// All rows by ``width`` blocks: six at a time, and what is left at once.
+INLINE void vnni_rows(const Product *work, size_t block, const size_t width) {
+  size_t row = 0;
+  for (; row + MOST_HEIGHT <= work->rows; row += MOST_HEIGHT) vnni_part(work, row, MOST_HEIGHT, block, width);
+  switch (work->rows - row) {
+    case 5: vnni_part(work, row, 5, block, width); break;
+    case 4: vnni_part(work, row, 4, block, width); break;
+    case 3: vnni_part(work, row, 3, block, width); break;
+    case 2: vnni_part(work, row, 2, block, width); break;
+    case 1: vnni_part(work, row, 1, block, width); break;
   }
 }
 
@@ -64,15 +89,9 @@ int product_vnni(const void *given, size_t first, size_t last) {
   const Product *work = given;
   size_t block = first * TASK_BLOCKS, end = last * TASK_BLOCKS;
   if (end > work->matrix->blocks) end = work->matrix->blocks;
-  size_t height = work->rows / 4 * 4;
-  for (; block + 4 <= end; block += 4) {
-    for (size_t row = 0; row < height; row += 4) vnni_part(work, row, 4, block, 4);
-    for (size_t row = height; row < work->rows; row++) vnni_part(work, row, 1, block, 4);
-  }
-  for (; block < end; block++) {
-    for (size_t row = 0; row < height; row += 4) vnni_part(work, row, 4, block, 1);
-    for (size_t row = height; row < work->rows; row++) vnni_part(work, row, 1, block, 1);
-  }
+  for (; block + MOST_WIDTH <= end; block += MOST_WIDTH) vnni_rows(work, block, MOST_WIDTH);
+  for (; block + 2 <= end; block += 2) vnni_rows(work, block, 2);
+  for (; block < end; block++) vnni_rows(work, block, 1);
   return 1;
 }
 
