@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from arithmetic_engine import ArithmeticEngine
 from faulty_engine import FaultyEngine
-from seqserve_server import service
+from seqserve_server import event_loop, service
 from seqserve_server.config import ServerConfig
 from seqserve_server.served_model import ServedModel
 from seqserve_server.server import serve
@@ -108,7 +108,7 @@ def main() -> int:
             engine.on_hang = stand_still
         return await serve(config, lambda line: print(line, flush=True), load)  # noqa: T201
 
-    return asyncio.run(run())
+    return event_loop.run(run())
 
 
 if __name__ == "__main__":

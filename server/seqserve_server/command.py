@@ -1,13 +1,12 @@
 """``seqserve serve``: flags to a running server."""
 
 import argparse
-import asyncio
 import contextlib
 import logging
 import sys
 
 from seqserve.bundle import BundleError
-from seqserve_server import allocator
+from seqserve_server import allocator, event_loop
 from seqserve_server.config import add_arguments, resolve
 from seqserve_server.errors import ConfigError, StartupError
 from seqserve_server.log_lines import configure
@@ -30,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
         check_process()
         allocator.bound_arenas()
-        return asyncio.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
+        return event_loop.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
     except (StartupError, BundleError) as error:
         print(f"seqserve serve: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, ConfigError) else 1
