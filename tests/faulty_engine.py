@@ -32,7 +32,7 @@ class FaultyEngine:
         always: Every run raises.
         deadly: A source that holds this token kills the thread: not even the loop survives what it raises.
         hanging: A step over a source that holds this token does not return, until ``let_go``.
-        killing: A step over a source that holds this token kills the process, as a fault in native code does.
+        killing: A step or a pass over a source that holds this token kills the process, as a fault in native code does.
         on_hang: Called when it begins to hang.
         seconds: What every step takes longer.
         runs: How many were asked for.
@@ -168,6 +168,8 @@ class FaultyEngine:
     def score(self, pairs: Sequence[Pair]) -> list[Scored]:
         """One pass, or raise."""
         self._begin()
+        if self._holds([tuple(pair.source) for pair in pairs], self.killing):
+            os.kill(os.getpid(), signal.SIGKILL)
         if any(self.bad_score in pair.source for pair in pairs):
             self._raise("a scorer at /secret/path breaks on a bad source")
         return self.inner.score(pairs)

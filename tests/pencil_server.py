@@ -21,8 +21,10 @@ from arithmetic_engine import ArithmeticEngine
 from faulty_engine import FaultyEngine
 from seqserve_server import event_loop, service
 from seqserve_server.config import ServerConfig
+from seqserve_server.crash_journal import CrashJournal
 from seqserve_server.served_model import ServedModel
 from seqserve_server.server import serve
+from seqserve_server.suspects import Suspects
 from serving import make_config, make_model
 
 NAN, BAD_STEP, BAD_ENCODE, HANG, DIE, KILL = 28, 27, 22, 25, 24, 23
@@ -34,6 +36,7 @@ class Process:
 
     process: "subprocess.Popen[str]"
     target: str
+    metrics: str = ""
 
     @property
     def pid(self) -> int:
@@ -55,7 +58,7 @@ def pencil_server(
         assert process.stdout is not None
         ready = process.stdout.readline().split()
         assert ready[:1] == ["ready"], "it did not start"
-        yield Process(process, ready[1].removeprefix("grpc="))
+        yield Process(process, ready[1].removeprefix("grpc="), ready[2].removeprefix("metrics="))
     finally:
         process.kill()
         process.communicate()
@@ -69,7 +72,19 @@ def _unread_option() -> None:
     vars(service)["read_inputs"] = broken
 
 
-PLANTS = {"unread option": _unread_option}
+def _nothing_noted() -> None:
+    """Planted: a crash leaves nothing behind."""
+    CrashJournal.enter = lambda self, digest: None  # type: ignore[method-assign]
+
+
+def _all_suspects_at_once() -> None:
+    """Planted: suspects do not wait for one another."""
+    Suspects.take_turn = lambda self: True  # type: ignore[method-assign]
+
+
+PLANTS = {
+    "unread option": _unread_option, "nothing noted": _nothing_noted, "all suspects at once": _all_suspects_at_once,
+}
 
 
 def main() -> int:
@@ -82,8 +97,9 @@ def main() -> int:
     if plant := given.pop("plant", ""):
         PLANTS[plant]()
     host = given.pop("host", "127.0.0.1")
+    journal = Path(given.pop("crash_journal")) if "crash_journal" in given else None
     numbers = {name: int(value) for name, value in given.items()}
-    config = make_config(bundles=(Path("pencil"),), host=host, **numbers)
+    config = make_config(bundles=(Path("pencil"),), host=host, crash_journal=journal, **numbers)
     logging.basicConfig(level=level.upper(), stream=sys.stderr)
     loops: list[asyncio.AbstractEventLoop] = []
     rows, positions = max(128, config.max_rows), max(128, longest)

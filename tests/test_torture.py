@@ -16,14 +16,14 @@ from seqserve_server.loop import Loop
 from seqserve_server.scheduler import Scheduler
 from seqserve_server.served_models import ServedModels
 from test_isolation import FailsEverybody
-from torture import bundles, callers, faults, garbage, hostile, losses, restarts, swap_memory, swaps
+from torture import bundles, callers, faults, garbage, hostile, losses, poison, restarts, swap_memory, swaps
 
 
 @pytest.mark.parametrize(
     ("row", "count"),
     [(callers.cancels, 320), (callers.deadlines, 150), (garbage.parsed, 20_000), (garbage.sent, 600),
      (hostile.connections, 1000), (faults.step_faults, 200), (losses.kills, 12), (losses.hangs, 1),
-     (restarts.restarts, 2)],
+     (poison.poison, 2), (restarts.restarts, 2)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_a_row_holds(row: Callable[[int], Any], count: int) -> None:
@@ -82,6 +82,14 @@ async def test_callers_of_an_engine_that_died_who_are_told_nothing_are_found(mon
     monkeypatch.setattr(ServedModels, "close", lambda self, why: None)
     with pytest.raises(AssertionError, match=r"still inside|left waiting"):
         await losses.kills(1)
+
+
+@pytest.mark.parametrize(("plant", "said"), [
+    ("nothing noted", "restarts for one input"), ("all suspects at once", "innocent input was refused"),
+])
+async def test_a_quarantine_that_does_not_hold_is_found(plant: str, said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        await poison.poison(8, plant)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ SeqserveError
 ├── Unauthenticated     the caller gets a valid token
 ├── PermissionDenied    the caller names its own tenant, or none
 ├── Unsupported         the operator exports the model again: it has no scorer
+├── Quarantined         nobody but the operator: this very input crashed the server before; others are welcome
 ├── QueueFull           the caller waits (``retry_after``) and tries again
 ├── DeadlineExceeded    the caller waits longer, or asks for less
 ├── Cancelled           nobody: this side cancelled, or the server stopped before it could answer
@@ -97,6 +98,12 @@ class PermissionDenied(SeqserveError):
 
 class Unsupported(SeqserveError):
     """What the served model cannot do: scores and alignments need a bundle with a scorer."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class Quarantined(SeqserveError):
+    """An input that was being computed each time the server's process crashed; ``metadata["place"]`` says which."""
 
     default_code = grpc.StatusCode.FAILED_PRECONDITION
 

@@ -15,6 +15,7 @@ from seqserve_client.errors import (
     MessageTooLarge,
     ModelNotFound,
     PermissionDenied,
+    Quarantined,
     QueueFull,
     SeqserveError,
     ServerError,
@@ -28,6 +29,7 @@ from seqserve_client.errors import (
 _BY_REASON: dict[str, type[SeqserveError]] = {
     "INPUT_TOO_LONG": InputTooLong,
     "MODEL_NOT_FOUND": ModelNotFound,
+    "QUARANTINED": Quarantined,
     "QUEUE_FULL": QueueFull,
 }
 _BY_CODE: dict[grpc.StatusCode, type[SeqserveError]] = {

@@ -114,6 +114,10 @@ class ServerConfig:
         30, "seconds without a finished step, while there is work, after which the engine hangs and the process ends; "
         "0 for never", 0, 3600
     )
+    crash_journal: Path | None = _setting(
+        None, "file that knows, also after a crash, what was in the engine: requests that end the process twice are "
+        "refused from then on", kind=Path
+    )
     write_timeout_seconds: int = _setting(
         60, "seconds that a client has to read a message of a stream before its request is cancelled; 0 for ever",
         0, 3600,

@@ -18,6 +18,7 @@ from seqserve_server.errors import (
 )
 from seqserve_server.gate import Entered, Gate
 from seqserve_server.loop import Loop
+from seqserve_server.quarantine import QuarantineDoor
 from seqserve_server.request import (
     Event,
     Failed,
@@ -57,8 +58,8 @@ class Stream:
 class Dispatcher:
     """Owns request ids and the callers that wait. All methods but ``publish`` belong to the event loop's thread."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, quarantine: QuarantineDoor | None = None) -> None:
+        self._gate, self._quarantine = gate, quarantine or QuarantineDoor()
         self._ids = itertools.count(1)
         self._callers: dict[int, Batch | Stream] = {}
         self._entered: dict[int, Entered] = {}
@@ -119,7 +120,7 @@ class Dispatcher:
             size: Bytes of the message that they came in.
 
         Raises:
-            QueueFull, DeadlineUnreachable: none of them was let in.
+            Quarantined, QueueFull, DeadlineUnreachable: none of them was let in.
             EngineFailure, EngineStopped, Draining, DeadlinePassed: one of them did not end well.
         """
         return [_completed(event, Finished) for event in await self._run(self._enter(requests, size))]
@@ -183,6 +184,7 @@ class Dispatcher:
         call = CURRENT.get()
         if call is not None and not admitted:
             call.offered(requests)
+        requests = self._quarantine.marked(requests)
         now = time.monotonic()
         entered = self._gate.enter(requests, size, now, refuse=not admitted)
         numbered = [replace(request, id=next(self._ids), arrival=now) for request in requests]

@@ -43,6 +43,11 @@ class Runner:
         return self._rounds + sum(loop.progress for loop in list(self._loops))
 
     @property
+    def ended(self) -> bool:
+        """Whether the thread steps nothing any more. From any thread."""
+        return self._closed
+
+    @property
     def has_work(self) -> bool:
         """Whether requests wait for the thread and it is about them. Loading a model may take its time."""
         return not self._on_errand and any(loop.busy for loop in list(self._loops))
@@ -64,6 +69,7 @@ class Runner:
             if loop in self._loops:
                 self._loops.remove(loop)
                 loop.close()
+                loop.let_go()
 
         return self.call(removed)
 

@@ -6,6 +6,7 @@ ServerError
 ├── UnknownModel        the caller changes the name
 ├── Unauthenticated     the caller gets a valid token
 ├── TenantDenied        the caller names its own tenant, or none
+├── Quarantined         we look at the log: the request ended the process before
 ├── NoScorer            the operator exports the model again, or lets it be opened whole
 ├── QueueFull           the caller waits and tries again
 ├── Loading             the caller waits and tries again
@@ -72,6 +73,19 @@ class TenantDenied(ServerError):
 
     def __init__(self) -> None:
         super().__init__("metadata.x-tenant: the call's token belongs to another tenant")
+
+
+class Quarantined(ServerError):
+    """A request that was in the engine when processes ended uncleanly; ``place`` is its own in the call, from 0."""
+
+    reason = "QUARANTINED"
+
+    def __init__(self, place: int) -> None:
+        super().__init__(
+            f"input {place} of this call was being computed each time that the server's process ended uncleanly; it is "
+            "not computed again with this version of the model"
+        )
+        self.place = place
 
 
 class NoScorer(ServerError):

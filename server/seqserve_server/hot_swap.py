@@ -16,6 +16,7 @@ from seqserve_server import allocator
 from seqserve_server.bundle_directories import Found, find_bundles, look_at
 from seqserve_server.config import ServerConfig
 from seqserve_server.cost_model import CostModel
+from seqserve_server.custody import Custody
 from seqserve_server.dispatch import Dispatcher
 from seqserve_server.engine_thread import Runner
 from seqserve_server.errors import ServerError, StartupError
@@ -23,6 +24,7 @@ from seqserve_server.gate import Gate
 from seqserve_server.loop import Loop, StepFacts
 from seqserve_server.metrics import ModelLabels, ModelMetrics, reload_counter
 from seqserve_server.priority import in_lowered_thread
+from seqserve_server.quarantine import Quarantine
 from seqserve_server.request import Event
 from seqserve_server.served_model import ServedModel
 from seqserve_server.served_models import ServedModels, Serving
@@ -44,6 +46,7 @@ class Surroundings:
     runner: Runner
     gate: Gate
     registry: CollectorRegistry
+    quarantine: Quarantine
 
 
 class HotSwap:
@@ -222,14 +225,18 @@ class HotSwap:
             metrics = self._metrics[description.name] = ModelMetrics(labels, around.config.cache_bytes)
             around.registry.register(metrics)
         costs, note = CostModel(), metrics.attach(labels, model.engine)
-        dispatcher = Dispatcher(around.gate.beside(costs))
+        quarantine = around.quarantine
+        dispatcher = Dispatcher(around.gate.beside(costs), quarantine.door(description.name, model.version))
 
         def observe(facts: StepFacts, events: list[Event]) -> None:
             note(facts, events)
             costs.observe(facts, events)
 
         fairness = Fairness(around.config.max_overtaken, read_weights(around.config.tenant_weights))
-        loop = Loop(model.engine, model.scheduler(fairness, costs), dispatcher.publish, observe, example=model.example)
+        loop = Loop(
+            model.engine, model.scheduler(fairness, costs), dispatcher.publish, observe, example=model.example,
+            custody=Custody(quarantine.watch),
+        )
         await _of_thread(around.runner.add(loop))
         return around.models.put(Serving(model, dispatcher, loop))
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from seqserve_server.custody import Custody
 from seqserve_server.engine import Engine, Pair, StepInput
 from seqserve_server.isolation import Isolation
 from seqserve_server.plan import Plan
@@ -59,15 +60,18 @@ class Loop:
     """One model's iterations. ``submit`` and ``cancel`` may be called from any thread, all else by the one that steps.
 
     ``wake`` is called after every message; who steps loops (:mod:`.engine_thread`) sets it. ``example`` is what the
-    engine has to be able to do before it is given up for requests that fail (:mod:`.isolation`).
+    engine has to be able to do before it is given up for requests that fail (:mod:`.isolation`); ``custody`` is what a
+    crash journal has to do with it.
     """
 
     def __init__(
         self, engine: Engine, scheduler: Scheduler, publish: Publish,
         observe: Observe | None = None, clock: Callable[[], float] = time.monotonic, example: Pair | None = None,
+        custody: Custody | None = None,
     ) -> None:
         self._engine, self._scheduler, self._isolation = engine, scheduler, Isolation(engine, example=example)
         self._publish, self._observe, self._clock = publish, observe, clock
+        self._custody = Custody() if custody is None else custody  # one that holds nobody is falsy
         self.wake: Callable[[], None] = _nobody
         self._inbox: deque[Request | ScoreRequest | int] = deque()
         self._unpublished: list[Event] = []  # outlives a step that raises: its terminal events are owed all the same
@@ -84,12 +88,12 @@ class Loop:
     @property
     def busy(self) -> bool:
         """Whether a step has something to do."""
-        return bool(self._inbox) or not self._scheduler.idle
+        return bool(self._inbox) or not self._scheduler.idle or len(self._custody) > 0
 
     @property
     def empty(self) -> bool:
         """Whether every request that a step has seen has ended."""
-        return self._scheduler.empty
+        return self._scheduler.empty and not len(self._custody)
 
     def submit(self, requests: Sequence[Request | ScoreRequest]) -> None:
         """Hand over requests and pairs that admission let in."""
@@ -107,19 +111,27 @@ class Loop:
     def close(self) -> None:
         """No step will follow, whatever the reason: every open request gets its terminal event, later ones at once."""
         self._closed = True
+        self._custody.ended(self._unpublished)
         events = self._unpublished + self._take_inbox()
         self._unpublished = []
+        events += [Failed(number, STOPPED, engine_stopped=True) for number in self._custody.fail_all()]
         # Callers first: an observer that raises may cost a figure, never a terminal event.
         self._publish(events + self._scheduler.fail_all(STOPPED))
         self.report()
+
+    def let_go(self) -> None:
+        """It was closed, and the engine is well: the crash journal need not know of its requests."""
+        self._custody.let_go()
 
     def step(self) -> bool:
         """One iteration: plan, encode who arrives or score pairs, decode one token for all,
         publish. Returns whether work is left."""
         events = self._unpublished
         events += self._take_inbox()
+        self._admit_suspects(events)
         plan = self._scheduler.plan(self._clock())
         events += plan.ended
+        self._note(plan)
         facts, failures = StepFacts(), self._isolation.failures
         self._engine.change(plan.changes)
         if plan.tokens:
@@ -130,12 +142,13 @@ class Loop:
             self._decode(plan, facts, events)
         self._unpublished = []
         if events:
+            self._custody.ended(events)
             self._publish(events)
-        facts.waiting, facts.running = self._scheduler.waiting, self._scheduler.running
+        facts.waiting, facts.running = self._scheduler.waiting + len(self._custody), self._scheduler.running
         facts.failures = self._isolation.failures - failures
         self._unreported = (facts, events)
         self._iterations += 1
-        return not self._scheduler.idle
+        return not self._scheduler.idle or len(self._custody) > 0
 
     def report(self) -> None:
         """Tell the observer of the step before, if it did anything."""
@@ -144,6 +157,20 @@ class Loop:
             facts, events = unreported
             if facts.rows or events or facts.failures:
                 self._observe(facts, events)
+
+    def _admit_suspects(self, events: list[Event]) -> None:
+        if len(self._custody):
+            released, ended = self._custody.due(self._clock())
+            events += ended
+            for request in released:
+                self._scheduler.submit(request)
+
+    def _note(self, plan: Plan) -> None:
+        """What is about to come into the engine: whatever it does to the process, that is known then."""
+        for sources in plan.encode:
+            self._custody.enter(self._scheduler.requests_of(sources))
+        for batch in plan.score:
+            self._custody.enter(request.id for request in batch)
 
     def _encode(self, plan: Plan, facts: StepFacts, events: list[Event]) -> bool:
         """Encode arrivals. Returns whether all went well; if not, the step is planned anew without those that failed.
@@ -201,8 +228,9 @@ class Loop:
         events: list[Event] = []
         for message in self._messages():
             if isinstance(message, int):
-                events += self._scheduler.cancel(message, self._clock())
-            else:
+                now = self._clock()
+                events += self._custody.cancel(message, now) or self._scheduler.cancel(message, now)
+            elif self._custody.passes(message):
                 self._scheduler.submit(message)
         return events
 

@@ -47,6 +47,7 @@ class Request:
         stream: Whether tokens are published as they come.
         priority: Higher goes first, see :mod:`.waiting`.
         tenant: On whose account it goes; empty for those that give none.
+        digest: By what a crash journal knows it; empty where there is none.
     """
 
     id: int
@@ -58,6 +59,7 @@ class Request:
     stream: bool = False
     priority: int = 0
     tenant: str = ""
+    digest: bytes = b""
 
     @property
     def target_length(self) -> int:
@@ -75,6 +77,7 @@ class ScoreRequest:
     deadline: float | None = None
     priority: int = 0
     tenant: str = ""
+    digest: bytes = b""
 
     @property
     def cost(self) -> int:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,12 @@ from seqserve_server.health_service import HealthService
 from seqserve_server.hot_swap import HotSwap, Load, Surroundings, Try
 from seqserve_server.interceptor import CallInterceptor
 from seqserve_server.listening import Secrets, address_of, health_port, make_server, open_port, read_secrets
+from seqserve_server.quarantine import Quarantine, open_quarantine
 from seqserve_server.refusals import DoorInterceptor
 from seqserve_server.search_options import most_beams
 from seqserve_server.served_model import EngineLimits, ServedModel
 from seqserve_server.served_models import ServedModels
-from seqserve_server.server_metrics import RenewalMetrics, ServerMetrics, make_registry
+from seqserve_server.server_metrics import QuarantineMetrics, RenewalMetrics, ServerMetrics, make_registry
 from seqserve_server.service import SERVICE_NAME, Seq2SeqService
 from seqserve_server.tracing import open_tracing
 from seqserve_server.trial_process import try_in_child
@@ -127,6 +128,16 @@ async def running_server(
         reload: Where somebody has it already who may set it before the server is up.
         last_resort: Called by another thread when the engine is lost; see ``Ending``.
     """
+    with open_quarantine(config.crash_journal) as quarantine:
+        async with _running(config, load, try_out, reload or asyncio.Event(), last_resort, quarantine) as server:
+            yield server
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    config: ServerConfig, load: Load, try_out: Try, reload: asyncio.Event, last_resort: Callable[[], None],
+    quarantine: Quarantine,
+) -> AsyncIterator[RunningServer]:
     registry, models, runner = make_registry(), ServedModels(config.default_model), Runner()
     limits = GateLimits(config.max_waiting, config.max_rows, config.max_waiting_tokens, config.max_waiting_bytes)
     gate = Gate(limits, weights=read_weights(config.tenant_weights))
@@ -139,6 +150,7 @@ async def running_server(
     )
     servicer = HealthService()
     registry.register(ServerMetrics(lambda: servicer.ready, lambda: gate.inside.requests, limits))
+    registry.register(QuarantineMetrics(lambda: (quarantine.suspected, quarantine.refused)))
     secrets = read_secrets(config)
     registry.register(RenewalMetrics(secrets.certificate, secrets.tokens))
     tracing = open_tracing(config.otlp_endpoint)
@@ -152,11 +164,10 @@ async def running_server(
         server, models, not_ready=lambda: _set_health(servicer, NOT_SERVING),
         not_alive=lambda: _set_health(servicer, NOT_SERVING, (*HEALTH_NAMES, LIVENESS)), last_resort=last_resort,
     )
-    reload = reload or asyncio.Event()
     try:
         async with _metrics_server(config, registry) as metrics_port, health_port(config, servicer) as probe_port:
-            swap = HotSwap(Surroundings(config, models, runner, gate, registry), load, try_out)
-            with engine_thread(runner, ending.lost, config.hang_seconds, config.engine_niceness):
+            swap = HotSwap(Surroundings(config, models, runner, gate, registry, quarantine), load, try_out)
+            with _engine(config, runner, ending, quarantine):
                 await swap.load_all()
                 await _set_health(servicer, SERVING)
                 try:
@@ -170,6 +181,16 @@ async def running_server(
         await server.stop(0)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
+
+
+@contextlib.contextmanager
+def _engine(config: ServerConfig, runner: Runner, ending: Ending, quarantine: Quarantine) -> Iterator[None]:
+    """Its thread. If that ends when it is told to, no request was the reason."""
+    try:
+        with engine_thread(runner, ending.lost, config.hang_seconds, config.engine_niceness):
+            yield
+    finally:
+        quarantine.close(clean=runner.ended and not ending.failed.is_set())
 
 
 @contextlib.asynccontextmanager

@@ -50,6 +50,25 @@ class ServerMetrics(Collector):
         yield build
 
 
+class QuarantineMetrics(Collector):
+    """Of requests that the crash journal knows; ``counts`` gives how many are suspects, and how many are refused."""
+
+    def __init__(self, counts: Callable[[], tuple[int, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """What a scrape gets."""
+        suspects, refused = self._counts()
+        yield GaugeMetricFamily(
+            "seqserve_suspect_requests", "Distinct requests that run one at a time: in the engine at an unclean end.",
+            suspects,
+        )
+        yield GaugeMetricFamily(
+            "seqserve_quarantined_requests", "Distinct requests that are refused: in the engine at two unclean ends.",
+            refused,
+        )
+
+
 class RenewalMetrics(Collector):
     """Of the certificate and the tokens, which are read again when their files change; None where there are none.
 

@@ -15,6 +15,7 @@ from seqserve_server.errors import (
     InvalidRequest,
     Loading,
     NoScorer,
+    Quarantined,
     QueueFull,
     ServerError,
     SlowReader,
@@ -31,6 +32,7 @@ _CODES: dict[type[ServerError], int] = {
     Unauthenticated: code_pb2.UNAUTHENTICATED,
     TenantDenied: code_pb2.PERMISSION_DENIED,
     NoScorer: code_pb2.FAILED_PRECONDITION,
+    Quarantined: code_pb2.FAILED_PRECONDITION,
     QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     Loading: code_pb2.UNAVAILABLE,
     EngineStopped: code_pb2.UNAVAILABLE,
@@ -75,10 +77,12 @@ def status_of(
 
 
 def _facts(error: ServerError) -> dict[str, str]:
-    """Figures that an error of the queue carries."""
+    """Figures that an error carries."""
     if isinstance(error, QueueFull):
         return {"limit": error.limit_name, "wanted": str(error.wanted), "free": str(error.free),
                 "max": str(error.limit)}
+    if isinstance(error, Quarantined):
+        return {"place": str(error.place)}
     if isinstance(error, DeadlineInQueue):
         return {"queueMs": str(int(error.queue_seconds * 1000))}
     if isinstance(error, DeadlineUnreachable):

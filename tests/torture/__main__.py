@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from torture import bundles, callers, faults, garbage, hostile, losses, restarts, swaps
+from torture import bundles, callers, faults, garbage, hostile, losses, poison, restarts, swaps
 
 ROWS = {
     "cancels": (callers.cancels, 100_000),
@@ -18,6 +18,7 @@ ROWS = {
     "step_faults": (faults.step_faults, 10_000),
     "kills": (losses.kills, 1_000),
     "hangs": (losses.hangs, 200),
+    "poison": (poison.poison, 100),
     "swaps": (swaps.swaps, 1_000),
     "swap_memory": (swaps.swap_memory, 200),
     "bundles": (bundles.bundles, 100_000),
