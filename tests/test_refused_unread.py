@@ -1,6 +1,8 @@
 """Calls that are refused before their message is read: for want of room, and for want of a token."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,21 @@ def pair() -> pb.ScoreRequest:
     return pb.ScoreRequest(pairs=[pb.ScorePair(source=ids(5), target=pb.Target(token_ids=pb.TokenIds(ids=[5])))])
 
 
-async def test_without_room_no_message_is_read_whatever_is_in_it() -> None:
+@contextlib.asynccontextmanager
+async def full_server(**config: Any) -> AsyncIterator[Served]:
+    """One without room; what fills it is answered at the end."""
     engine = ArithmeticEngine()
-    async with serving(engine, max_waiting=1, max_rows=1) as served:
+    async with serving(engine, max_waiting=1, max_rows=1, **config) as served:
         engine.hold()
         inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"))) for _ in range(2)]
         await served.until(lambda: served.inside == 2)
+        yield served
+        engine.allow()
+        await asyncio.gather(*inside)
+
+
+async def test_without_room_no_message_is_read_whatever_is_in_it() -> None:
+    async with full_server() as served:
         refused = [
             await refusal(raw(served, "Generate", UNREADABLE)),
             await refusal(raw(served, "Score", UNREADABLE)),
@@ -41,8 +52,7 @@ async def test_without_room_no_message_is_read_whatever_is_in_it() -> None:
             await refusal(served.stub.Score(pair())),
         ]
         page = await scrape(served)
-        engine.allow()
-        await asyncio.gather(*inside)
+    async with serving() as served:
         heard = await refusal(raw(served, "Generate", UNREADABLE))
     assert {(each.code, each.reason) for each in refused} == {(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")}
     assert all(each.trailing["grpc-retry-pushback-ms"] == "100" for each in refused)
@@ -54,29 +64,16 @@ async def test_without_room_no_message_is_read_whatever_is_in_it() -> None:
 
 
 async def test_a_large_message_is_refused_and_the_connection_goes_on() -> None:
-    engine = ArithmeticEngine()
-    async with serving(engine, max_waiting=1, max_rows=1, max_message_bytes=1 << 22) as served:
-        engine.hold()
-        inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"))) for _ in range(2)]
-        await served.until(lambda: served.inside == 2)
+    async with full_server(max_message_bytes=1 << 22) as served:
         large = ask("c " * (1 << 20))
         for _ in range(20):  # more than the connection's window holds at once: what is not read is given back
             assert (await refusal(served.stub.Generate(large, timeout=30))).reason == "QUEUE_FULL"
-        engine.allow()
-        await asyncio.gather(*inside)
-        assert (await served.stub.Generate(ask("c d"))).results
 
 
 async def test_methods_that_bring_no_requests_are_answered_all_the_same() -> None:
-    engine = ArithmeticEngine()
-    async with serving(engine, max_waiting=1, max_rows=1) as served:
-        engine.hold()
-        inside = [asyncio.ensure_future(served.stub.Generate(ask("c d"))) for _ in range(2)]
-        await served.until(lambda: served.inside == 2)
+    async with full_server() as served:
         assert (await served.stub.Tokenize(pb.TokenizeRequest(texts=["c d"]))).results
         assert (await served.stub.GetModelInfo(pb.GetModelInfoRequest())).models
-        engine.allow()
-        await asyncio.gather(*inside)
 
 
 async def test_a_tenant_that_holds_less_than_its_share_is_let_in_and_a_wrong_name_is_told() -> None:
