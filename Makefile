@@ -10,6 +10,7 @@ TORTURE_ARGS ?=
 export ORT_DISABLE_TELEMETRY ?= 1
 PROTO_OUT ?= proto
 SERVER_OUT ?= server
+PUBLISHED := proto/published.txtpb
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -33,8 +34,8 @@ EXPORT_SOURCES := $(wildcard demo/en-de/*) $(shell find export proto -name '*.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo playground-shots test test-slow torture bench bench-load bench-models bench-peers
-.PHONY: check lint deploy-check monitoring monitoring-check protos protos-check oip-clients locks locks-check audit sbom
-.PHONY: clean
+.PHONY: check lint deploy-check monitoring monitoring-check protos protos-check protos-published oip-clients locks
+.PHONY: locks-check audit sbom clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -214,13 +215,20 @@ protos: $(STAMP)  ## Generate the gRPC stubs beside their protos
 	$(BIN)/python -m grpc_tools.protoc -Iserver --python_out=$(SERVER_OUT) --pyi_out=$(SERVER_OUT) \
 		--grpc_python_out=$(SERVER_OUT) server/seqserve_server/open_inference/open_inference.proto
 
-# Into a folder of its own, so that checking never changes the tree and needs no git.
-protos-check: $(STAMP)  ## Lint the protos; the committed stubs must be what they generate
+# Into a folder of its own, so that checking never changes the tree and needs no git. Both images hold both modules: of
+# sources, buf would compare each module with all that was published.
+protos-check: $(STAMP)  ## Lint the protos; nothing published may break; the committed stubs must be what they generate
 	$(BIN)/buf lint
 	rm -rf var/protos && mkdir -p var/protos/proto var/protos/server
+	$(BIN)/buf build --output var/now.binpb
+	$(BIN)/buf breaking var/now.binpb --against $(PUBLISHED)
 	$(MAKE) --no-print-directory protos PROTO_OUT=var/protos/proto SERVER_OUT=var/protos/server
 	@for stub in $$(cd var/protos && find * -type f); do \
 		diff -q var/protos/$$stub $$stub || { echo "run make protos" >&2; exit 1; }; done
+
+# Checked first: what is no longer compatible is not made so by being published.
+protos-published: protos-check  ## At a release: the protos as they are become those that may not break
+	$(BIN)/buf build --exclude-source-info --output $(PUBLISHED)
 
 clean:  ## Remove everything that the other targets made
 	rm -rf .venv .venv-peers .venv-optimum .venv-deploy .venv-audit .venv-oip var build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
