@@ -23,11 +23,11 @@ ASKED: dict[str, Any] = {"token_ids": [[5, 17, 3]], "max_new_tokens": 12}
 class Process:
     """A server over a directory, which holds links to versions that lie elsewhere."""
 
-    def __init__(self, models: Path, *flags: str) -> None:
+    def __init__(self, models: Path, *flags: str, **settings: Any) -> None:
         self.models = models
         self.process = start(
             "serve", str(models), "--port", "0", "--metrics-port", "0", "--threads", "1",
-            "--cache-bytes", str(64 << 20), *flags,
+            "--cache-bytes", str(64 << 20), *flags, **settings,
         )
 
     def ready(self) -> re.Match[str]:
