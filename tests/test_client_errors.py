@@ -1,5 +1,6 @@
 """Every way a call fails becomes one typed error; retries, deadlines and size limits do what they say."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -20,7 +21,10 @@ from seqserve_client import (
     ServerError,
     TooManyInputs,
     Unavailable,
+    channel,
 )
+from serving import serving
+from torture.relay import relay
 
 NOBODY = "127.0.0.1:1"  # a port that nobody listens on
 
@@ -147,3 +151,17 @@ def test_values_that_fit_no_message_are_invalid_input(
         client.stream(token_ids=[2**31])
     assert streamed.value.field == "input.token_ids"
     assert server.servicer.calls == []
+
+
+async def test_a_server_that_a_network_cuts_off_is_noticed_by_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the deadline, and before the minute that gRPC waits for the answer to a ping if it is told nothing."""
+    monkeypatch.setattr(channel, "KEEPALIVE_MS", 1000)
+    monkeypatch.setattr(channel, "KEEPALIVE_TIMEOUT_MS", 1000)
+    async with serving() as served, relay(served.server.port) as way:
+        served.engine.hold()
+        async with AsyncClient(way.target, timeout=30, max_attempts=1) as client:
+            call = asyncio.ensure_future(client.generate(["c d"]))
+            await served.until(lambda: served.inside == 1)
+            way.cut()
+            with pytest.raises(Unavailable):
+                await call

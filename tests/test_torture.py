@@ -12,18 +12,33 @@ from typing import Any
 import pytest
 
 from pencil_server import Process, pencil_server
+from seqserve_server import listening
 from seqserve_server.loop import Loop
 from seqserve_server.scheduler import Scheduler
 from seqserve_server.served_models import ServedModels
 from test_isolation import FailsEverybody
-from torture import bundles, callers, faults, garbage, hostile, losses, poison, restarts, swap_memory, swaps
+from torture import (
+    bundles,
+    callers,
+    faults,
+    garbage,
+    hostile,
+    losses,
+    poison,
+    restarts,
+    slots,
+    swap_memory,
+    swaps,
+    vanishing,
+)
 
 
 @pytest.mark.parametrize(
     ("row", "count"),
     [(callers.cancels, 320), (callers.deadlines, 150), (garbage.parsed, 20_000), (garbage.sent, 600),
      (hostile.connections, 1000), (faults.step_faults, 200), (losses.kills, 12), (losses.hangs, 1),
-     (poison.poison, 2), (restarts.restarts, 2)],
+     (poison.poison, 2), (restarts.restarts, 2), (vanishing.resets, 200), (vanishing.client_kills, 20),
+     (slots.reused_slots, 300)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_a_row_holds(row: Callable[[int], Any], count: int) -> None:
@@ -41,6 +56,34 @@ async def test_cancelled_calls_that_keep_their_rows_are_found(monkeypatch: pytes
     monkeypatch.setattr(callers, "PATIENCE", 2.0)
     with pytest.raises(TimeoutError):
         await callers.cancels(40)
+
+
+@pytest.mark.parametrize("row", [vanishing.resets, vanishing.client_kills], ids=lambda row: row.__name__)
+async def test_clients_that_vanish_and_keep_their_rows_are_found(
+    row: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loop, "cancel", lambda self, request_ids: None)
+    monkeypatch.setattr(vanishing, "PHASES", ("streaming",))
+    monkeypatch.setattr(vanishing, "PATIENCE", 3.0)
+    with pytest.raises(TimeoutError):
+        await row(10)
+
+
+async def test_clients_that_a_network_cuts_off_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "KEEPALIVE_MS", 1000)
+    monkeypatch.setattr(listening, "KEEPALIVE_TIMEOUT_MS", 2000)
+    assert await vanishing.black_holes(6)
+
+
+async def test_a_server_that_does_not_notice_them_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug: the answer to a ping is waited for as gRPC does by itself."""
+    monkeypatch.setattr(listening, "KEEPALIVE_MS", 1000)
+    monkeypatch.setattr(listening, "KEEPALIVE_TIMEOUT_MS", 1000)
+    honest = listening.keepalive
+    monkeypatch.setattr(listening, "keepalive", lambda: [each for each in honest() if "http2" not in each[0]])
+    monkeypatch.setattr(vanishing, "PATIENCE", 3.0)
+    with pytest.raises(TimeoutError):
+        await vanishing.black_holes(2)
 
 
 async def test_deadlines_that_nobody_keeps_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +105,11 @@ async def test_a_field_that_nobody_checks_is_found(monkeypatch: pytest.MonkeyPat
 async def test_an_isolation_that_fails_innocent_requests_is_found() -> None:
     with pytest.raises(AssertionError, match="innocent"):
         await faults.step_faults(50, FailsEverybody)
+
+
+async def test_slots_that_keep_what_was_not_finite_are_found() -> None:
+    with pytest.raises(AssertionError, match="failed that were well"):
+        await slots.reused_slots(50, slots.Unzeroed)
 
 
 async def test_servers_that_do_not_drain_lose_answers_in_a_restart() -> None:

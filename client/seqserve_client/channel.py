@@ -14,6 +14,7 @@ from seqserve_client.security import Tls, check_token
 SERVICE_NAME = "seqserve.v1.Seq2SeqService"
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 DEFAULT_MAX_MESSAGE_BYTES = 4 * 2**20  # the limit of a gRPC server that was told nothing else
 
 
@@ -102,8 +103,10 @@ class Connection:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             # Finds dead connections under calls that wait long. Idle connections are not pinged: servers that do
             # not expect it answer with GOAWAY.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            # Else gRPC 1.81 waits a minute for the answer to a ping, whatever the line above says.
+            ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
             # gRPC waits up to two minutes before it tries a server again that refused: through a rolling restart of two
             # servers, the first has to be found again before the second goes.
             ("grpc.initial_reconnect_backoff_ms", 200),

@@ -26,6 +26,11 @@ HEALTH_CONNECTIONS = 64
 # gRPC looks at a message's size after it has inflated it, all of it: 600 KiB of gzip took 900 MiB. So calls that are
 # compressed are refused; and should one come by in whatever order, nothing is inflated.
 NO_COMPRESSION = [("grpc.compression_enabled_algorithms_bitset", 1), ("grpc.per_message_decompression", 0)]
+# A client that is gone without a word, its machine or the network, is known by pings that nobody answers: after so long
+# without a byte from it one is sent, and so long after that the connection is closed, and with it end its calls; by
+# default after two hours, in which rows are in use. No setting: what a ping costs is too little to choose, and a client
+# that stands still for ten seconds under a call is rare and may ask again.
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 15_000, 10_000
 HANDSHAKE_MS = 20_000  # gRPC's default is two minutes, in which a connection that says nothing would hold a place
 
 
@@ -82,12 +87,21 @@ def channel_options(config: ServerConfig) -> list[tuple[str, Any]]:
         ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.max_allowed_incoming_connections", affordable_connections(config.max_connections)),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        *keepalive(),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
         *([("grpc.max_connection_age_ms", age * 1000),
            ("grpc.max_connection_age_grace_ms", config.max_connection_grace_seconds * 1000)] if age else []),
+    ]
+
+
+def keepalive() -> list[tuple[str, int]]:
+    """Channel arguments by which connections are closed whose other end is gone, calls or none."""
+    return [
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        # Without it gRPC 1.81 waits a minute for the answer to any ping, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
 
 
@@ -122,6 +136,7 @@ async def health_port(config: ServerConfig, servicer: health.aio.HealthServicer)
         ("grpc.max_concurrent_streams", 16),
         ("grpc.max_allowed_incoming_connections", HEALTH_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        *keepalive(),
     ]
     server = grpc.aio.server(options=options)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

@@ -6,16 +6,20 @@ import logging
 import sys
 import time
 
-from torture import bundles, callers, faults, garbage, hostile, losses, poison, restarts, swaps
+from torture import bundles, callers, faults, garbage, hostile, losses, poison, restarts, slots, swaps, vanishing
 
 ROWS = {
     "cancels": (callers.cancels, 100_000),
+    "resets": (vanishing.resets, 10_000),
+    "client_kills": (vanishing.client_kills, 1_000),
+    "black_holes": (vanishing.black_holes, 100),
     "deadlines": (callers.deadlines, 10_000),
     "parsed": (garbage.parsed, 10_000_000),
     "sent": (garbage.sent, 1_000_000),
     "connections": (hostile.connections, 1_000_000),
     "readers": (garbage.readers, 1_000),
     "step_faults": (faults.step_faults, 10_000),
+    "reused_slots": (slots.reused_slots, 10_000),
     "kills": (losses.kills, 1_000),
     "hangs": (losses.hangs, 200),
     "poison": (poison.poison, 100),

@@ -1,7 +1,6 @@
 """Rows 3 and 5: callers that go away in every phase of a call, and deadlines of any length."""
 
 import asyncio
-import os
 import random
 from collections import Counter
 from typing import Any, cast
@@ -14,9 +13,9 @@ from seqserve_server.request import Event, Finished, FinishReason, Request, Scor
 from serving import ENDLESS, PENCIL_TEXT, Served, ask, ask_stream, ids, serving
 from torture.prober import probing
 from torture.progress import Progress
+from torture.remains import PATIENCE, expect_no_more, nothing_inside, remains
 
 WAVE = 40
-PATIENCE = 30.0
 PHASES = ("unsent", "sent", "waiting", "stepping", "streaming", "half of a batch", "answering", "over")
 
 
@@ -53,7 +52,7 @@ async def _cancelled(served: Served, phase: str) -> None:
         engine.allow()
     allowed = {grpc.StatusCode.OK} if phase == "over" else {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}
     assert codes <= allowed, f"{phase}: {codes}"
-    await _left_nothing(served)
+    await nothing_inside(served, PATIENCE)
 
 
 async def cancels(count: int) -> str:
@@ -63,37 +62,18 @@ async def cancels(count: int) -> str:
         async with probing(f"127.0.0.1:{served.server.port}") as samples:
             for phase in PHASES:  # once, so that whatever is made once is there
                 await _cancelled(served, phase)
-            before = await _left(served)
+            before = await remains(served)
             waves, progress = max(1, count // WAVE), Progress("cancels", count)
             for wave in range(waves):
                 async with asyncio.timeout(2 * PATIENCE):
                     await _cancelled(served, PHASES[wave % len(PHASES)])
                 assert engine.misuses == []
                 progress.add(WAVE)
-            after = await _left(served)
-            for _ in range(50):  # a leak is what does not go, not what goes late
-                if after[0] <= before[0]:
-                    break
-                after = await _left(served)
-        assert after[0] <= before[0], f"tasks: {before[0]}, then {after[0]}"
-        assert after[1] <= before[1] + 2, f"file descriptors: {before[1]}, then {after[1]}"
+            await expect_no_more(served, before)
         assert samples.wrong == 0
         assert (await served.stub.Generate(ask("c d"))).results[0].hypotheses[0].text == PENCIL_TEXT
     return (f"{waves * WAVE} cancelled, 0 slots, tasks and descriptors left; {samples.taken} health samples, "
             f"{samples.wrong} wrong")
-
-
-async def _left_nothing(served: Served) -> None:
-    async with asyncio.timeout(PATIENCE):
-        await served.until(lambda: served.inside == 0 and served.server.models.calls == 0)
-        await served.until(lambda: served.engine.occupied == [])
-
-
-async def _left(served: Served) -> tuple[int, int]:
-    """Tasks and file descriptors, once nothing of any call is inside. A leak is a wait that does not end."""
-    await _left_nothing(served)
-    await asyncio.sleep(0.3)
-    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
 
 
 async def deadlines(count: int, step_seconds: float = 0.002) -> str:
