@@ -1,5 +1,6 @@
 """Client processes against a server: together they send what one process would, and none outlives the test."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -105,3 +106,16 @@ def test_a_process_that_dies_is_an_error_and_not_a_hang(server: FakeServer) -> N
 def test_nothing_runs_that_was_not_prepared(server: FakeServer) -> None:
     with OwnProcess(target(server), WORK) as sending, pytest.raises(RuntimeError, match="before prepare"):
         sending.run(None)
+
+
+def test_a_load_that_is_left_in_the_middle_sends_no_more(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def leave(tally: Tally) -> None:
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit), OwnProcess(target(server), WORK) as sending:
+        sending.prepare(Load(rate=2000, duration=600))
+        sending.run(leave)
+    gc.collect()  # tasks whose exception nobody took tell of it when they go
+    assert "the client is closed" not in caplog.text

@@ -77,7 +77,7 @@ class OwnProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._runner.run(self._client.close())
+            self._runner.run(_ended(self._client))
         finally:
             self._runner.close()
 
@@ -94,6 +94,15 @@ class OwnProcess:
         begin, used = time.perf_counter(), time.process_time()
         samples = self._runner.run(_told(test, tell, start))
         return [Part(samples, time.process_time() - used, time.perf_counter() - begin)]
+
+
+async def _ended(client: AsyncClient) -> None:
+    """Close a client. What is raised out of the event loop, as ``SystemExit`` is, leaves a load that would go on here."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await client.close()
 
 
 async def _told(test: LoadTest, tell: Tell | None, start: float | None) -> Any:
