@@ -114,8 +114,9 @@ def test_a_load_that_is_left_in_the_middle_sends_no_more(
     def leave(tally: Tally) -> None:
         raise SystemExit(1)
 
-    with pytest.raises(SystemExit), OwnProcess(target(server), WORK) as sending:
+    with OwnProcess(target(server), WORK) as sending:
         sending.prepare(Load(rate=2000, duration=600))
-        sending.run(leave)
+        with pytest.raises(SystemExit):
+            sending.run(leave)
     gc.collect()  # tasks whose exception nobody took tell of it when they go
     assert "the client is closed" not in caplog.text

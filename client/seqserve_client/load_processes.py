@@ -97,7 +97,7 @@ class OwnProcess:
 
 
 async def _ended(client: AsyncClient) -> None:
-    """Close a client. What is raised out of the event loop, as ``SystemExit`` is, leaves a load that would go on here."""
+    """Close a client. What is raised out of the event loop, as ``SystemExit`` is, leaves a load that would go on."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
