@@ -59,6 +59,11 @@ class Custody:
         self._slots: dict[int, int | None] = {}  # of what is in the engine
         self._runs: int | None = None  # the suspect that has the turn, if it is one of this loop's
 
+    @property
+    def watches(self) -> bool:
+        """Whether there is a journal; without one what comes into the engine need not be looked up."""
+        return self._watch is not None
+
     def __len__(self) -> int:
         """How many wait for their turn."""
         return len(self._held)

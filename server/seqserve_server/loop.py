@@ -167,6 +167,8 @@ class Loop:
 
     def _note(self, plan: Plan) -> None:
         """What is about to come into the engine: whatever it does to the process, that is known then."""
+        if not self._custody.watches:
+            return
         for sources in plan.encode:
             self._custody.enter(self._scheduler.requests_of(sources))
         for batch in plan.score:

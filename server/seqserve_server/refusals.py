@@ -2,7 +2,7 @@
 
 gRPC receives the message of a unary call before it runs the handler. The handler of a call that streams its requests
 reads them itself, or does not: so that is what a refused call gets, whatever its method is. The wire looks alike. It
-takes a third of the processor time of gRPC's part, and under a flood that is what the engine has left or has not.
+saves a third of gRPC's part of the processor time of a refusal, which under a flood the engine has instead.
 """
 
 from collections.abc import Awaitable, Callable
