@@ -1,5 +1,6 @@
 """The loop without its thread: tests turn the crank, own the clock, and see every event."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,15 @@ from seqserve_server.request import (
 )
 
 WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
+
+
+async def stepped(loop: Loop, count: int) -> None:
+    """Steps on this thread, before and after each of which every caller has its turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+        loop.step()
+        for _ in range(4):
+            await asyncio.sleep(0)
 
 
 def make_limits(max_rows: int = 64, encode_tokens: int = 512, cache_bytes: int = 1 << 20) -> SchedulerLimits:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from arithmetic_engine import END, START, ArithmeticEngine, answer
-from hand_loop import make_limits
+from hand_loop import make_limits, stepped
 from pencil import scores
 from seqserve_server.decoding.search import SearchSettings
 from seqserve_server.dispatch import Dispatcher
@@ -35,11 +35,7 @@ class Desk:
 
     async def step(self, count: int = 1) -> None:
         """Steps, after each of which every caller had its turn."""
-        for _ in range(count):
-            await asyncio.sleep(0)
-            self.loop.step()
-            for _ in range(4):
-                await asyncio.sleep(0)
+        await stepped(self.loop, count)
 
 
 def run(loop: Loop) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arithmetic_engine import END, START, ArithmeticEngine
-from hand_loop import make_limits
+from hand_loop import make_limits, stepped
 from seqserve_server.crash_journal import CrashJournal, open_journal
 from seqserve_server.custody import Custody
 from seqserve_server.decoding.search import Sampling, SearchSettings
@@ -57,11 +57,7 @@ class Desk:
         return len(self.journal._read_slots())
 
     async def step(self, count: int = 1) -> None:
-        for _ in range(count):
-            await asyncio.sleep(0)
-            self.loop.step()
-            for _ in range(4):
-                await asyncio.sleep(0)
+        await stepped(self.loop, count)
 
 
 async def crash(path: Path, *requests: Request, steps: int = 2) -> None:
