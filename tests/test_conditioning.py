@@ -79,3 +79,11 @@ def test_a_position_of_the_forced_target_is_another_than_that_of_the_decoded_one
     assert conditioning.at(4, forced=True) == {1: forced}
     assert conditioning.at(4, forced=False) == {1: decoded}
     assert decoded.error == pytest.approx(7e-4, rel=1e-2)
+
+
+def test_an_error_without_bounds_counts_however_far_rounding_moves_the_logits(
+    conditioning: Conditioning, logits: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditioning, "moved", lambda *given: np.full(3, np.inf))
+    assert error(conditioning, wrong(logits, 1, np.inf), logits) == np.inf
+    assert conditioning.found == []

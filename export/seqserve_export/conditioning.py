@@ -96,8 +96,8 @@ class Conditioning:
         if bool((errors <= self.tolerance).all()):
             return float(errors.max(initial=0.0))
         moved = self.moved(source, target, prompt, len(errors)) * of_logits
-        # Comparisons with NaN are false: such a row is counted.
-        excused = (errors > self.tolerance) & (errors <= FACTOR * moved)
+        # Comparisons with NaN are false: such a row is counted. So is one without bounds, which no rounding excuses.
+        excused = (errors > self.tolerance) & (errors <= FACTOR * moved) & np.isfinite(errors)
         known, first = self.at(place, forced=forced), len(target) - len(errors)
         self.found += [
             IllConditioned(place, first + int(row), float(errors[row]), float(moved[row]), forced)
