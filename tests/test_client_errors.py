@@ -157,11 +157,12 @@ async def test_a_server_that_a_network_cuts_off_is_noticed_by_who_waits(monkeypa
     """Before the deadline, and before the minute that gRPC waits for the answer to a ping if it is told nothing."""
     monkeypatch.setattr(channel, "KEEPALIVE_MS", 1000)
     monkeypatch.setattr(channel, "KEEPALIVE_TIMEOUT_MS", 1000)
-    async with serving() as served, relay(served.server.port) as way:
+    async with serving() as served:
         served.engine.hold()
-        async with AsyncClient(way.target, timeout=30, max_attempts=1) as client:
-            call = asyncio.ensure_future(client.generate(["c d"]))
-            await served.until(lambda: served.inside == 1)
-            way.cut()
-            with pytest.raises(Unavailable):
-                await call
+        with relay(served.server.port) as way:
+            async with AsyncClient(way.target, timeout=30, max_attempts=1) as client:
+                call = asyncio.ensure_future(client.generate(["c d"]))
+                await served.until(lambda: served.inside == 1)
+                way.cut()
+                with pytest.raises(Unavailable):
+                    await call
