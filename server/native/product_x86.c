@@ -38,37 +38,42 @@ INLINE void finish(const Product *work, size_t row, const Columns *c, __m512i su
 #define MOST_HEIGHT 6
 #define MOST_WIDTH 4  // 24 registers of sums; the others hold columns and a row's number
 
-// ``height`` rows by ``width`` blocks of columns. Arrays of sizes known here, and no branch in the loop: else the sums are
-// kept in memory, and it takes several times as long.
+#define UNROLL _Pragma("unroll")
+
+// ``height`` rows by ``width`` blocks of columns. The sums stay in registers if every index into them is a constant once
+// loops are unrolled, and nothing between calls a function: else the compiler stores all of them at each ``k``, which takes
+// twice as long (tests/test_kernel_products.py looks at the instructions).
 INLINE void vnni_part(const Product *work, size_t row, const size_t height, size_t block, const size_t width) {
   const Matrix *m = work->matrix;
   const int8_t *columns = m->packed + block * 16 * m->padded_depth;
   const uint8_t *rows = work->rounded + row * m->depth;
   const size_t whole = m->depth / 4 * 4;
   __m512i sums[MOST_HEIGHT][MOST_WIDTH], weights[MOST_WIDTH];
-  for (size_t i = 0; i < height; i++)
-    for (size_t j = 0; j < width; j++) sums[i][j] = _mm512_setzero_si512();
+  UNROLL for (size_t i = 0; i < height; i++)
+    UNROLL for (size_t j = 0; j < width; j++) sums[i][j] = _mm512_setzero_si512();
   for (size_t k = 0; k < whole; k += 4) {
-    for (size_t j = 0; j < width; j++) weights[j] = _mm512_loadu_si512(columns + (j * m->padded_depth + k) * 16);
-    for (size_t i = 0; i < height; i++) {
+    UNROLL for (size_t j = 0; j < width; j++)
+      weights[j] = _mm512_loadu_si512(columns + (j * m->padded_depth + k) * 16);
+    UNROLL for (size_t i = 0; i < height; i++) {
       int32_t four;
       memcpy(&four, rows + i * m->depth + k, 4);
       __m512i values = _mm512_set1_epi32(four);
-      for (size_t j = 0; j < width; j++) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], values, weights[j]);
+      UNROLL for (size_t j = 0; j < width; j++) sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], values, weights[j]);
     }
   }
   if (whole < m->depth) {
-    for (size_t i = 0; i < height; i++) {
-      int32_t four = 0;
-      memcpy(&four, rows + i * m->depth + whole, m->depth - whole);
-      for (size_t j = 0; j < width; j++)
-        sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], _mm512_set1_epi32(four),
+    UNROLL for (size_t i = 0; i < height; i++) {
+      uint32_t four = 0;  // no memcpy of a size that is not known here: it is a call
+      for (size_t k = whole; k < m->depth; k++) four |= (uint32_t)rows[i * m->depth + k] << 8 * (k - whole);
+      __m512i values = _mm512_set1_epi32((int32_t)four);
+      UNROLL for (size_t j = 0; j < width; j++)
+        sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], values,
                                          _mm512_loadu_si512(columns + (j * m->padded_depth + whole) * 16));
     }
   }
-  for (size_t j = 0; j < width; j++) {
+  UNROLL for (size_t j = 0; j < width; j++) {
     const Columns c = columns_of(work, block + j);
-    for (size_t i = 0; i < height; i++) finish(work, row + i, &c, sums[i][j]);
+    UNROLL for (size_t i = 0; i < height; i++) finish(work, row + i, &c, sums[i][j]);
   }
 }
 
