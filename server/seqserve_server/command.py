@@ -6,7 +6,7 @@ import logging
 import sys
 
 from seqserve.bundle import BundleError
-from seqserve_server import allocator, event_loop
+from seqserve_server import allocator, event_loop, garbage
 from seqserve_server.config import add_arguments, resolve
 from seqserve_server.errors import ConfigError, StartupError
 from seqserve_server.log_lines import configure
@@ -29,7 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"configuration {config.describe()}", file=sys.stderr, flush=True)  # noqa: T201
         check_process()
         allocator.bound_arenas()
-        return event_loop.run(serve(config, lambda line: print(line, flush=True)))  # noqa: T201
+        return event_loop.run(serve(config, _announce))
     except (StartupError, BundleError) as error:
         print(f"seqserve serve: {error}", file=sys.stderr)  # noqa: T201
         return 2 if isinstance(error, ConfigError) else 1
+
+
+def _announce(ready: str) -> None:
+    garbage.settle()  # models are loaded; before the line, for it holds up whoever is served
+    print(ready, flush=True)  # noqa: T201

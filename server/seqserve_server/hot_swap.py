@@ -12,7 +12,7 @@ from pathlib import Path
 from prometheus_client.registry import CollectorRegistry
 
 from seqserve.bundle import BundleError, read_model
-from seqserve_server import allocator
+from seqserve_server import allocator, garbage
 from seqserve_server.bundle_directories import Found, find_bundles, look_at
 from seqserve_server.config import ServerConfig
 from seqserve_server.cost_model import CostModel
@@ -250,6 +250,7 @@ class HotSwap:
         self._metrics[name].detach(serving.model.engine)
         serving.dispatcher.detach()
         del serving  # the last to hold it
+        garbage.settle_again()
         await asyncio.to_thread(allocator.give_back)
         self._retiring.pop(name, None)
 
