@@ -1,12 +1,18 @@
 """Products in 8 bits of our own beside the runtime's."""
 
 import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from one_operator import Arrays, needs_library, numbers, session
+from seqserve_server.kernels import compiled_library
 
 
 @needs_library
@@ -55,3 +61,28 @@ def test_a_matrix_that_two_sessions_share_outlives_the_first() -> None:
     del first
     np.testing.assert_array_equal(second.run(None, inputs)[0], expected)
     np.testing.assert_array_equal(other.run(None, inputs)[0], expected * 2)
+
+
+def loops(listing: str, longest: int = 100) -> Iterator[list[str]]:
+    """Instructions between a jump backwards and where it goes, of loops of no more than so many."""
+    found = re.findall(r"^ *([0-9a-f]+):\t(.*)$", listing, re.MULTILINE)
+    places = {address: place for place, (address, _) in enumerate(found)}
+    for place, (_, instruction) in enumerate(found):
+        jump = re.match(r"j\w+ +([0-9a-f]+)", instruction)
+        begin = places.get(jump[1], place) if jump else place
+        if place - longest < begin < place:
+            yield [each for _, each in found[begin:place]]
+
+
+@needs_library
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the instructions are those of another processor")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="there is no objdump here, of binutils")
+def test_sums_of_products_stay_in_registers() -> None:
+    """The compiler once stored all of them at each step of the depth, which took twice as long and changed no result."""
+    command = ["objdump", "-d", "--no-show-raw-insn", str(compiled_library())]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    several = [(sum("vpdpbusd" in each for each in loop), loop) for loop in loops(listing)]
+    products = [(count, loop) for count, loop in several if count >= 8]
+    assert {count for count, _ in products} >= {24, 20, 16, 12, 8}  # six to two rows by four blocks
+    for _, loop in products:
+        assert [each for each in loop if re.match(r"v?mov\w+ +%[xyz]mm\d+,.*\(", each)] == []
