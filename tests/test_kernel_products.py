@@ -78,7 +78,7 @@ def loops(listing: str, longest: int = 100) -> Iterator[list[str]]:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the instructions are those of another processor")
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="there is no objdump here, of binutils")
 def test_sums_of_products_stay_in_registers() -> None:
-    """The compiler once stored all of them at each step of the depth, which took twice as long and changed no result."""
+    """The compiler once stored all at each step of the depth, which took twice as long and changed no result."""
     command = ["objdump", "-d", "--no-show-raw-insn", str(compiled_library())]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     several = [(sum("vpdpbusd" in each for each in loop), loop) for loop in loops(listing)]
