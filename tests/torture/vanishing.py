@@ -137,18 +137,17 @@ async def _cut_off(served: Served, clients: int, most: float) -> float:
     served.engine.hold()
     pace = asyncio.ensure_future(_steps(served.engine, most / 4))
     try:
-        async with relay(served.server.port) as way:
-            with _calling(way.target, clients):
-                await _arrived(served, 2 * clients)
-                await asyncio.sleep(1.5 * most)
-                assert served.inside == 2 * clients, "who answers pings was cut off"
-                descriptors = len(os.listdir("/proc/self/fd"))
-                way.cut()
-                begun = time.monotonic()
-                await nothing_inside(served, most + PATIENCE)
-                freed = time.monotonic() - begun
-                async with asyncio.timeout(PATIENCE):
-                    await served.until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors - clients)
+        with relay(served.server.port) as way, _calling(way.target, clients):
+            await _arrived(served, 2 * clients)
+            await asyncio.sleep(1.5 * most)
+            assert served.inside == 2 * clients, "who answers pings was cut off"
+            descriptors = len(os.listdir("/proc/self/fd"))
+            way.cut()
+            begun = time.monotonic()
+            await nothing_inside(served, most + PATIENCE)
+            freed = time.monotonic() - begun
+            async with asyncio.timeout(PATIENCE):
+                await served.until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors - clients)
     finally:
         pace.cancel()
         served.engine.allow()
