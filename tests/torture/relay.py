@@ -38,7 +38,8 @@ class Relay:
         try:
             beyond = socket.create_connection(("127.0.0.1", self._port))
         except OSError:
-            accepted.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                accepted.shutdown(socket.SHUT_RDWR)
             return
         self._sockets.append(beyond)
         for source, sink in ((accepted, beyond), (beyond, accepted)):
