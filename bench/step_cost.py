@@ -120,8 +120,7 @@ class Stepper:
     def encoding_milliseconds(self, case: Encoding, repeats: int) -> list[float]:
         """Encode, release, encode again."""
         engine, model, generator = self.engine, self.model, random.Random(SEED)
-        width = engine.widths[0]
-        places = [Place(width, index) for index in range(case.sources)]
+        places = [Place(0, index) for index in range(case.sources)]
         counts = tuple(case.sources if index == 0 else 0 for index in range(len(engine.widths)))
         engine.reserve(Capacity(case.sources, self._capacity, case.length, counts))
         sources = [
