@@ -71,13 +71,12 @@ class Outcome:
         """Milliseconds from the sending to the error, ascending."""
         return sorted((sample.ended - sample.sent) * 1e3 for sample in self.samples if sample.error is not None)
 
-    def per_second(self, seconds: float, within_ms: float = float("inf")) -> float:
-        """Answers of at most ``within_ms`` per second, for requests intended during ``seconds``."""
-        return sum(value <= within_ms for value in self.latencies()) / seconds
-
-    def completed_per_second(self, begin: float, end: float) -> float:
-        """Answers that came between two times after the start."""
-        return sum(begin <= sample.ended < end for sample in self.answered) / (end - begin)
+    def completed_per_second(self, begin: float, end: float, within_ms: float) -> float:
+        """Answers of at most ``within_ms`` that came between two times after the start."""
+        return sum(
+            begin <= sample.ended < end and (sample.ended - sample.intended) * 1e3 <= within_ms
+            for sample in self.answered
+        ) / (end - begin)
 
 
 class Generator:

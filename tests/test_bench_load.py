@@ -9,8 +9,10 @@ import pytest
 from endurance import PART, speeds
 from latency_report import Point, Results
 from offered import Outcome
+from overload import Goodput, Run
 from peers.window import Waiting, Window
 from seqserve_client.report import Sample
+from watch import Memory, Watch
 from workload import DEMO, RANDOM
 
 
@@ -65,7 +67,20 @@ def test_refusals_and_answers_are_told_apart() -> None:
     assert outcome.latencies() == [2000]  # from the intended time
     assert outcome.refusals() == [500]  # from the sending: waiting before it is not the server's
     assert outcome.errors == {"RESOURCE_EXHAUSTED": 1}
-    assert outcome.per_second(2.0, within_ms=1000) == 0
+    assert outcome.completed_per_second(1.0, 3.0, within_ms=2000) == 0.5
+    assert outcome.completed_per_second(1.0, 3.0, within_ms=1999) == 0
+    assert outcome.completed_per_second(0.0, 2.0, within_ms=2000) == 0  # it came at the end of that
+
+
+def test_goodput_is_compared_with_the_best_rate_before_and_after() -> None:
+    before, after = [Goodput(90, 90, 0), Goodput(120, 100, 18)], [Goodput(90, 88, 0), Goodput(120, 104, 15)]
+    outcome = Outcome([Sample(intended=0.0, sent=0.0, ended=1.0), Sample(0.0, 0.0, 0.5, error="RESOURCE_EXHAUSTED")],
+                      0.1, 20.0)
+    overload = Goodput.of(outcome, 300, 2.0, 1000)
+    assert overload == Goodput(300, 1 / 1.5, 0.5)  # the first quarter is for settling
+    run = Run([110, 112], [before, after], overload, outcome, Watch([(0.0, Memory(1, 1, 1), 0.0)] * 2), 1)
+    assert run.curve == [Goodput(90, 89, 0), Goodput(120, 102, 16.5)]
+    assert run.peak == 102
 
 
 def test_the_speed_of_a_thousand_runs_from_the_end_before_it() -> None:

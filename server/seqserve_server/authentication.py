@@ -9,7 +9,7 @@ import grpc
 
 from seqserve_server.errors import ConfigError, Unauthenticated
 from seqserve_server.identity import caller_name, caller_tenant
-from seqserve_server.refusals import refusing
+from seqserve_server.refusals import kind_of, refusing
 from seqserve_server.tokens import Token, check_token, parse_tokens
 from seqserve_server.watched_files import WatchedFiles, read_bytes
 
@@ -60,7 +60,7 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         try:
             token = check_token(headers, self._tokens.current(), self._clock())
         except Unauthenticated as error:
-            return refusing(handler, error)
+            return refusing(kind_of(handler), error)
         caller_name.set(token.name)
         caller_tenant.set(token.tenant)
         return handler  # type: ignore[no-any-return]

@@ -8,10 +8,11 @@ import re
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from seqserve_server.request import Finished, PairScored, Request, ScoreRequest, Terminal
 
+Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 CURRENT: ContextVar["Call | None"] = ContextVar("seqserve_call", default=None)
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -22,8 +23,9 @@ class Call:
 
     Attributes:
         method: ``package.Service/Method``.
-        peer: The caller's address as gRPC writes it.
+        peer: The caller's address as gRPC writes it; empty where nothing is logged of calls.
         traceparent: What the caller sent under that name, unchecked.
+        metadata: All that the caller sent.
         model: The name of the model that answers; empty while none was found.
         reason: Of the error that ended it, as in ``ErrorInfo``; empty without one.
         refused: How many requests of a stream of many were refused, by the reason; the stream itself goes on.
@@ -40,6 +42,7 @@ class Call:
     peer: str
     begun: float
     traceparent: str = ""
+    metadata: Metadata = ()
     model: str = ""
     reason: str = ""
     requests: int = 0

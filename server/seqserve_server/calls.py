@@ -6,21 +6,22 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.rpc.code_pb2 import RESOURCE_EXHAUSTED
-from grpc_status import rpc_status
 
 from seqserve_server.admission import check_tenant
-from seqserve_server.call_record import CURRENT
+from seqserve_server.call_record import CURRENT, Metadata
 from seqserve_server.errors import InvalidRequest, ServerError, SlowReader, TenantDenied
 from seqserve_server.identity import caller_tenant
-from seqserve_server.service_errors import internal_status, retry_seconds, status_of
+from seqserve_server.service_errors import internal_status, retry_seconds, serialized_status
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in its stubs, not when it runs
+CODES = {status.value[0]: status for status in grpc.StatusCode}
+_DETAILS = "grpc-status-details-bin"  # google.rpc.Status
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -32,7 +33,14 @@ def deadline_of(context: Context) -> float | None:
 
 def tenant_of(context: Context) -> str:
     """As ``tenant_in``, of the call's metadata."""
-    return tenant_in(context.invocation_metadata() or ())
+    return tenant_in(_metadata_of(context))
+
+
+def _metadata_of(context: Context) -> Metadata:
+    call = CURRENT.get()
+    if call is not None:
+        return call.metadata
+    return context.invocation_metadata() or ()  # type: ignore[return-value]
 
 
 def tenant_in(metadata: Iterable[tuple[str, str | bytes]]) -> str:
@@ -61,6 +69,12 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return f"{random.getrandbits(128):032x}"  # to look it up by, no secret: uuid4 asks the kernel every time
 
 
+def request_id_for(context: Context) -> str:
+    """The id that the call's record has; of a call without a record, what it would have."""
+    call = CURRENT.get()
+    return request_id_of(context.invocation_metadata() or ()) if call is None else call.request_id
+
+
 async def write(context: Context, message: object, timeout_seconds: float) -> None:
     """Write one message of a stream. Who does not read it for so long, where that is not 0, has no call any more.
 
@@ -82,27 +96,39 @@ async def guarded(
     Args:
         overloaded: See ``status_of``.
     """
-    call = CURRENT.get()
-    request_id = request_id_of(context.invocation_metadata() or ()) if call is None else call.request_id
-    trailing = [("x-request-id", request_id)]
-    context.set_trailing_metadata(tuple(trailing))
+    request_id = request_id_for(context)
+    context.set_trailing_metadata((("x-request-id", request_id),))
     try:
         return await answer()
     except ServerError as error:
-        if call is not None:
-            call.reason = error.reason
-        status = status_of(error, request_id, overloaded=overloaded)
-        if (delay := retry_seconds(error)) >= 0:
-            trailing.append(("grpc-retry-pushback-ms", str(int(delay * 1000))))
+        failure = error
     except grpc.aio.InternalError:  # gRPC could not send: the caller has gone, so nobody failed
         raise asyncio.CancelledError from None
     except Exception:
         logger.exception("request %s failed", request_id)
         status = internal_status(request_id)
+        await _abort(context, status.code, status.message, status.SerializeToString(), request_id)
+    await refuse(context, failure, request_id, overloaded=overloaded)
+
+
+async def refuse(
+    context: Context, error: ServerError, request_id: str, *, overloaded: int = RESOURCE_EXHAUSTED
+) -> NoReturn:
+    """End a call with the status of an error."""
+    if (call := CURRENT.get()) is not None:
+        call.reason = error.reason
+    code, details = serialized_status(error, request_id, overloaded=overloaded)
+    delay = retry_seconds(error)
+    advice = (("grpc-retry-pushback-ms", str(int(delay * 1000))),) if delay >= 0 else ()
+    await _abort(context, code, str(error), details, request_id, *advice)
+
+
+async def _abort(
+    context: Context, code: int, message: str, details: bytes, request_id: str, *more: tuple[str, str]
+) -> NoReturn:
     # Not abort_with_status: it would replace the trailing metadata set before by the status details alone.
-    final = rpc_status.to_status(status)
     try:
-        await context.abort(final.code, final.details, (*final.trailing_metadata, *trailing))
+        await context.abort(CODES[code], message, ((_DETAILS, details), ("x-request-id", request_id), *more))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
     raise AssertionError("abort returned")

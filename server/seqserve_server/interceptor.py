@@ -4,14 +4,15 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
 
 from seqserve_server.access_log import log_end
 from seqserve_server.call_metrics import CallMetrics, Labels
-from seqserve_server.call_record import CURRENT, Call
-from seqserve_server.calls import request_id_of
+from seqserve_server.call_record import CURRENT, Call, Metadata
+from seqserve_server.calls import CODES, request_id_of
 from seqserve_server.refusals import Unread, kind_of
 from seqserve_server.tracing import Tracing
 
@@ -20,7 +21,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Function: TypeAlias = Callable[[Any, Context], Awaitable[object]]
 # Probes come every few seconds from every kubelet: in traces and logs they would bury the rest.
 UNWATCHED = ("grpc.health.", "grpc.reflection.")
-_BY_NUMBER = {status.value[0]: status for status in grpc.StatusCode}
+# As gRPC gave it with the call, to the interceptors of its task: the handler's context would make it anew.
+_METADATA: ContextVar[Metadata] = ContextVar("seqserve_metadata")
 # By whether requests and answers are streams.
 _KINDS: dict[tuple[bool, bool], tuple[str, str, Any]] = {
     (False, False): ("unary", "unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -45,6 +47,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """Wrap coroutines. A generator, as the reflection service is one, is left as it is."""
+        _METADATA.set(handler_call_details.invocation_metadata or ())
         found = await continuation(handler_call_details)
         handler: Any = found
         if found is None:
@@ -67,11 +70,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _around(self, inner: Function, method: str, labels: Labels) -> Function:
         watched = not method.startswith(UNWATCHED)
-        tracing = self._tracing if watched else None
+        tracing, logged = self._tracing if watched else None, self._access_log and watched
 
         async def around(request: Any, context: Context) -> object:
-            metadata = list(context.invocation_metadata() or ())
-            call = Call(method, request_id_of(metadata), context.peer(), time.monotonic(), traceparent_of(metadata))
+            metadata = _METADATA.get()
+            peer = context.peer() if logged else ""  # gRPC makes it anew each time
+            call = Call(method, request_id_of(metadata), peer, time.monotonic(), traceparent_of(metadata), metadata)
             CURRENT.set(call)  # of this call's task, which ends with it
             self._metrics.begin(labels)
             if tracing is not None:
@@ -87,7 +91,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._metrics.end(call, labels, code, now)
                 if tracing is not None:
                     tracing.end(call, code, now)
-                if watched and self._access_log:
+                if logged:
                     log_end(call, code, now)
 
         return around
@@ -107,7 +111,7 @@ def _code_of(context: Context, error: BaseException) -> grpc.StatusCode:
     if isinstance(code, grpc.StatusCode):
         return code
     if code:
-        return _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+        return CODES.get(code, grpc.StatusCode.UNKNOWN)
     if not isinstance(error, asyncio.CancelledError):
         return grpc.StatusCode.UNKNOWN
     remaining = context.time_remaining()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.rpc import code_pb2
 
-from seqserve_server.calls import Context, guarded, tenant_in
+from seqserve_server.calls import Context, refuse, request_id_for, tenant_in
 from seqserve_server.errors import QueueFull, ServerError
 from seqserve_server.served_models import ServedModels
 
@@ -47,24 +47,20 @@ def kind_of(handler: Any) -> Kind:
     return handler.request_streaming, handler.response_streaming
 
 
-def refusing(handler: Any, error: ServerError, overloaded: int = code_pb2.RESOURCE_EXHAUSTED) -> Handler:
-    """For the call of this task, in place of its handler; which one it is depends on the method's kind alone.
+def refusing(kind: Kind, error: ServerError, overloaded: int = code_pb2.RESOURCE_EXHAUSTED) -> Handler:
+    """For the call of this task, in place of a handler of this kind; which one it is depends on the kind alone.
 
     Args:
         overloaded: See ``status_of``.
     """
     _REFUSAL.set((error, overloaded))
-    return _UNREAD[kind_of(handler)]
+    return _UNREAD[kind]
 
 
 async def _refuse(requests: object, context: Context) -> None:
     del requests
-
-    async def answer() -> None:
-        raise error
-
     error, overloaded = _REFUSAL.get()
-    await guarded(context, answer, overloaded=overloaded)
+    await refuse(context, error, request_id_for(context), overloaded=overloaded)
 
 
 # Set by an interceptor in the call's own task. There is one handler for each kind, and not one with each error in it,
@@ -86,6 +82,7 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, models: ServedModels, methods: dict[str, int]) -> None:
         """``methods`` are those that bring requests, by path, with what ``status_of`` calls ``overloaded``."""
         self._models, self._methods = models, methods
+        self._kinds: dict[str, Kind] = {}  # of methods that were called: a refusal then needs no handler
 
     async def intercept_service(
         self,
@@ -93,14 +90,16 @@ class DoorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """The method's handler, or one that refuses."""
-        handler = await continuation(handler_call_details)
-        overloaded = self._methods.get(handler_call_details.method)
-        if handler is None or overloaded is None:
-            return handler
+        method = handler_call_details.method
+        overloaded = self._methods.get(method)
+        if overloaded is None:
+            return await continuation(handler_call_details)
         try:
             self._models.check_room(tenant_in(handler_call_details.invocation_metadata or ()))
         except QueueFull as error:
-            return refusing(handler, error, overloaded)
+            if method not in self._kinds:
+                self._kinds[method] = kind_of(await continuation(handler_call_details))
+            return refusing(self._kinds[method], error, overloaded)
         except ServerError:  # what is wrong with the name of a tenant the handler says
-            return handler
-        return handler
+            pass
+        return await continuation(handler_call_details)

@@ -1,5 +1,7 @@
 """Errors to gRPC statuses: one table, with ``google.rpc`` details on every status."""
 
+from functools import lru_cache
+
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -54,6 +56,37 @@ def status_of(
     Args:
         overloaded: The code in place of RESOURCE_EXHAUSTED, for protocols that have another one.
     """
+    status = _anonymous(error, overloaded)
+    status.details.append(_request_info(request_id))
+    return status
+
+
+def serialized_status(error: ServerError, request_id: str, *, overloaded: int) -> tuple[int, bytes]:
+    """Code of ``status_of``, and the whole of it in bytes.
+
+    The statuses of a flood that is refused differ in their ids only: the rest is made once. Of two messages in bytes,
+    one behind the other, protobuf makes one that has the repeated fields of both.
+    """
+    if isinstance(error, QueueFull):
+        code, rest = _serialized_full(
+            error.limit_name, error.wanted, error.free, error.limit, error.retry_after, overloaded
+        )
+    else:
+        status = _anonymous(error, overloaded)
+        code, rest = status.code, status.SerializeToString()
+    return code, rest + status_pb2.Status(details=[_request_info(request_id)]).SerializeToString()
+
+
+@lru_cache(maxsize=256)
+def _serialized_full(
+    limit_name: str, wanted: int, free: int, limit: int, retry_after: float, overloaded: int
+) -> tuple[int, bytes]:
+    status = _anonymous(QueueFull(limit_name, wanted, free, limit, retry_after), overloaded)
+    return status.code, status.SerializeToString()
+
+
+def _anonymous(error: ServerError, overloaded: int) -> status_pb2.Status:
+    """Without the request's id."""
     metadata: dict[str, str] = {}
     details: list[Message] = []
     if isinstance(error, InvalidRequest):
@@ -69,7 +102,7 @@ def status_of(
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(retry_seconds(error))))
     metadata |= _facts(error)
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
-    details += [info, error_details_pb2.RequestInfo(request_id=request_id)]
+    details.append(info)
     code = _CODES[type(error)]
     if code == code_pb2.RESOURCE_EXHAUSTED:
         code = overloaded
@@ -94,9 +127,8 @@ def _facts(error: ServerError) -> dict[str, str]:
 def internal_status(request_id: str) -> status_pb2.Status:
     """For an exception nobody foresaw: nothing of it reaches the client but the id to look it up by."""
     info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)
-    details = [info, error_details_pb2.RequestInfo(request_id=request_id)]
     return status_pb2.Status(
-        code=code_pb2.INTERNAL, message="internal error", details=[_pack(part) for part in details]
+        code=code_pb2.INTERNAL, message="internal error", details=[_pack(info), _request_info(request_id)]
     )
 
 
@@ -105,6 +137,10 @@ def retry_seconds(error: ServerError) -> float:
     if isinstance(error, QueueFull):
         return error.retry_after
     return _RETRY_ELSEWHERE_SECONDS if isinstance(error, (Loading, EngineStopped, Draining)) else -1.0
+
+
+def _request_info(request_id: str) -> any_pb2.Any:
+    return _pack(error_details_pb2.RequestInfo(request_id=request_id))
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:

@@ -7,20 +7,19 @@ over, from the times that its requests kept: no span is open while a step runs, 
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from seqserve import __version__
-from seqserve_server.call_record import Call
+from seqserve_server.call_record import Call, Metadata
 from seqserve_server.errors import StartupError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
-Metadata = Sequence[tuple[str, str | bytes]]
 FLAG = "--otlp-endpoint"
 CLOSE_SECONDS = 5.0  # of waiting for a collector that may be gone; what it has not taken by then is lost
 # Of a server's span: what the caller did wrong is no error of the server's.
