@@ -3,8 +3,8 @@
     .venv/bin/python bench/overload.py var/bench/bundle-int8 [--seconds 300]
 
 Goodput is what is answered within --slo-ms. Its peak is looked for first, and once more afterwards: Poisson arrivals at
-some rates around what a closed loop of 64 requests gets. Then come --factor times as many as the better of the two, for
---seconds. The closed loop is more than any arrivals get: its answers, all of one length, begin and end together.
+some rates around what a closed loop of 64 requests gets. Then come --factor times as many as the best of them brought,
+for --seconds. The closed loop is more than any arrivals get: its answers, all of one length, begin and end together.
 
 The queue's bound is what keeps the waiting of admitted requests within the limit, so it is set here (--max-waiting) and
 printed. The generator runs on the same cores, and so writes its frames itself; its share is printed.
@@ -99,7 +99,7 @@ def measure(given: argparse.Namespace) -> Run:
         closed = [closed_loop(generator, server, requests, given.peak_seconds)]
         rates = [fraction * closed[0] for fraction in FRACTIONS]
         curves = [curve(generator, server, requests, rates, given)]
-        rate = given.factor * max(closed[0], *(point.good for point in curves[0]))
+        rate = given.factor * max(point.good for point in curves[0])
         print(f"{rate:.1f} requests/s for {given.seconds:.0f} s", file=sys.stderr)
         with watching(server.process.pid) as watch:
             outcome = generator.drive(server, Load(rate=rate, duration=given.seconds), requests)
@@ -117,7 +117,7 @@ def report(run: Run, given: argparse.Namespace) -> str:
     codes = ", ".join(f"{count} {code}" for code, count in outcome.errors.most_common()) or "none"
     rows = [
         ["answered in time per second at most, of any rate", f"{run.peak:.1f}"],
-        [f"at {overload.rate:.0f} arrivals/s, {given.factor:g} times what it can",
+        [f"at {overload.rate:.0f} arrivals/s, {given.factor:g} times the peak before",
          f"{overload.good:.1f} ({overload.good / run.peak:.1%})"],
         ["answers/s with 64 in flight, before and afterwards", " and ".join(f"{each:.1f}" for each in run.closed)],
         ["admitted, p50 / p95 / p99 ms", " / ".join(map(rounded, admitted.values()))],

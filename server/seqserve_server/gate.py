@@ -149,8 +149,14 @@ class Gate:
         return self._weights.get(tenant, 1.0)
 
     def _check(self, own: Load, tenant: str) -> None:
-        ledger, limits, weight = self._ledger, self._limits, self._weight_of(tenant)
-        inside, mine = ledger.inside, ledger.tenants.get(tenant)
+        ledger, limits = self._ledger, self._limits
+        inside = ledger.inside
+        if (
+            inside.requests + own.requests <= limits.waiting + limits.rows
+            and inside.tokens + own.tokens <= limits.tokens and inside.bytes + own.bytes <= limits.bytes
+        ):
+            return  # whatever anybody's share is
+        weight, mine = self._weight_of(tenant), ledger.tenants.get(tenant)
         part = weight / (ledger.weight if mine is not None else ledger.weight + weight)
         held = Load() if mine is None else mine
         for name, wanted, used, of_mine, limit in (

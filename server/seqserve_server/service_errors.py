@@ -45,6 +45,7 @@ _CODES: dict[type[ServerError], int] = {
     DeadlineUnreachable: code_pb2.DEADLINE_EXCEEDED,
     EngineFailure: code_pb2.INTERNAL,
 }
+_REQUEST_INFO_URL = f"type.googleapis.com/{error_details_pb2.RequestInfo.DESCRIPTOR.full_name}"
 _RETRY_ELSEWHERE_SECONDS = 1.0
 
 
@@ -140,7 +141,9 @@ def retry_seconds(error: ServerError) -> float:
 
 
 def _request_info(request_id: str) -> any_pb2.Any:
-    return _pack(error_details_pb2.RequestInfo(request_id=request_id))
+    # Not packed as the others are: this one is made for every refusal, and packing looks its name up each time.
+    value = error_details_pb2.RequestInfo(request_id=request_id).SerializeToString()
+    return any_pb2.Any(type_url=_REQUEST_INFO_URL, value=value)
 
 
 def _duration(seconds: float) -> duration_pb2.Duration:
