@@ -13,25 +13,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from seqserve_client import AsyncClient
 from seqserve_client.load import Load, Work
-from seqserve_client.load_inputs import Source
 from seqserve_client.load_test import LoadTest
 from seqserve_client.report import Sample
 
 SHOW_SECONDS = 15.0  # between lines that tell how far a long load is
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
-class Shuffled:
-    """All sources again and again, each time in another order: as ``TextInputs``, but of ids, too."""
+class Shuffled(Generic[Kind]):
+    """All sources again and again, each time in another order: as ``TextInputs``, but of whatever stands for them."""
 
     seed: int
-    sources: Sequence[Source]
+    sources: Sequence[Kind]
 
-    def at(self, number: int) -> Source:
+    def at(self, number: int) -> Kind:
         """The source of a request."""
         turn, place = divmod(number, len(self.sources))
         return self.sources[_order(self.seed, turn, len(self.sources))[place]]

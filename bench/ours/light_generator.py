@@ -105,9 +105,9 @@ def closed_loop(calls: Calls, concurrency: int, duration: float) -> None:
 def drive(command: dict[str, Any]) -> list[list[Any]]:
     """Send what is asked for."""
     load = Load(**command["load"])
-    sources = Shuffled(load.seed, command["sources"])
-    bodies = (_body(sources.at(number), command["options"]) for number in itertools.count())
-    with contextlib.closing(Calls(command["target"], bodies)) as calls:
+    bodies = Shuffled(load.seed, [_body(source, command["options"]) for source in command["sources"]])
+    in_order = (bodies.at(number) for number in itertools.count())
+    with contextlib.closing(Calls(command["target"], in_order)) as calls:
         _offer(calls, load)
         return calls.samples
 

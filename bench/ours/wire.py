@@ -16,6 +16,7 @@ END_HEADERS = 4
 HEADER_TABLE_SIZE, INITIAL_WINDOW_SIZE = 1, 4
 WIDEST = 2**31 - 1
 FIRST_WINDOW = 65535
+FIRST_KEPT = 62  # number of the header that was kept last; below are those that HTTP/2 itself names
 # A server that may keep no header in a table writes every name out, so that the status can be found without a decoder.
 _STATUS = b"grpc-status\x01"
 _NAMES = ("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -34,7 +35,7 @@ class Connection:
         host, port = target.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._headers = _header_block(method, target)
+        self._headers, self._headers_again = _header_blocks(method, target)
         self._next, self._window, self._buffer = 1, FIRST_WINDOW, b""
         self.closing, self.open = False, set[int]()
         widened = struct.pack(">HIHI", HEADER_TABLE_SIZE, 0, INITIAL_WINDOW_SIZE, WIDEST)
@@ -63,6 +64,7 @@ class Connection:
         self.socket.sendall(
             _frame(HEADERS, END_HEADERS, stream, self._headers) + _frame(DATA, END_STREAM, stream, body)
         )
+        self._headers = self._headers_again
         return stream
 
     def read(self) -> list[tuple[int, str]]:
@@ -114,11 +116,16 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def _header_block(method: str, authority: str) -> bytes:
-    """Literals without indexing and without Huffman codes."""
+def _header_blocks(method: str, authority: str) -> tuple[bytes, bytes]:
+    """Of a connection's first call, and of the others: literals that the server is to keep, then their numbers.
+
+    As clients of gRPC do it: read anew at every call, literals would cost the server more than those do.
+    """
     pairs = ((":method", "POST"), (":scheme", "http"), (":path", method), (":authority", authority),
              ("content-type", "application/grpc"), ("te", "trailers"))
-    return b"".join(b"\x00" + _literal(name) + _literal(value) for name, value in pairs)
+    literals = b"".join(b"\x40" + _literal(name) + _literal(value) for name, value in pairs)
+    newest = FIRST_KEPT | 0x80  # the last of them; the one before it has the next number
+    return literals, bytes(range(newest + len(pairs) - 1, newest - 1, -1))
 
 
 def _literal(value: str) -> bytes:
