@@ -25,7 +25,7 @@ class Call:
         method: ``package.Service/Method``.
         peer: The caller's address as gRPC writes it; empty where nothing is logged of calls.
         traceparent: What the caller sent under that name, unchecked.
-        metadata: All that the caller sent.
+        metadata: All that the caller sent with the call.
         model: The name of the model that answers; empty while none was found.
         reason: Of the error that ended it, as in ``ErrorInfo``; empty without one.
         refused: How many requests of a stream of many were refused, by the reason; the stream itself goes on.
@@ -42,7 +42,7 @@ class Call:
     peer: str
     begun: float
     traceparent: str = ""
-    metadata: Metadata = ()
+    metadata: Metadata = field(default=(), repr=False)  # tokens are among it
     model: str = ""
     reason: str = ""
     requests: int = 0
