@@ -8,10 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import code_pb2, status_pb2
 
 from arithmetic_engine import ArithmeticEngine
 from refusals import drained, refusal
 from seqserve.v1 import seq2seq_pb2 as pb
+from seqserve_server.errors import Draining, InvalidRequest, QueueFull, ServerError
+from seqserve_server.service_errors import serialized_status, status_of
 from serving import Served, ask, ask_stream, ids, serving
 from test_metrics_scrape import scrape
 
@@ -41,6 +44,23 @@ async def full_server(**config: Any) -> AsyncIterator[Served]:
         yield served
         engine.allow()
         await asyncio.gather(*inside)
+
+
+FULL = ("requests", 1, 0, 128, 5.0)
+
+
+@pytest.mark.parametrize("error", [
+    QueueFull(*FULL), QueueFull("tokens", *FULL[1:]), QueueFull("requests", 2, *FULL[2:]),
+    QueueFull("requests", 1, 1, *FULL[3:]), QueueFull(*FULL[:3], 64, 5.0), QueueFull(*FULL[:4], 0.25),
+    InvalidRequest("inputs", "none"), Draining(),
+])
+@pytest.mark.parametrize("overloaded", [code_pb2.RESOURCE_EXHAUSTED, code_pb2.UNAVAILABLE])
+def test_a_status_in_bytes_is_the_status_whichever_was_made_before(error: ServerError, overloaded: int) -> None:
+    serialized_status(QueueFull(*FULL), "before", overloaded=code_pb2.RESOURCE_EXHAUSTED)
+    code, serialized = serialized_status(error, "this-one", overloaded=overloaded)
+    expected = status_of(error, "this-one", overloaded=overloaded)
+    assert status_pb2.Status.FromString(serialized) == expected
+    assert code == expected.code
 
 
 async def test_without_room_no_message_is_read_whatever_is_in_it() -> None:
