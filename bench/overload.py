@@ -120,7 +120,7 @@ def report(run: Run, given: argparse.Namespace) -> str:
         [f"at {overload.rate:.0f} arrivals/s, {given.factor:g} times the peak before",
          f"{overload.good:.1f} ({overload.good / run.peak:.1%})"],
         ["answers/s with 64 in flight, before and afterwards",
-         " and ".join(f"{each:.1f}" for each in run.closed) + f" ({overload.good / mean(run.closed):.1%} of their mean)"],
+         " and ".join(f"{one:.1f}" for one in run.closed) + f" ({overload.good / mean(run.closed):.1%} of their mean)"],
         ["admitted, p50 / p95 / p99 ms", " / ".join(map(rounded, admitted.values()))],
         ["refused, p50 / p95 / p99 ms from sending", " / ".join(rounded(value, 1) for value in refused.values())],
         ["requests sent, answered", f"{len(outcome.samples)}, {len(outcome.answered)}"],
